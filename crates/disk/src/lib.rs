@@ -1,0 +1,25 @@
+//! Disk images as sources and targets.
+//!
+//! A [`Source`] is a virtual disk that can be read: its size, its extents (data, zero or unallocated) and positioned
+//! reads from many threads at once. A [`Target`] is a disk that can be written. Between a format reader and the bytes
+//! it parses stands [`Storage`]: a file, a block device, memory.
+//!
+//! Every byte that a reader sees is taken for hostile: sizes are checked before they are added or allocated, tables
+//! are bounded, references to other files are refused unless the caller allows them ([`References`]), and an image that
+//! could be read as two formats is refused. Nothing here knows a network apart from the NBD client, and nothing knows
+//! a runtime or a clock.
+
+mod error;
+mod format;
+pub mod formats;
+mod open;
+mod source;
+mod storage;
+mod target;
+
+pub use error::{Error, ErrorKind, Result};
+pub use format::Format;
+pub use open::{Chain, OpenOptions, References, detect, open_path, open_storage};
+pub use source::{Extent, ExtentKind, Info, SharedSource, Source, walk_extents};
+pub use storage::{FileStorage, MemoryStorage, SharedStorage, Storage};
+pub use target::Target;

@@ -1,0 +1,99 @@
+//! From an error to a message and an exit code.
+
+use std::error::Error as StdError;
+use std::process::ExitCode;
+
+use leeward_disk::ErrorKind;
+
+use crate::output::Output;
+
+/// Exit codes; the table stands in `docs/user-guide.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// Anything that has no code of its own.
+    Failed = 1,
+    /// The command line is wrong (clap's code).
+    Usage = 2,
+    /// Two disks differ, or a verification found a difference.
+    Differs = 3,
+    /// Repository or image damaged.
+    Damaged = 4,
+    /// Refused for safety.
+    Refused = 5,
+    /// The medium or the network failed; trying again may help.
+    Io = 6,
+    /// Something that was named does not exist.
+    NotFound = 7,
+    /// Somebody else changed or holds it; trying again may help.
+    Conflict = 8,
+    /// Interrupted by a signal; a rerun continues.
+    Interrupted = 130,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// A failed command.
+#[derive(Debug)]
+pub struct Failure {
+    code: Code,
+    error: Box<dyn StdError + Send + Sync>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure with a message of its own.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, error: message.into().into(), hint: None }
+    }
+
+    /// Adds what a person may do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Prints the error, its causes and the hint, and returns the exit code.
+    pub fn report(&self, output: &Output) -> ExitCode {
+        let mut causes = Vec::new();
+        let mut next = self.error.source();
+        while let Some(cause) = next {
+            causes.push(cause.to_string());
+            next = cause.source();
+        }
+        if output.is_json() {
+            output.json_line(&serde_json::json!({
+                "error": self.error.to_string(),
+                "causes": causes,
+                "hint": self.hint,
+                "code": self.code as u8,
+            }));
+        }
+        eprint!("leeward: {}", self.error);
+        for cause in &causes {
+            eprint!(": {cause}");
+        }
+        eprintln!();
+        if let Some(hint) = &self.hint {
+            eprintln!("  hint: {hint}");
+        }
+        self.code.into()
+    }
+}
+
+impl From<leeward_disk::Error> for Failure {
+    fn from(error: leeward_disk::Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::Io => Code::Io,
+            ErrorKind::Corrupt => Code::Damaged,
+            ErrorKind::Refused => Code::Refused,
+            ErrorKind::Usage => Code::Usage,
+            _ => Code::Failed,
+        };
+        Self { code, error: Box::new(error), hint: None }
+    }
+}
