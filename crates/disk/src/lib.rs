@@ -16,6 +16,7 @@ mod open;
 mod source;
 mod storage;
 mod target;
+mod zero;
 
 pub use error::{Error, ErrorKind, Result};
 pub use format::Format;
@@ -23,3 +24,4 @@ pub use open::{Chain, OpenOptions, References, detect, open_path, open_storage};
 pub use source::{Extent, ExtentKind, Info, SharedSource, Source, walk_extents};
 pub use storage::{FileStorage, MemoryStorage, SharedStorage, Storage};
 pub use target::Target;
+pub use zero::{is_zero, split_zeros};

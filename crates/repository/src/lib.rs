@@ -1,1 +1,60 @@
-//! The content-addressed repository.
+//! The content-addressed repository: a disk becomes a snapshot, and comes back byte for byte.
+//!
+//! What always holds:
+//! - everything is named by its content, and compared with its name when it is read;
+//! - objects are published in the order packs, index, manifest, session (the moment of publication), ref; each is
+//!   durable before the next begins, so a crash at any point leaves every published snapshot whole;
+//! - nothing is locked: the objects that change are replaced only by whoever has read their present version;
+//! - the index is never the only truth: it can be made anew from packs alone.
+//!
+//! Which operations may run together:
+//!
+//! | | backup | restore, check | forget, tag, hold | collect | rebuild-index |
+//! | --- | --- | --- | --- | --- | --- |
+//! | **backup** | yes: packs and runs are named by content; refs are replaced by comparison | yes | yes: a session pins what it may refer to | yes: `docs/collection.md` | yes: runs are only added, then doubles removed |
+//! | **restore, check** | yes | yes | yes; a snapshot forgotten meanwhile is restored until a collection ends | yes: what a live snapshot needs stays; what moved is looked up anew | yes |
+//! | **forget, tag, hold** | yes | yes | yes: one of two changes is repeated | yes: marking is repeated after condemning | yes |
+//! | **collect** | yes | yes | yes | yes: each spares what the other condemned | yes |
+//!
+//! The stored form is specified in `docs/format.md`.
+
+mod backup;
+mod blobs;
+mod check;
+mod collect;
+mod condemned;
+mod config;
+mod error;
+mod frame;
+pub mod id;
+mod image;
+mod index;
+mod maintenance;
+mod mark;
+mod pack;
+mod record;
+mod repository;
+mod restore;
+mod retention;
+mod session;
+mod snapshot;
+mod statistics;
+mod tree;
+mod walk;
+mod writer;
+
+pub use backup::{BackupOptions, BackupOutcome, Control, Unattended};
+pub use check::{CheckOutcome, Finding, ReadData};
+pub use collect::{CollectOptions, CollectOutcome};
+pub use config::{Config, FORMAT_VERSION, InitOptions, tool};
+pub use error::{Error, ErrorKind, Result};
+pub use frame::BlobKind;
+pub use image::{Hold, ImageName, ImageRef, SnapshotEntry, SnapshotSpec, Which};
+pub use maintenance::RebuildOutcome;
+pub use repository::{HasEnded, PREFIXES, Repository};
+pub use restore::{RestoreMode, RestoreOutcome};
+pub use retention::{Decision, KeepRules, plan_retention};
+pub use session::{Process, host_name};
+pub use snapshot::{BackupStatistics, Consistency, Snapshot, SourceRecord};
+pub use statistics::{ImageStatistics, Statistics};
+pub use walk::Difference;

@@ -1,0 +1,205 @@
+//! Reading blobs: from a name to checked bytes.
+//!
+//! A frame is read and decoded as a whole; the last few stay in memory, because neighbours on a disk are neighbours in
+//! a frame. Every blob is compared with its name before it is handed out.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use leeward_store::Object;
+
+use crate::frame::{BlobKind, FrameDecoder};
+use crate::id::{BlobId, PackId};
+use crate::index::{Index, Location};
+use crate::repository::{Repository, pack_key};
+use crate::tree::Node;
+use crate::writer::lock;
+use crate::{Error, Result};
+
+/// Packs whose objects are kept open, at most.
+const OPEN_PACKS_MAX: usize = 128;
+/// Decoded frames that are kept, at most. With frames of 1 MiB this bounds memory at 32 MiB.
+const FRAMES_MAX: usize = 32;
+
+/// The content of a decoded frame.
+pub(crate) type Content = Arc<Vec<u8>>;
+
+struct Recent<K, V> {
+    values: HashMap<K, V>,
+    order: VecDeque<K>,
+    most: usize,
+}
+
+impl<K: Copy + Eq + std::hash::Hash, V: Clone> Recent<K, V> {
+    fn new(most: usize) -> Self {
+        Self { values: HashMap::new(), order: VecDeque::new(), most }
+    }
+
+    fn get(&self, key: &K) -> Option<V> {
+        self.values.get(key).cloned()
+    }
+
+    fn put(&mut self, key: K, value: V) {
+        if self.values.insert(key, value).is_none() {
+            self.order.push_back(key);
+            if self.order.len() > self.most
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.values.remove(&oldest);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &K) {
+        if self.values.remove(key).is_some() {
+            self.order.retain(|other| other != key);
+        }
+    }
+}
+
+/// Reads blobs of a repository, from many threads.
+pub(crate) struct Blobs {
+    repository: Repository,
+    index: RwLock<Arc<Index>>,
+    packs: Mutex<Recent<PackId, Arc<dyn Object>>>,
+    frames: Mutex<Recent<(PackId, u32), Content>>,
+    decoders: Mutex<Vec<FrameDecoder>>,
+}
+
+impl Blobs {
+    /// Opens the index.
+    pub(crate) fn open(repository: &Repository) -> Result<Self> {
+        Ok(Self::with_index(repository, repository.load_index()?))
+    }
+
+    /// Reads by an index that is open already.
+    pub(crate) fn with_index(repository: &Repository, index: Index) -> Self {
+        Self {
+            repository: repository.clone(),
+            index: RwLock::new(Arc::new(index)),
+            packs: Mutex::new(Recent::new(OPEN_PACKS_MAX)),
+            frames: Mutex::new(Recent::new(FRAMES_MAX)),
+            decoders: Mutex::default(),
+        }
+    }
+
+    /// The index as it was last loaded.
+    pub(crate) fn index(&self) -> Arc<Index> {
+        Arc::clone(&self.index.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    fn missing(&self, kind: BlobKind, id: BlobId) -> Error {
+        Error::MissingBlob {
+            store: self.repository.location().to_owned(),
+            kind: kind.name(),
+            id,
+            whom: String::new(),
+        }
+    }
+
+    /// Where a blob lies.
+    pub(crate) fn locate(&self, kind: BlobKind, id: BlobId) -> Result<Location> {
+        self.index().locate(&id)?.ok_or_else(|| self.missing(kind, id))
+    }
+
+    /// The decoded frame at a location, from memory where it is there.
+    pub(crate) fn frame(&self, kind: BlobKind, location: &Location) -> Result<Content> {
+        let key = (location.pack, location.offset);
+        if let Some(content) = lock(&self.frames).get(&key) {
+            return Ok(content);
+        }
+        let content = Arc::new(self.read_frame(kind, location)?);
+        lock(&self.frames).put(key, Arc::clone(&content));
+        Ok(content)
+    }
+
+    fn read_frame(&self, kind: BlobKind, location: &Location) -> Result<Vec<u8>> {
+        let key = pack_key(location.pack)?;
+        let damaged = |what: String| self.repository.damaged(key.as_str(), what);
+        let object = self.pack(location.pack)?;
+        let end = u64::from(location.offset) + u64::from(location.length);
+        if end > object.size() {
+            return Err(damaged(format!("it ends before the frame at offset {}", location.offset)));
+        }
+        let mut bytes = vec![0; location.length as usize];
+        object.read_at(&mut bytes, u64::from(location.offset))?;
+        let mut decoder = match lock(&self.decoders).pop() {
+            Some(decoder) => decoder,
+            None => FrameDecoder::new()?,
+        };
+        let mut content = Vec::new();
+        let decoded = decoder.decode(kind, &bytes, &mut content);
+        lock(&self.decoders).push(decoder);
+        decoded.map_err(|what| damaged(format!("at offset {}: {what}", location.offset)))?;
+        Ok(content)
+    }
+
+    fn pack(&self, id: PackId) -> Result<Arc<dyn Object>> {
+        if let Some(object) = lock(&self.packs).get(&id) {
+            return Ok(object);
+        }
+        let object = self.repository.store().open(&pack_key(id)?)?;
+        lock(&self.packs).put(id, Arc::clone(&object));
+        Ok(object)
+    }
+
+    /// Runs `read`; when a pack has gone, a collection has moved what was in it: then with a fresh index once more.
+    fn with_fresh_index<T>(&self, mut read: impl FnMut() -> Result<T>) -> Result<T> {
+        match read() {
+            Err(error) if error.is_not_found() || matches!(error, Error::MissingBlob { .. }) => {
+                *self.index.write().unwrap_or_else(PoisonError::into_inner) =
+                    Arc::new(self.repository.load_index()?);
+                read()
+            }
+            other => other,
+        }
+    }
+
+    /// Calls `take` with the checked bytes of a chunk.
+    pub(crate) fn chunk<T>(&self, id: BlobId, mut take: impl FnMut(&[u8]) -> T) -> Result<T> {
+        self.with_fresh_index(|| {
+            let location = self.locate(BlobKind::Chunk, id)?;
+            let content = self.frame(BlobKind::Chunk, &location)?;
+            Ok(take(self.chunk_in(&content, &location, id)?))
+        })
+    }
+
+    /// The bytes of a chunk in its decoded frame, compared with its name.
+    pub(crate) fn chunk_in<'a>(&self, content: &'a [u8], location: &Location, id: BlobId) -> Result<&'a [u8]> {
+        let start = location.content_offset as usize;
+        content
+            .get(start..start + self.repository.config().chunk_bytes())
+            .filter(|bytes| self.repository.keys().chunk(bytes) == id)
+            .ok_or_else(|| {
+                lock(&self.frames).remove(&(location.pack, location.offset));
+                self.wrong(BlobKind::Chunk, id, location.pack)
+            })
+    }
+
+    fn wrong(&self, kind: BlobKind, id: BlobId, pack: PackId) -> Error {
+        Error::WrongContent { store: self.repository.location().to_owned(), kind: kind.name(), id, pack }
+    }
+
+    /// A tree node, compared with its name and the level at which it stands.
+    pub(crate) fn node(&self, id: BlobId, level: u8) -> Result<Node> {
+        let config = self.repository.config();
+        self.with_fresh_index(|| {
+            let location = self.locate(BlobKind::Node, id)?;
+            let content = self.frame(BlobKind::Node, &location)?;
+            let wrong = || self.wrong(BlobKind::Node, id, location.pack);
+            let bytes = content.get(location.content_offset as usize..).ok_or_else(wrong)?;
+            let (node, length) = Node::decode(bytes).map_err(|_| wrong())?;
+            if self.repository.keys().node(&bytes[..length]) != id
+                || node.level != level
+                || node.children.len() != config.fanout()
+            {
+                return Err(wrong());
+            }
+            Ok(node)
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! Frames: blobs that were read together, compressed together.
+//!
+//! A chunk is the unit of naming, a frame the unit of compression: the new chunks of one stretch of a disk share a
+//! frame, which compresses better and faster than each alone (`docs/decisions/0002-frames.md`). Layout, numbers
+//! little-endian:
+//!
+//! | bytes | content |
+//! | --- | --- |
+//! | 0..4 | `LWFR` |
+//! | 4 | encoding: 0 as it is, 1 zstd |
+//! | 5 | cipher: 0 none, others reserved |
+//! | 6 | kind: 1 chunks, 2 tree nodes |
+//! | 7 | 0 |
+//! | 8..12 | length of the content |
+//! | 12..16 | length of what follows |
+//! | 16.. | the content, encoded |
+
+use zstd::bulk::{Compressor, Decompressor};
+
+use crate::id::{StoredDigest, domain, stored_digest};
+use crate::{Error, Result};
+
+/// Bytes before the content.
+pub(crate) const HEADER_BYTES: usize = 16;
+const MAGIC: &[u8; 4] = b"LWFR";
+/// The largest content of a frame. Bounds what a damaged or hostile pack can make a reader allocate.
+pub(crate) const CONTENT_BYTES_MAX: usize = 16 << 20;
+
+/// What a frame or pack holds. The number is part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum BlobKind {
+    /// Slices of disks.
+    Chunk = 1,
+    /// Nodes of extent trees.
+    Node = 2,
+}
+
+impl BlobKind {
+    /// The kind with this number.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Chunk),
+            2 => Some(Self::Node),
+            _ => None,
+        }
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Chunk => "chunk",
+            Self::Node => "tree node",
+        }
+    }
+}
+
+/// An encoded frame.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    /// Header and encoded content.
+    pub(crate) bytes: Vec<u8>,
+    /// Digest of `bytes`.
+    pub(crate) digest: StoredDigest,
+}
+
+/// Encodes frames; keeps its buffers from one to the next. One per thread.
+pub(crate) struct FrameEncoder {
+    compressor: Compressor<'static>,
+    decompressor: Decompressor<'static>,
+    check: Vec<u8>,
+}
+
+impl FrameEncoder {
+    /// An encoder at a level of zstd.
+    pub(crate) fn new(level: i32) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::Invalid(format!("zstd cannot be set up: {error}"));
+        let mut compressor = Compressor::new(level).map_err(failed)?;
+        // The length and a checksum of the content are in our own header and digests.
+        compressor.include_contentsize(false).map_err(failed)?;
+        compressor.include_checksum(false).map_err(failed)?;
+        let decompressor = Decompressor::new().map_err(failed)?;
+        Ok(Self { compressor, decompressor, check: Vec::new() })
+    }
+
+    /// The frame with this content, compressed where that makes it smaller. What was compressed is decompressed again
+    /// and compared: a fault of memory or processor must not reach the repository.
+    pub(crate) fn encode(&mut self, kind: BlobKind, content: &[u8]) -> Result<Frame> {
+        let bound = HEADER_BYTES + zstd::zstd_safe::compress_bound(content.len());
+        let mut bytes = vec![0; bound];
+        let worth = content.len() - content.len() / 32;
+        let compressed = match kind {
+            // Nodes are digests: nothing to gain.
+            BlobKind::Node => content.len(),
+            BlobKind::Chunk => self
+                .compressor
+                .compress_to_buffer(content, &mut bytes[HEADER_BYTES..])
+                .map_err(|_| Error::BadCompression)?,
+        };
+        let encoding = if compressed < worth {
+            self.check.resize(content.len(), 0);
+            let length = self
+                .decompressor
+                .decompress_to_buffer(&bytes[HEADER_BYTES..HEADER_BYTES + compressed], &mut self.check[..])
+                .map_err(|_| Error::BadCompression)?;
+            if length != content.len() || self.check != content {
+                return Err(Error::BadCompression);
+            }
+            bytes.truncate(HEADER_BYTES + compressed);
+            1
+        } else {
+            bytes.truncate(HEADER_BYTES);
+            bytes.extend_from_slice(content);
+            0
+        };
+        let too_large = || Error::Invalid("a frame cannot hold so much".to_owned());
+        let content_length = u32::try_from(content.len()).map_err(|_| too_large())?;
+        let stored_length = u32::try_from(bytes.len() - HEADER_BYTES).map_err(|_| too_large())?;
+        bytes[..4].copy_from_slice(MAGIC);
+        bytes[4..8].copy_from_slice(&[encoding, 0, kind as u8, 0]);
+        bytes[8..12].copy_from_slice(&content_length.to_le_bytes());
+        bytes[12..16].copy_from_slice(&stored_length.to_le_bytes());
+        let digest = stored_digest(domain::FRAME, &[&bytes]);
+        Ok(Frame { bytes, digest })
+    }
+}
+
+/// Decodes frames; one per thread.
+pub(crate) struct FrameDecoder {
+    decompressor: Decompressor<'static>,
+}
+
+impl FrameDecoder {
+    /// A decoder.
+    pub(crate) fn new() -> Result<Self> {
+        let decompressor =
+            Decompressor::new().map_err(|error| Error::Invalid(format!("zstd cannot be set up: {error}")))?;
+        Ok(Self { decompressor })
+    }
+
+    /// Decodes a frame into `content`, or says what is wrong with it. Whether the content is the right one only the
+    /// digests of its blobs can tell.
+    pub(crate) fn decode(&mut self, kind: BlobKind, bytes: &[u8], content: &mut Vec<u8>) -> Result<(), String> {
+        let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or("the frame is too short")?;
+        if &header[..4] != MAGIC {
+            return Err("there is no frame at its place".to_owned());
+        }
+        if header[5] != 0 {
+            return Err(format!("the frame is encrypted with cipher {}, which is not known here", header[5]));
+        }
+        if header[6] != kind as u8 {
+            return Err(format!("the frame is of kind {}, not {}", header[6], kind as u8));
+        }
+        let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let content_length = number(8) as usize;
+        if content_length > CONTENT_BYTES_MAX {
+            return Err(format!("the frame says that it holds {content_length} bytes, more than a frame may"));
+        }
+        if number(12) as usize != payload.len() {
+            return Err(format!("the frame says {} bytes but has {}", number(12), payload.len()));
+        }
+        match header[4] {
+            0 if content_length == payload.len() => {
+                content.clear();
+                content.extend_from_slice(payload);
+                Ok(())
+            }
+            0 => Err("the frame's two lengths differ though it is not compressed".to_owned()),
+            1 => {
+                content.resize(content_length, 0);
+                match self.decompressor.decompress_to_buffer(payload, &mut content[..]) {
+                    Ok(length) if length == content_length => Ok(()),
+                    Ok(length) => Err(format!("the frame decompresses to {length} bytes, not {content_length}")),
+                    Err(error) => Err(format!("the frame does not decompress: {error}")),
+                }
+            }
+            other => Err(format!("the frame has encoding {other}, which is not known here")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_survives_whether_it_compresses_or_not() {
+        let mut encoder = FrameEncoder::new(3).unwrap();
+        let mut decoder = FrameDecoder::new().unwrap();
+        let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().take_bytes(70_000);
+        for content in [vec![7; 100_000], noise, vec![], vec![1]] {
+            let frame = encoder.encode(BlobKind::Chunk, &content).unwrap();
+            let mut back = Vec::new();
+            decoder.decode(BlobKind::Chunk, &frame.bytes, &mut back).unwrap();
+            assert_eq!(back, content);
+            assert!(frame.bytes.len() <= content.len() + HEADER_BYTES);
+            assert!(decoder.decode(BlobKind::Node, &frame.bytes, &mut back).is_err());
+        }
+    }
+
+    trait TakeBytes {
+        fn take_bytes(self, count: usize) -> Vec<u8>;
+    }
+
+    impl TakeBytes for blake3::OutputReader {
+        fn take_bytes(mut self, count: usize) -> Vec<u8> {
+            let mut bytes = vec![0; count];
+            self.fill(&mut bytes);
+            bytes
+        }
+    }
+}

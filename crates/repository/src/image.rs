@@ -1,0 +1,289 @@
+//! Images and the refs that hold their snapshots.
+//!
+//! An image is a named line of snapshots. Its ref is the one object of it that changes: the list of the snapshots that
+//! are kept, with what people say of them (tags, holds). It is replaced only by whoever has read its present version,
+//! so concurrent backups of one image all end up in it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use leeward_store::Key;
+use serde::{Deserialize, Serialize};
+
+use crate::id::SnapshotId;
+use crate::{Error, Result};
+
+/// The name of an image: segments of letters, digits, `.`, `_` and `-` between slashes, as in `web-01/root`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageName(String);
+
+const NAME_BYTES_MAX: usize = 128;
+
+impl ImageName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Key of the image's ref.
+    pub(crate) fn key(&self) -> Result<Key> {
+        Key::under(REFS, &self.0.replace('/', "%2F"))
+            .ok_or_else(|| Error::BadImageName { name: self.0.clone(), why: "it is too long" })
+    }
+
+    /// The name whose ref has this key.
+    pub(crate) fn from_key(key: &Key) -> Option<Self> {
+        key.name().replace("%2F", "/").parse().ok()
+    }
+}
+
+/// Prefix of the keys of refs.
+pub(crate) const REFS: &str = "refs";
+
+impl FromStr for ImageName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why| Error::BadImageName { name: text.to_owned(), why };
+        if text.len() > NAME_BYTES_MAX {
+            return Err(bad("it is longer than 128 bytes"));
+        }
+        for segment in text.split('/') {
+            if segment.is_empty() {
+                return Err(bad("it is empty, or has an empty part beside a slash"));
+            }
+            if segment.starts_with(['.', '-']) {
+                return Err(bad("no part of it may begin with a dot or a dash"));
+            }
+            if !segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+                return Err(bad("only letters, digits, '.', '_', '-' and '/' may stand in it"));
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for ImageName {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<ImageName> for String {
+    fn from(name: ImageName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A reason not to forget a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Name of the hold; releasing names it.
+    pub name: String,
+    /// Why, in a person's words.
+    pub reason: String,
+    /// Since when, RFC 3339.
+    pub created: String,
+}
+
+/// A snapshot as its image's ref has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotEntry {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// When its backup began.
+    pub created: Timestamp,
+    /// Size of the disk that a guest sees, in bytes.
+    pub virtual_size: u64,
+    /// What people say of it.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Reasons not to forget it.
+    #[serde(default)]
+    pub holds: Vec<Hold>,
+}
+
+/// The ref of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRef {
+    /// Version of this record, 1.
+    pub ref_version: u32,
+    /// The image.
+    pub image: ImageName,
+    /// Counts the changes.
+    pub generation: u64,
+    /// The snapshots that are kept, in the order in which they were published.
+    pub snapshots: Vec<SnapshotEntry>,
+}
+
+impl ImageRef {
+    pub(crate) fn new(image: ImageName) -> Self {
+        Self { ref_version: 1, image, generation: 0, snapshots: Vec::new() }
+    }
+
+    /// The entry of a snapshot.
+    #[must_use]
+    pub fn entry(&self, id: SnapshotId) -> Option<&SnapshotEntry> {
+        self.snapshots.iter().find(|entry| entry.id == id)
+    }
+
+    pub(crate) fn entry_mut(&mut self, id: SnapshotId) -> Option<&mut SnapshotEntry> {
+        self.snapshots.iter_mut().find(|entry| entry.id == id)
+    }
+}
+
+/// Which snapshot of an image is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// The last published, or so many before it.
+    Back(usize),
+    /// The one whose digest begins with these digits, or whose tag has this name, or the last one at or before this
+    /// time, tried in that order.
+    Text(String),
+}
+
+/// `IMAGE` or `IMAGE@SPEC`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSpec {
+    /// The image.
+    pub image: ImageName,
+    /// Which of its snapshots.
+    pub which: Which,
+}
+
+impl FromStr for SnapshotSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || Error::BadSpec { text: text.to_owned() };
+        let (image, which) = text.split_once('@').unwrap_or((text, "latest"));
+        let which = match which {
+            "latest" => Which::Back(0),
+            "" => return Err(bad()),
+            other => match other.strip_prefix('~') {
+                Some(count) => Which::Back(count.parse().map_err(|_| bad())?),
+                None => Which::Text(other.to_owned()),
+            },
+        };
+        Ok(Self { image: image.parse()?, which })
+    }
+}
+
+impl Which {
+    /// The entry that is meant.
+    pub(crate) fn resolve<'a>(&self, image: &'a ImageRef) -> Result<&'a SnapshotEntry> {
+        let none = |wanted: String| Error::NoSnapshot { image: image.image.to_string(), wanted };
+        match self {
+            Self::Back(count) => image
+                .snapshots
+                .len()
+                .checked_sub(count + 1)
+                .map(|index| &image.snapshots[index])
+                .ok_or_else(|| none(if *count == 0 { "at all".to_owned() } else { format!("~{count}") })),
+            Self::Text(text) => {
+                let digits = text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+                if digits {
+                    let prefix = text.to_ascii_lowercase();
+                    let found: Vec<_> =
+                        image.snapshots.iter().filter(|entry| entry.id.to_string().starts_with(&prefix)).collect();
+                    match found[..] {
+                        [] => {}
+                        [entry] => return Ok(entry),
+                        _ => {
+                            return Err(Error::AmbiguousSnapshot {
+                                image: image.image.to_string(),
+                                wanted: text.clone(),
+                                count: found.len(),
+                            });
+                        }
+                    }
+                }
+                if let Some(entry) = image.snapshots.iter().rev().find(|entry| entry.tags.contains_key(text)) {
+                    return Ok(entry);
+                }
+                let at = parse_time(text).ok_or_else(|| none(text.clone()))?;
+                image
+                    .snapshots
+                    .iter()
+                    .filter(|entry| entry.created <= at)
+                    .max_by_key(|entry| entry.created)
+                    .ok_or_else(|| none(format!("at or before {text}")))
+            }
+        }
+    }
+}
+
+/// A time as people write it: with a zone (`2026-11-21T10:00:00Z`), or in local time (`2026-11-21T10:00`, `2026-11-21`
+/// for the end of that day).
+fn parse_time(text: &str) -> Option<Timestamp> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Some(time);
+    }
+    let zone = jiff::tz::TimeZone::system();
+    let civil = match text.parse::<jiff::civil::Date>() {
+        Ok(date) if !text.contains(['T', ' ', ':']) => date.at(23, 59, 59, 999_999_999),
+        _ => text.parse::<jiff::civil::DateTime>().ok()?,
+    };
+    civil.to_zoned(zone).ok().map(|zoned| zoned.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> ImageRef {
+        let mut image = ImageRef::new("web/root".parse().unwrap());
+        for (number, time) in ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"].iter().enumerate() {
+            image.snapshots.push(SnapshotEntry {
+                id: SnapshotId([0xa0 + number as u8 / 2; 32]),
+                created: time.parse().unwrap(),
+                virtual_size: 0,
+                tags: BTreeMap::from([(format!("t{number}"), String::new())]),
+                holds: Vec::new(),
+            });
+        }
+        image
+    }
+
+    fn rank(text: &str) -> Result<usize> {
+        let image = image();
+        let entry = text.parse::<SnapshotSpec>()?.which.resolve(&image)?;
+        Ok(image.snapshots.iter().position(|other| other.created == entry.created).unwrap())
+    }
+
+    #[test]
+    fn snapshots_are_found_by_age_digest_tag_and_time() {
+        assert_eq!(rank("web/root").unwrap(), 2);
+        assert_eq!(rank("web/root@latest").unwrap(), 2);
+        assert_eq!(rank("web/root@~2").unwrap(), 0);
+        assert_eq!(rank("web/root@a1a1").unwrap(), 2);
+        assert_eq!(rank("web/root@t1").unwrap(), 1);
+        assert_eq!(rank("web/root@2026-01-02T12:00:00Z").unwrap(), 1);
+        assert!(matches!(rank("web/root@a0a0"), Err(Error::AmbiguousSnapshot { count: 2, .. })));
+        for missing in ["web/root@~3", "web/root@ffff", "web/root@2025-01-01T00:00:00Z", "web/root@nothing"] {
+            assert!(matches!(rank(missing), Err(Error::NoSnapshot { .. })), "{missing}");
+        }
+        assert!(matches!(rank("web/root@"), Err(Error::BadSpec { .. })));
+    }
+
+    #[test]
+    fn names_that_could_lead_elsewhere_are_refused() {
+        for bad in ["", "/", "a//b", "../a", "a/..", ".a", "-a", "a b", "a@b", "a%2Fb", "ä", &"x".repeat(129)] {
+            assert!(bad.parse::<ImageName>().is_err(), "{bad:?}");
+        }
+        let name: ImageName = "web-01/disk_0.a".parse().unwrap();
+        assert_eq!(ImageName::from_key(&name.key().unwrap()), Some(name));
+    }
+}

@@ -1,0 +1,143 @@
+//! The index: where each blob lies.
+//!
+//! It is never the only truth: packs describe themselves, and [`crate::Repository::rebuild_index`] makes it anew from
+//! them. It is a set of immutable runs, written by whoever wrote packs and merged by collections.
+
+mod merge;
+pub(crate) mod run;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+pub(crate) use merge::{merge, visit_sorted};
+pub(crate) use run::{Entry, Run};
+
+use crate::Result;
+use crate::id::{BlobId, PackId};
+
+/// Where a blob lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Location {
+    /// The pack.
+    pub pack: PackId,
+    /// Offset of its frame in the pack.
+    pub offset: u32,
+    /// Length of the frame in the pack.
+    pub length: u32,
+    /// Offset of the blob in the frame's content.
+    pub content_offset: u32,
+}
+
+/// Whether a pack may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PackState {
+    /// It is there, and nobody means to delete it.
+    Present,
+    /// It is there, but a collection means to delete it: nothing new may refer to it.
+    Condemned,
+    /// It is gone.
+    Absent,
+}
+
+/// Which packs there are, as of one look at the store.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PackStates {
+    /// Sizes of the packs that are there.
+    pub(crate) present: HashMap<PackId, u64>,
+    /// Those among them that a collection means to delete.
+    pub(crate) condemned: HashSet<PackId>,
+}
+
+impl PackStates {
+    pub(crate) fn of(&self, pack: &PackId) -> PackState {
+        if self.condemned.contains(pack) {
+            PackState::Condemned
+        } else if self.present.contains_key(pack) {
+            PackState::Present
+        } else {
+            PackState::Absent
+        }
+    }
+}
+
+/// The index as of one look at the store.
+pub(crate) struct Index {
+    runs: Vec<Arc<Run>>,
+    states: PackStates,
+}
+
+/// A place in an index: the run and the rank in it.
+pub(crate) type Place = (usize, usize);
+
+impl Index {
+    pub(crate) fn new(runs: Vec<Arc<Run>>, states: PackStates) -> Self {
+        Self { runs, states }
+    }
+
+    pub(crate) fn runs(&self) -> &[Arc<Run>] {
+        &self.runs
+    }
+
+    pub(crate) fn states(&self) -> &PackStates {
+        &self.states
+    }
+
+    /// Whether any collection means to delete anything.
+    pub(crate) fn has_condemned(&self) -> bool {
+        !self.states.condemned.is_empty()
+    }
+
+    /// Adds a run that this process has written.
+    pub(crate) fn add(&mut self, run: Arc<Run>, sizes: impl IntoIterator<Item = (PackId, u64)>) {
+        self.runs.push(run);
+        self.states.present.extend(sizes);
+    }
+
+    /// Whether the blob may be there, judged by memory alone; wrong once in thousands when it says yes.
+    pub(crate) fn may_contain(&self, id: &BlobId) -> bool {
+        self.runs.iter().any(|run| run.may_contain(id))
+    }
+
+    /// The best place of a blob: in a pack that nobody means to delete where there is one; always the same for the
+    /// same index.
+    pub(crate) fn place(&self, id: &BlobId) -> Result<Option<(Place, Location, PackState)>> {
+        let mut best: Option<(Place, Location, PackState)> = None;
+        for (number, run) in self.runs.iter().enumerate() {
+            run.find(id, |rank, location| {
+                let state = self.states.of(&location.pack);
+                let better = match (state, &best) {
+                    (PackState::Absent, _) => false,
+                    (_, None) | (PackState::Present, Some((.., PackState::Condemned))) => true,
+                    (PackState::Condemned, Some((.., PackState::Present))) => false,
+                    // Two copies: keep to the one whose pack comes first, so that every reader and every collection
+                    // agrees on which of them is in use.
+                    (_, Some((_, other, _))) => location < *other,
+                };
+                if better {
+                    best = Some(((number, rank), location, state));
+                }
+            })?;
+        }
+        Ok(best)
+    }
+
+    /// Where a reader finds a blob.
+    pub(crate) fn locate(&self, id: &BlobId) -> Result<Option<Location>> {
+        Ok(self.place(id)?.map(|(_, location, _)| location))
+    }
+
+    /// Whether a writer may refer to the blob instead of storing it.
+    pub(crate) fn can_reuse(&self, id: &BlobId) -> Result<bool> {
+        Ok(matches!(self.place(id)?, Some((.., PackState::Present))))
+    }
+
+    /// Number of entries in all runs; blobs in several runs count several times.
+    pub(crate) fn entry_count(&self) -> u64 {
+        self.runs.iter().map(|run| run.len() as u64).sum()
+    }
+
+    /// Bytes of memory that the tables take.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.memory_bytes() as u64).sum()
+    }
+}

@@ -1,0 +1,124 @@
+//! What is in use: one bit for each entry of the index.
+
+use std::collections::HashSet;
+
+use crate::blobs::Blobs;
+use crate::frame::BlobKind;
+use crate::id::{BlobId, PackId, SnapshotId};
+use crate::image::SnapshotEntry;
+use crate::index::{Index, PackState, Place};
+use crate::repository::Repository;
+use crate::session::State;
+use crate::{Error, Result};
+
+/// The entries of an index that live snapshots need.
+pub(crate) struct Marks {
+    /// For each run, one bit for each entry.
+    bits: Vec<Vec<u64>>,
+    /// Packs that somebody means to delete and that hold the only copy of something live.
+    pub(crate) needed_condemned: HashSet<PackId>,
+}
+
+impl Marks {
+    fn new(index: &Index) -> Self {
+        let bits = index.runs().iter().map(|run| vec![0; run.len().div_ceil(64)]).collect();
+        Self { bits, needed_condemned: HashSet::new() }
+    }
+
+    fn set(&mut self, (run, rank): Place) {
+        self.bits[run][rank / 64] |= 1 << (rank % 64);
+    }
+
+    /// Whether the entry of a rank in a run is in use.
+    pub(crate) fn is_set(&self, (run, rank): Place) -> bool {
+        self.bits[run][rank / 64] >> (rank % 64) & 1 == 1
+    }
+}
+
+impl Repository {
+    /// All snapshots that are kept: those in refs, and those that a session has committed.
+    pub(crate) fn live_snapshots(&self) -> Result<Vec<SnapshotEntry>> {
+        // Sessions first: a commit that moves into its ref between the two looks is then seen twice, never missed.
+        let mut live: Vec<SnapshotEntry> = self
+            .sessions()?
+            .into_iter()
+            .filter_map(|session| match session.record.state {
+                State::Committed { entry, .. } => Some(entry),
+                State::Open | State::Revoked => None,
+            })
+            .collect();
+        for name in self.images()? {
+            if let Some((image, _)) = self.read_ref(&name)? {
+                live.extend(image.snapshots);
+            }
+        }
+        let mut seen = HashSet::new();
+        live.retain(|entry| seen.insert(entry.id));
+        Ok(live)
+    }
+
+    /// Marks what the live snapshots need.
+    ///
+    /// # Errors
+    /// Something that a live snapshot needs is missing or damaged: then nothing may be deleted, for what is missing
+    /// may lie in what looks unused.
+    pub(crate) fn mark(&self, blobs: &Blobs, live: &[SnapshotEntry]) -> Result<Marks> {
+        let index = blobs.index();
+        let mut marker =
+            Marker { blobs, index: &index, marks: Marks::new(&index), nodes: HashSet::new(), snapshot: None };
+        for entry in live {
+            let snapshot = self.snapshot(entry.id)?;
+            marker.snapshot = Some(entry.id);
+            if let Some(root) = snapshot.root {
+                marker.node(root, snapshot.root_level)?;
+            }
+        }
+        Ok(marker.marks)
+    }
+}
+
+struct Marker<'a> {
+    blobs: &'a Blobs,
+    index: &'a Index,
+    marks: Marks,
+    /// Nodes whose subtrees are marked.
+    nodes: HashSet<BlobId>,
+    snapshot: Option<SnapshotId>,
+}
+
+impl Marker<'_> {
+    fn node(&mut self, id: BlobId, level: u8) -> Result<()> {
+        if !self.nodes.insert(id) {
+            return Ok(());
+        }
+        self.blob(BlobKind::Node, id)?;
+        let node = self.blobs.node(id, level)?;
+        for child in node.children.into_iter().flatten() {
+            if level > 0 {
+                self.node(child, level - 1)?;
+            } else {
+                self.blob(BlobKind::Chunk, child)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn blob(&mut self, kind: BlobKind, id: BlobId) -> Result<()> {
+        let Some((place, location, state)) = self.index.place(&id)? else {
+            return Err(Error::MissingBlob {
+                store: self.blobs.repository().location().to_owned(),
+                kind: kind.name(),
+                id,
+                whom: format!(
+                    ", which snapshot {} needs; nothing was deleted — run check, then rebuild-index",
+                    self.snapshot.map_or_else(String::new, |snapshot| snapshot.short())
+                ),
+            });
+        };
+        self.marks.set(place);
+        if state == PackState::Condemned {
+            self.marks.needed_condemned.insert(location.pack);
+        }
+        Ok(())
+    }
+}

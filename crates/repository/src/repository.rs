@@ -1,0 +1,333 @@
+//! An open repository: configuration, small objects, refs, and the way to blobs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use leeward_store::{ErrorKind as StoreErrorKind, Key, SharedStore, Store, Version};
+
+use crate::condemned::CONDEMNED;
+use crate::config::{Config, InitOptions};
+use crate::id::{IdKeys, PackId, RunId, SnapshotId};
+use crate::image::{ImageName, ImageRef, REFS, SnapshotEntry, SnapshotSpec};
+use crate::index::{Index, PackStates, Run};
+use crate::pack::{self, Directory, FOOTER_BYTES, HEADER_BYTES};
+use crate::record::{self, Kind, RECORD_BYTES_MAX};
+use crate::session::{Process, SESSIONS};
+use crate::snapshot::Snapshot;
+use crate::{Error, Result};
+
+/// Prefix of the keys of packs.
+pub(crate) const PACKS: &str = "packs";
+/// Prefix of the keys of index runs.
+pub(crate) const INDEX: &str = "index";
+/// Prefix of the keys of manifests.
+pub(crate) const SNAPSHOTS: &str = "snapshots";
+const CONFIG: &str = "config";
+
+/// The prefixes under which a repository keeps its objects; a directory store makes a directory of each.
+pub const PREFIXES: [&str; 6] = [PACKS, INDEX, SNAPSHOTS, REFS, SESSIONS, CONDEMNED];
+
+/// How often a conditional write is tried again when others were faster.
+const ATTEMPTS_MAX: usize = 1000;
+
+/// Judges whether the process behind a session has ended for certain.
+pub type HasEnded = Arc<dyn Fn(&Process) -> bool + Send + Sync>;
+
+/// An open repository. Cheap to share between threads; holds no lock and no state of the store.
+#[derive(Clone)]
+pub struct Repository {
+    store: SharedStore,
+    config: Config,
+    keys: IdKeys,
+    process: Process,
+    has_ended: HasEnded,
+}
+
+impl Repository {
+    /// Makes a repository in an empty store.
+    ///
+    /// # Errors
+    /// There is one already, an option lies outside its range, or the store fails.
+    pub fn init(store: SharedStore, options: &InitOptions) -> Result<Self> {
+        let config = Config::new(options, jiff::Timestamp::now().to_string())?;
+        let bytes = record::encode_value(Kind::Config, &config);
+        match store.put_if_absent(&config_key()?, &[&bytes]) {
+            Ok(()) => Self::open(store),
+            Err(error) if error.kind() == StoreErrorKind::AlreadyExists => {
+                Err(Error::RepositoryExists { store: store.name().to_owned() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a repository.
+    ///
+    /// # Errors
+    /// There is none, it needs a newer version, or the store fails.
+    pub fn open(store: SharedStore) -> Result<Self> {
+        let bytes = match store.get(&config_key()?, RECORD_BYTES_MAX) {
+            Ok((bytes, _)) => bytes,
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                return Err(Error::NoRepository { store: store.name().to_owned() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let config: Config = record::decode_value(Kind::Config, &bytes).map_err(|what| Error::Damaged {
+            store: store.name().to_owned(),
+            key: CONFIG.to_owned(),
+            what,
+        })?;
+        config.check(store.name())?;
+        Ok(Self {
+            store,
+            config,
+            // Without encryption the secret is public.
+            keys: IdKeys::new(&[0; 32]),
+            process: Process::current(),
+            has_ended: Arc::new(Process::has_ended),
+        })
+    }
+
+    /// Replaces who this process says it is and how the end of others is judged: for simulations.
+    #[must_use]
+    pub fn with_process(mut self, process: Process, has_ended: HasEnded) -> Self {
+        (self.process, self.has_ended) = (process, has_ended);
+        self
+    }
+
+    /// What was fixed when the repository was made.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where it is, for messages.
+    #[must_use]
+    pub fn location(&self) -> &str {
+        self.store.name()
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    pub(crate) fn keys(&self) -> &IdKeys {
+        &self.keys
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub(crate) fn has_ended(&self, process: &Process) -> bool {
+        (self.has_ended)(process)
+    }
+
+    pub(crate) fn damaged(&self, key: &str, what: impl Into<String>) -> Error {
+        Error::Damaged { store: self.location().to_owned(), key: key.to_owned(), what: what.into() }
+    }
+
+    // ---- images and snapshots
+
+    /// The names of all images, in order.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn images(&self) -> Result<Vec<ImageName>> {
+        Ok(self.store.list(REFS)?.iter().filter_map(|entry| ImageName::from_key(&entry.key)).collect())
+    }
+
+    /// The ref of an image.
+    ///
+    /// # Errors
+    /// There is no such image, its ref is damaged, or the store fails.
+    pub fn image(&self, name: &ImageName) -> Result<ImageRef> {
+        match self.read_ref(name)? {
+            Some((image, _)) => Ok(image),
+            None => Err(Error::NoImage { store: self.location().to_owned(), image: name.to_string() }),
+        }
+    }
+
+    /// The snapshot that a reference means.
+    ///
+    /// # Errors
+    /// There is no such image or snapshot, several match, or the store fails.
+    pub fn resolve(&self, spec: &SnapshotSpec) -> Result<SnapshotEntry> {
+        let image = self.image(&spec.image)?;
+        spec.which.resolve(&image).cloned()
+    }
+
+    /// The manifest of a snapshot, checked against its name.
+    ///
+    /// # Errors
+    /// It is missing or damaged, or the store fails.
+    pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot> {
+        let key = snapshot_key(id)?;
+        let (bytes, _) = self.store.get(&key, RECORD_BYTES_MAX)?;
+        let damaged = |what| self.damaged(key.as_str(), what);
+        let payload = record::decode(Kind::Snapshot, &bytes).map_err(damaged)?;
+        if self.keys.snapshot(payload) != id {
+            return Err(damaged("its content does not match its name".to_owned()));
+        }
+        let snapshot: Snapshot =
+            serde_json::from_slice(payload).map_err(|error| damaged(format!("its content cannot be read: {error}")))?;
+        match snapshot.flaw() {
+            Some(flaw) => Err(damaged(flaw)),
+            None => Ok(snapshot),
+        }
+    }
+
+    /// Stores a manifest and returns its name. A manifest that is there already is as good.
+    pub(crate) fn put_snapshot(&self, snapshot: &Snapshot) -> Result<SnapshotId> {
+        let payload = serde_json::to_vec(snapshot)
+            .map_err(|error| Error::Invalid(format!("the manifest cannot be written: {error}")))?;
+        let id = self.keys.snapshot(&payload);
+        put_once(self.store(), &snapshot_key(id)?, &record::encode(Kind::Snapshot, &payload))?;
+        Ok(id)
+    }
+
+    pub(crate) fn read_ref(&self, name: &ImageName) -> Result<Option<(ImageRef, Version)>> {
+        let key = name.key()?;
+        let (bytes, version) = match self.store.get(&key, RECORD_BYTES_MAX) {
+            Ok(read) => read,
+            Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let image: ImageRef =
+            record::decode_value(Kind::Ref, &bytes).map_err(|what| self.damaged(key.as_str(), what))?;
+        if image.image != *name || image.ref_version != 1 {
+            return Err(self.damaged(key.as_str(), format!("it is the ref of {}, or of an unknown version", image.image)));
+        }
+        Ok(Some((image, version)))
+    }
+
+    /// Changes an image's ref: reads it, lets `change` alter it, and replaces it if nobody else did in between, else
+    /// begins again. Nothing is written when `change` answers `false`. An image without snapshots has no ref.
+    pub(crate) fn change_ref(
+        &self,
+        name: &ImageName,
+        create: bool,
+        mut change: impl FnMut(&mut ImageRef) -> Result<bool>,
+    ) -> Result<ImageRef> {
+        let key = name.key()?;
+        for _ in 0..ATTEMPTS_MAX {
+            let (mut image, version) = match self.read_ref(name)? {
+                Some((image, version)) => (image, Some(version)),
+                None if create => (ImageRef::new(name.clone()), None),
+                None => {
+                    return Err(Error::NoImage { store: self.location().to_owned(), image: name.to_string() });
+                }
+            };
+            if !change(&mut image)? {
+                return Ok(image);
+            }
+            image.generation += 1;
+            let bytes = record::encode_value(Kind::Ref, &image);
+            let written = match &version {
+                None => self.store.put_if_absent(&key, &[&bytes]),
+                Some(version) => self.store.put_if_match(&key, &bytes, version),
+            };
+            match written {
+                Ok(()) => return Ok(image),
+                Err(error) if matches!(error.kind(), StoreErrorKind::Conflict | StoreErrorKind::AlreadyExists) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Contended { store: self.location().to_owned(), key: key.to_string() })
+    }
+
+    // ---- packs and index
+
+    /// The packs that are there, and those that a collection means to delete. The order matters: a pack that is
+    /// condemned after this look is one whose collection waits for the session that looked.
+    pub(crate) fn pack_states(&self) -> Result<PackStates> {
+        let condemned = self.condemned_lists()?.into_iter().flat_map(|list| list.record.packs).collect();
+        let present = self
+            .store
+            .list(PACKS)?
+            .into_iter()
+            .filter_map(|entry| Some((entry.key.name().parse().ok()?, entry.size)))
+            .collect();
+        Ok(PackStates { present, condemned })
+    }
+
+    /// Looks at the store and opens the whole index.
+    pub(crate) fn load_index(&self) -> Result<Index> {
+        let states = self.pack_states()?;
+        Ok(Index::new(self.load_runs(&mut HashMap::new())?, states))
+    }
+
+    /// Opens all runs; those in `known` are not opened again. A run that disappears between listing and opening was
+    /// merged by a collection: the listing is then repeated.
+    pub(crate) fn load_runs(&self, known: &mut HashMap<RunId, Arc<Run>>) -> Result<Vec<Arc<Run>>> {
+        'listing: for _ in 0..ATTEMPTS_MAX {
+            let mut runs = Vec::new();
+            for entry in self.store.list(INDEX)? {
+                let Ok(id) = entry.key.name().parse::<RunId>() else { continue };
+                let run = match known.get(&id) {
+                    Some(run) => Arc::clone(run),
+                    None => {
+                        let object = match self.store.open(&entry.key) {
+                            Ok(object) => object,
+                            Err(error) if error.kind() == StoreErrorKind::NotFound => continue 'listing,
+                            Err(error) => return Err(error.into()),
+                        };
+                        let run = Arc::new(Run::open(id, object, self.location())?);
+                        known.insert(id, Arc::clone(&run));
+                        run
+                    }
+                };
+                runs.push(run);
+            }
+            return Ok(runs);
+        }
+        Err(Error::Contended { store: self.location().to_owned(), key: INDEX.to_owned() })
+    }
+
+    /// Reads the directory of a pack and checks it against the pack's name.
+    pub(crate) fn pack_directory(&self, id: PackId) -> Result<Directory> {
+        let key = pack_key(id)?;
+        let damaged = |what: String| self.damaged(key.as_str(), what);
+        let object = self.store.open(&key)?;
+        let size = object.size();
+        if size < (HEADER_BYTES + FOOTER_BYTES) as u64 {
+            return Err(damaged("it is too short for a pack".to_owned()));
+        }
+        let (mut header, mut footer) = ([0; HEADER_BYTES], [0; FOOTER_BYTES]);
+        object.read_at(&mut header, 0)?;
+        object.read_at(&mut footer, size - FOOTER_BYTES as u64)?;
+        let footer = pack::read_footer(&footer, size).map_err(damaged)?;
+        let mut directory = vec![0; footer.directory_length as usize];
+        object.read_at(&mut directory, footer.directory_offset)?;
+        pack::read_directory(id, &header, footer, &directory).map_err(damaged)
+    }
+}
+
+/// Writes an object that is named by its content; one that is there already is as good.
+pub(crate) fn put_once(store: &dyn Store, key: &Key, bytes: &[u8]) -> Result<()> {
+    match store.put_if_absent(key, &[bytes]) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == StoreErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn key_of(prefix: &str, name: &str) -> Result<Key> {
+    Key::under(prefix, name).ok_or_else(|| Error::Invalid(format!("{prefix}/{name} is not a key")))
+}
+
+fn config_key() -> Result<Key> {
+    Key::new(CONFIG).ok_or_else(|| Error::Invalid("config is not a key".to_owned()))
+}
+
+pub(crate) fn pack_key(id: PackId) -> Result<Key> {
+    key_of(PACKS, &id.to_string())
+}
+
+pub(crate) fn run_key(id: RunId) -> Result<Key> {
+    key_of(INDEX, &id.to_string())
+}
+
+pub(crate) fn snapshot_key(id: SnapshotId) -> Result<Key> {
+    key_of(SNAPSHOTS, &id.to_string())
+}

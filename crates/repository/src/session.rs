@@ -1,0 +1,265 @@
+//! Sessions: how a writer and a collection keep out of each other's way without a lock.
+//!
+//! A writer registers a session before it looks at what the repository holds. Its one moment of publication is the
+//! replacement of that session's record, from *open* to *committed with this snapshot*; the ref is brought up to date
+//! after that, by the writer or, if it died, by whoever comes next. A collection that must go on without a writer
+//! replaces the same record, from *open* to *revoked*. Both are conditional writes of one object, so exactly one of the
+//! two happens, whatever the clocks say. See `docs/collection.md`.
+
+use leeward_store::{ErrorKind as StoreErrorKind, Key, Version};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{from_hex, to_hex};
+use crate::image::{ImageName, SnapshotEntry};
+use crate::record::{self, Kind, RECORD_BYTES_MAX};
+use crate::repository::Repository;
+use crate::{Error, Result};
+
+/// Prefix of the keys of sessions.
+pub(crate) const SESSIONS: &str = "sessions";
+
+/// The process behind a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Name of its machine.
+    pub host: String,
+    /// Identity of that machine's present run; another after each boot.
+    pub boot: String,
+    /// Its number there.
+    pub pid: u32,
+    /// When it started, in the kernel's ticks since boot: tells it from a later process of the same number.
+    pub started: u64,
+}
+
+impl Process {
+    /// This process.
+    #[must_use]
+    pub fn current() -> Self {
+        let pid = std::process::id();
+        Self { host: host_name(), boot: boot_id(), pid, started: start_time(pid).unwrap_or(0) }
+    }
+
+    /// Whether it is certain that the process has ended. One on another machine is never known to have ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        if self.host != host_name() {
+            return false;
+        }
+        let boot = boot_id();
+        if boot.is_empty() || self.boot.is_empty() {
+            return false;
+        }
+        self.boot != boot || start_time(self.pid) != Some(self.started)
+    }
+}
+
+/// The name of this machine.
+#[must_use]
+pub fn host_name() -> String {
+    read_line("/proc/sys/kernel/hostname").unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn boot_id() -> String {
+    read_line("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+fn read_line(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// Field 22 of `/proc/PID/stat`; see proc_pid_stat(5). `None` for a process that has ended or is a zombie.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command in brackets, which may hold spaces and brackets itself.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// What a session has come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum State {
+    /// Its writer is at work.
+    Open,
+    /// Its writer has published this snapshot.
+    Committed { image: ImageName, entry: SnapshotEntry },
+    /// Its writer may not publish any more.
+    Revoked,
+}
+
+/// The record of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SessionRecord {
+    pub(crate) session_version: u32,
+    /// Random, so that no two records are alike.
+    pub(crate) id: String,
+    pub(crate) process: Process,
+    /// What it does, for people.
+    pub(crate) purpose: String,
+    pub(crate) created: String,
+    pub(crate) state: State,
+}
+
+/// The session of this writer.
+#[derive(Debug)]
+pub(crate) struct Session {
+    key: Key,
+    record: SessionRecord,
+    version: Version,
+}
+
+impl Session {
+    /// Registers a session.
+    pub(crate) fn begin(repository: &Repository, purpose: String) -> Result<Self> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id)
+            .map_err(|error| Error::Invalid(format!("the system gives no random bytes: {error}")))?;
+        let id = to_hex(&id);
+        let key = session_key(&id).ok_or_else(|| Error::Invalid("a session has no name".to_owned()))?;
+        let record = SessionRecord {
+            session_version: 1,
+            id,
+            process: repository.process().clone(),
+            purpose,
+            created: jiff::Timestamp::now().to_string(),
+            state: State::Open,
+        };
+        let bytes = record::encode_value(Kind::Session, &record);
+        repository.store().put_if_absent(&key, &[&bytes])?;
+        Ok(Self { key, record, version: Version::of(&bytes) })
+    }
+
+    /// Its identity.
+    pub(crate) fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// Publishes a snapshot: from here on it is kept, whatever happens to this process.
+    pub(crate) fn commit(&mut self, repository: &Repository, image: ImageName, entry: SnapshotEntry) -> Result<()> {
+        self.record.state = State::Committed { image, entry };
+        let bytes = record::encode_value(Kind::Session, &self.record);
+        match repository.store().put_if_match(&self.key, &bytes, &self.version) {
+            Ok(()) => {
+                self.version = Version::of(&bytes);
+                Ok(())
+            }
+            Err(error) if error.kind() == StoreErrorKind::Conflict => {
+                Err(Error::Revoked { store: repository.store().name().to_owned() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends a session; what a committed one published must be in its ref by now.
+    pub(crate) fn end(self, repository: &Repository) -> Result<()> {
+        repository.store().delete(&self.key)?;
+        Ok(())
+    }
+}
+
+pub(crate) fn session_key(id: &str) -> Option<Key> {
+    from_hex::<16>(id)?;
+    Key::under(SESSIONS, id)
+}
+
+/// A session as it was found in the store.
+pub(crate) struct FoundSession {
+    pub(crate) key: Key,
+    pub(crate) record: SessionRecord,
+    pub(crate) version: Version,
+}
+
+impl FoundSession {
+    /// Takes the right to publish from an open session; `false` when it was not open any more.
+    pub(crate) fn revoke(&self, repository: &Repository) -> Result<bool> {
+        let record = SessionRecord { state: State::Revoked, ..self.record.clone() };
+        let bytes = record::encode_value(Kind::Session, &record);
+        match repository.store().put_if_match(&self.key, &bytes, &self.version) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Repository {
+    /// All sessions there are.
+    pub(crate) fn sessions(&self) -> Result<Vec<FoundSession>> {
+        let mut found = Vec::new();
+        for entry in self.store().list(SESSIONS)? {
+            let (bytes, version) = match self.store().get(&entry.key, RECORD_BYTES_MAX) {
+                Ok(read) => read,
+                Err(error) if error.kind() == StoreErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let record = record::decode_value(Kind::Session, &bytes)
+                .map_err(|what| self.damaged(entry.key.as_str(), what))?;
+            found.push(FoundSession { key: entry.key, record, version });
+        }
+        Ok(found)
+    }
+
+    /// Brings into the refs what dead writers had published, and removes the sessions that have come to an end.
+    pub(crate) fn complete_sessions(&self) -> Result<()> {
+        for session in self.sessions()? {
+            match &session.record.state {
+                State::Open => {}
+                State::Revoked => {
+                    self.store().delete(&session.key)?;
+                }
+                State::Committed { image, entry } => {
+                    self.publish(image, entry, &session.key)?;
+                    self.store().delete(&session.key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a committed snapshot to its image's ref, unless somebody has done so before.
+    ///
+    /// The session is looked for after the ref was read: whoever completes a session removes it before the snapshot
+    /// can be forgotten, so a forgotten snapshot never comes back.
+    pub(crate) fn publish(&self, image: &ImageName, entry: &SnapshotEntry, session: &Key) -> Result<()> {
+        self.change_ref(image, true, |image_ref| {
+            match self.store().open(session) {
+                Ok(_) => {}
+                Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+            if image_ref.entry(entry.id).is_some() {
+                return Ok(false);
+            }
+            image_ref.snapshots.push(entry.clone());
+            Ok(true)
+        })?;
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Brings the committed snapshot into its ref.
+    pub(crate) fn publish(&self, repository: &Repository) -> Result<()> {
+        match &self.record.state {
+            State::Committed { image, entry } => repository.publish(image, entry, &self.key),
+            State::Open | State::Revoked => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_to_have_ended_only_when_that_is_certain() {
+        let own = Process::current();
+        assert!(!own.has_ended());
+        assert!(Process { started: own.started + 1, ..own.clone() }.has_ended());
+        assert!(Process { boot: "another".to_owned(), ..own.clone() }.has_ended());
+        assert!(!Process { host: "another".to_owned(), started: 1, ..own.clone() }.has_ended());
+    }
+}

@@ -1,0 +1,414 @@
+//! Adding blobs to a repository: one session, one pack of each kind being filled, one thread that stores.
+//!
+//! Frames come from many threads. A pack that is full goes to the storing thread over a queue of one, so memory is
+//! bounded by three packs of each kind, and compressing goes on while the last pack is synced to disk.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use crate::frame::{BlobKind, Frame};
+use crate::id::{BlobId, PackId};
+use crate::image::{ImageName, SnapshotEntry};
+use crate::index::{Entry, Index, Location, Run, run};
+use crate::pack::{FrameEntry, PackBuilder, SealedPack};
+use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS, pack_key, put_once, run_key};
+use crate::session::Session;
+use crate::tree::Node;
+use crate::{Error, Result};
+
+/// Entries of packs that no index run has yet; at this many a run is written, which bounds memory and makes what was
+/// stored findable for a rerun after a crash.
+const PENDING_ENTRIES_MAX: usize = 1 << 18;
+/// Parts of the set of claimed names, so that threads seldom wait for each other.
+const SHARDS: usize = 64;
+
+/// Locks a mutex. A thread that panicked while holding it has already failed the work as a whole.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Entries of one frame.
+pub(crate) fn frame_entries(
+    repository: &Repository,
+    kind: BlobKind,
+    pack: PackId,
+    frame: &FrameEntry,
+    node_lengths: impl Fn(usize) -> u32,
+) -> Vec<Entry> {
+    let chunk_bytes = repository.config().chunk_bytes() as u32;
+    let mut content_offset = 0;
+    let mut entries = Vec::with_capacity(frame.blobs.len());
+    for (index, id) in frame.blobs.iter().enumerate() {
+        let location = Location { pack, offset: frame.offset, length: frame.length, content_offset };
+        entries.push(Entry { id: *id, location });
+        content_offset += match kind {
+            BlobKind::Chunk => chunk_bytes,
+            BlobKind::Node => node_lengths(index),
+        };
+    }
+    entries
+}
+
+/// What the threads of a writer share.
+struct Shared {
+    repository: Repository,
+    index: RwLock<Index>,
+    /// Names that this writer stores and that no run of the index has yet.
+    claimed: Vec<Mutex<HashSet<BlobId>>>,
+    /// The first failure of the storing thread.
+    failure: Mutex<Option<Error>>,
+    stored_bytes: AtomicU64,
+}
+
+impl Shared {
+    fn shard(&self, id: &BlobId) -> MutexGuard<'_, HashSet<BlobId>> {
+        lock(&self.claimed[id.0[16] as usize % SHARDS])
+    }
+}
+
+/// A pack being filled; the lengths of tree nodes are kept beside it, because its directory does not have them.
+struct Filling {
+    builder: PackBuilder,
+    node_lengths: Vec<Vec<u32>>,
+}
+
+struct Full {
+    pack: SealedPack,
+    node_lengths: Vec<Vec<u32>>,
+}
+
+/// Adds blobs to a repository and publishes a snapshot of them.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    session: Option<Session>,
+    chunks: Mutex<Filling>,
+    nodes: Mutex<Filling>,
+    queue: Option<SyncSender<Full>>,
+    storing: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Registers a session, then looks at what the repository holds, in that order.
+    pub(crate) fn begin(repository: &Repository, purpose: String) -> Result<Self> {
+        let session = Session::begin(repository, purpose)?;
+        let index = match repository.load_index().and_then(|mut index| {
+            repository.adopt_orphans(&mut index)?;
+            Ok(index)
+        }) {
+            Ok(index) => index,
+            Err(error) => {
+                // The first error is the one to tell; a session left behind is found to be dead by a collection.
+                let _ = session.end(repository);
+                return Err(error);
+            }
+        };
+        let shared = Arc::new(Shared {
+            repository: repository.clone(),
+            index: RwLock::new(index),
+            claimed: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            failure: Mutex::new(None),
+            stored_bytes: AtomicU64::new(0),
+        });
+        let filling = |kind| -> Result<_> {
+            let builder = PackBuilder::new(kind, repository.config())?;
+            Ok(Mutex::new(Filling { builder, node_lengths: Vec::new() }))
+        };
+        let (chunks, nodes) = (filling(BlobKind::Chunk)?, filling(BlobKind::Node)?);
+        let (queue, packs) = sync_channel(1);
+        let storing = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || store_packs(&shared, &packs)
+            })
+            .map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
+        Ok(Self {
+            shared,
+            session: Some(session),
+            chunks,
+            nodes,
+            queue: Some(queue),
+            storing: Some(storing),
+        })
+    }
+
+    /// The session's identity.
+    pub(crate) fn session_id(&self) -> Option<&str> {
+        self.session.as_ref().map(Session::id)
+    }
+
+    /// Bytes added to the store so far.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.shared.stored_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the caller has to store this blob. When the answer is yes, every later caller is told no: the blob
+    /// counts as stored.
+    pub(crate) fn claim(&self, id: &BlobId) -> Result<bool> {
+        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner);
+        if index.may_contain(id) && index.can_reuse(id)? {
+            return Ok(false);
+        }
+        // Under the same read lock, so that a run that is being added cannot take the name out in between.
+        Ok(self.shared.shard(id).insert(*id))
+    }
+
+    /// Whether a collection means to delete anything that this writer knows of.
+    pub(crate) fn has_condemned(&self) -> bool {
+        self.shared.index.read().unwrap_or_else(PoisonError::into_inner).has_condemned()
+    }
+
+    /// Whether the index speaks of the blob, judged by memory alone: enough for a blob of the parent snapshot while
+    /// nothing is condemned.
+    pub(crate) fn may_contain(&self, id: &BlobId) -> bool {
+        self.shared.index.read().unwrap_or_else(PoisonError::into_inner).may_contain(id)
+            || self.shared.shard(id).contains(id)
+    }
+
+    /// Stores a frame of chunks.
+    pub(crate) fn push_chunks(&self, frame: &Frame, blobs: Vec<BlobId>) -> Result<()> {
+        self.push(BlobKind::Chunk, frame, blobs, Vec::new())
+    }
+
+    /// Stores a frame of tree nodes, whose lengths in the frame's content are given.
+    pub(crate) fn push_nodes(&self, frame: &Frame, blobs: Vec<BlobId>, lengths: Vec<u32>) -> Result<()> {
+        self.push(BlobKind::Node, frame, blobs, lengths)
+    }
+
+    fn push(&self, kind: BlobKind, frame: &Frame, blobs: Vec<BlobId>, lengths: Vec<u32>) -> Result<()> {
+        let config = self.shared.repository.config();
+        let filling = if kind == BlobKind::Chunk { &self.chunks } else { &self.nodes };
+        let full = {
+            let mut filling = lock(filling);
+            filling.builder.push(frame, blobs);
+            filling.node_lengths.push(lengths);
+            if filling.builder.len() < config.pack_bytes as usize {
+                return Ok(());
+            }
+            take(&mut filling, kind, config)?
+        };
+        self.enqueue(full)
+    }
+
+    fn enqueue(&self, full: Full) -> Result<()> {
+        let refused = match &self.queue {
+            Some(queue) => queue.send(full).is_err(),
+            None => true,
+        };
+        if refused { Err(self.failure()) } else { Ok(()) }
+    }
+
+    fn failure(&self) -> Error {
+        let failure = lock(&self.shared.failure).take();
+        failure.unwrap_or_else(|| Error::Invalid("the storing thread has ended after an earlier error".to_owned()))
+    }
+
+    /// Stores what is left and waits until all of it is durable and in the index.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        for (filling, kind) in [(&self.chunks, BlobKind::Chunk), (&self.nodes, BlobKind::Node)] {
+            let full = {
+                let mut filling = lock(filling);
+                let config = self.shared.repository.config();
+                if filling.builder.is_empty() { None } else { Some(take(&mut filling, kind, config)?) }
+            };
+            if let Some(full) = full {
+                self.enqueue(full)?;
+            }
+        }
+        self.queue = None;
+        if let Some(storing) = self.storing.take()
+            && storing.join().is_err()
+        {
+            return Err(Error::Invalid("the storing thread has died".to_owned()));
+        }
+        match lock(&self.shared.failure).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes a snapshot whose blobs are all stored. When this returns, it survives anything.
+    pub(crate) fn commit(mut self, image: &ImageName, entry: &SnapshotEntry) -> Result<()> {
+        self.flush()?;
+        let repository = self.shared.repository.clone();
+        // What others stored and this snapshot refers to may have been listed before it was durable.
+        for prefix in [PACKS, INDEX, SNAPSHOTS] {
+            repository.store().settle(prefix)?;
+        }
+        let Some(mut session) = self.session.take() else {
+            return Err(Error::Invalid("the session has ended".to_owned()));
+        };
+        if let Err(error) = session.commit(&repository, image.clone(), entry.clone()) {
+            let _ = session.end(&repository);
+            return Err(error);
+        }
+        session.publish(&repository)?;
+        session.end(&repository)
+    }
+
+    /// Ends the session without publishing anything; what was stored stays and is used by a rerun.
+    pub(crate) fn abandon(mut self) -> Result<()> {
+        let flushed = self.flush();
+        if let Some(session) = self.session.take() {
+            session.end(&self.shared.repository)?;
+        }
+        flushed
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // After an error: let the storing thread finish, and end the session. A failure here changes nothing; a
+        // session that stays behind is found to be dead by a collection.
+        self.queue = None;
+        if let Some(storing) = self.storing.take() {
+            let _ = storing.join();
+        }
+        if let Some(session) = self.session.take() {
+            let _ = session.end(&self.shared.repository);
+        }
+    }
+}
+
+fn take(filling: &mut Filling, kind: BlobKind, config: &crate::Config) -> Result<Full> {
+    let builder = std::mem::replace(&mut filling.builder, PackBuilder::new(kind, config)?);
+    Ok(Full { pack: builder.seal(), node_lengths: std::mem::take(&mut filling.node_lengths) })
+}
+
+/// The storing thread: packs first, and from time to time the index run that speaks of them.
+fn store_packs(shared: &Shared, packs: &Receiver<Full>) {
+    let mut pending = Pending::default();
+    let mut store = || -> Result<()> {
+        while let Ok(full) = packs.recv() {
+            pending.store(shared, full)?;
+        }
+        pending.write_run(shared)
+    };
+    if let Err(error) = store() {
+        lock(&shared.failure).get_or_insert(error);
+    }
+}
+
+#[derive(Default)]
+struct Pending {
+    entries: Vec<Entry>,
+    sizes: Vec<(PackId, u64)>,
+}
+
+impl Pending {
+    fn store(&mut self, shared: &Shared, full: Full) -> Result<()> {
+        let Full { pack, node_lengths } = full;
+        put_once(shared.repository.store(), &pack_key(pack.id)?, &pack.bytes)?;
+        shared.stored_bytes.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
+        self.sizes.push((pack.id, pack.bytes.len() as u64));
+        for (frame, lengths) in pack.frames.iter().zip(&node_lengths) {
+            let length = |index: usize| lengths.get(index).copied().unwrap_or(0);
+            self.entries.extend(frame_entries(&shared.repository, pack.kind, pack.id, frame, length));
+        }
+        if self.entries.len() >= PENDING_ENTRIES_MAX {
+            self.write_run(shared)?;
+        }
+        Ok(())
+    }
+
+    fn write_run(&mut self, shared: &Shared) -> Result<()> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        self.entries.sort_unstable();
+        self.entries.dedup();
+        for entries in self.entries.chunks(run::RUN_ENTRIES_MAX) {
+            let run = shared.repository.put_run(entries)?;
+            shared.stored_bytes.fetch_add(run.stored_bytes(), Ordering::Relaxed);
+            let mut index = shared.index.write().unwrap_or_else(PoisonError::into_inner);
+            index.add(run, self.sizes.iter().copied());
+            for entry in entries {
+                shared.shard(&entry.id).remove(&entry.id);
+            }
+        }
+        self.entries.clear();
+        self.sizes.clear();
+        Ok(())
+    }
+}
+
+impl Repository {
+    /// Stores a run of sorted entries and opens it.
+    pub(crate) fn put_run(&self, entries: &[Entry]) -> Result<Arc<Run>> {
+        let encoded = run::encode(entries);
+        let key = run_key(encoded.id)?;
+        put_once(self.store(), &key, &encoded.bytes)?;
+        let object = self.store().open(&key)?;
+        Ok(Arc::new(Run::open(encoded.id, object, self.location())?))
+    }
+
+    /// Finds packs that no run speaks of (their writer died before it wrote one) and adds them to the index.
+    pub(crate) fn adopt_orphans(&self, index: &mut Index) -> Result<()> {
+        let known: HashSet<PackId> = index.runs().iter().flat_map(|run| run.packs.iter().copied()).collect();
+        let states = index.states();
+        let orphans: Vec<(PackId, u64)> = states
+            .present
+            .iter()
+            .filter(|(pack, _)| !known.contains(*pack) && !states.condemned.contains(*pack))
+            .map(|(pack, size)| (*pack, *size))
+            .collect();
+        let mut entries = Vec::new();
+        let mut sizes = Vec::new();
+        for (pack, size) in orphans {
+            match self.pack_entries(pack) {
+                Ok(found) => {
+                    entries.extend(found);
+                    sizes.push((pack, size));
+                }
+                // Gone again, or damaged: nothing will refer to it, and `check` names it.
+                Err(error) if error.is_not_found() || matches!(error, Error::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        entries.sort_unstable();
+        entries.dedup();
+        for part in entries.chunks(run::RUN_ENTRIES_MAX) {
+            let run = self.put_run(part)?;
+            index.add(run, sizes.iter().copied());
+        }
+        Ok(())
+    }
+
+    /// The index entries of a pack, from the pack alone.
+    pub(crate) fn pack_entries(&self, pack: PackId) -> Result<Vec<Entry>> {
+        let directory = self.pack_directory(pack)?;
+        let mut entries = Vec::new();
+        match directory.kind {
+            BlobKind::Chunk => {
+                for frame in &directory.frames {
+                    entries.extend(frame_entries(self, BlobKind::Chunk, pack, frame, |_| 0));
+                }
+            }
+            BlobKind::Node => {
+                // Nodes have lengths of their own, which only their frames know.
+                let key = pack_key(pack)?;
+                let object = self.store().open(&key)?;
+                let mut decoder = crate::frame::FrameDecoder::new()?;
+                let (mut bytes, mut content) = (Vec::new(), Vec::new());
+                for frame in &directory.frames {
+                    let damaged = |what| self.damaged(key.as_str(), what);
+                    bytes.resize(frame.length as usize, 0);
+                    object.read_at(&mut bytes, u64::from(frame.offset))?;
+                    decoder.decode(BlobKind::Node, &bytes, &mut content).map_err(damaged)?;
+                    let mut lengths = Vec::with_capacity(frame.blobs.len());
+                    let mut position = 0;
+                    for _ in &frame.blobs {
+                        let (_, length) = Node::decode(&content[position..]).map_err(damaged)?;
+                        lengths.push(length as u32);
+                        position += length;
+                    }
+                    entries.extend(frame_entries(self, BlobKind::Node, pack, frame, |index| lengths[index]));
+                }
+            }
+        }
+        Ok(entries)
+    }
+}
