@@ -1,0 +1,124 @@
+//! `leeward backup`: a disk becomes a snapshot.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Args;
+use leeward_disk::{Format, OpenOptions, References, default_threads, open_source};
+use leeward_repository::{BackupOptions, BackupOutcome, Consistency, ImageName, SourceRecord, host_name};
+
+use super::repository::{RepositoryArgument, Watch};
+use crate::failure::Failure;
+use crate::human;
+use crate::output::Output;
+
+/// Back up a disk as a new snapshot of an image
+#[derive(Args)]
+pub struct BackupArguments {
+    /// The disk: an image file, a block device, or an nbd:// URL
+    source: String,
+    /// The image to add the snapshot to, as in web-01/root
+    image: ImageName,
+    /// Format of the disk: raw, qcow2, vmdk, vhd, vhdx or vdi
+    #[arg(short, long)]
+    format: Option<Format>,
+    /// Follow backing files and extent files that lie in this directory
+    #[arg(long, value_name = "DIR")]
+    allow_references: Option<PathBuf>,
+    /// Back up this internal snapshot of the image file
+    #[arg(long, value_name = "NAME")]
+    snapshot: Option<String>,
+    /// Tag of the new snapshot; may be given several times
+    #[arg(short, long = "tag", value_name = "NAME[=VALUE]", value_parser = super::label::parse_tag)]
+    tags: Vec<(String, String)>,
+    /// Threads that read, hash and compress [default: one per processor]
+    #[arg(short = 'j', long)]
+    threads: Option<usize>,
+    /// Open the disk, show what would be read, and store nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Runs the verb.
+pub fn run(arguments: BackupArguments, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+    let references = arguments.allow_references.map_or(References::Refuse, References::Within);
+    let options = OpenOptions {
+        format: arguments.format,
+        references,
+        snapshot: arguments.snapshot.clone(),
+        ..OpenOptions::default()
+    };
+    let repository = repository.open()?;
+    let source = open_source(&arguments.source, &options)?;
+    let info = source.info();
+    if arguments.dry_run {
+        let mut data = 0;
+        leeward_disk::walk_extents::<leeward_disk::Error>(source.as_ref(), 0, source.virtual_size(), |extent| {
+            data += if extent.kind.is_data() { extent.length } else { 0 };
+            Ok(())
+        })?;
+        if output.is_json() {
+            output.json_line(&serde_json::json!({
+                "dry_run": true, "format": info.format, "virtual_size": info.virtual_size, "data_bytes": data,
+            }));
+        }
+        output.line(format!(
+            "Would read {} of the {} of {} ({}) for {}",
+            human::bytes(data),
+            human::bytes(info.virtual_size),
+            arguments.source,
+            info.format,
+            arguments.image
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let backup = BackupOptions {
+        image: arguments.image.clone(),
+        source: SourceRecord {
+            location: arguments.source.clone(),
+            format: info.format.to_string(),
+            host: host_name(),
+        },
+        consistency: Consistency::AtRest,
+        tags: arguments.tags.into_iter().collect::<BTreeMap<_, _>>(),
+        threads: arguments.threads.unwrap_or_else(default_threads),
+    };
+    let watch = Watch::new(output, source.virtual_size(), &format!("backup {}", arguments.image));
+    let started = Instant::now();
+    let result = repository.backup(source.as_ref(), &backup, &watch);
+    watch.finish();
+    let outcome = result?;
+    report(&outcome, started.elapsed(), output);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(outcome: &BackupOutcome, time: std::time::Duration, output: &Output) {
+    let snapshot = &outcome.snapshot;
+    let statistics = &snapshot.statistics;
+    if output.is_json() {
+        output.json_line(&serde_json::json!({
+            "image": snapshot.image,
+            "snapshot": outcome.id,
+            "parents": snapshot.parents,
+            "virtual_size": snapshot.virtual_size,
+            "statistics": statistics,
+            "seconds": time.as_secs_f64(),
+        }));
+    }
+    output.line(format!("Snapshot {}@{}", snapshot.image, outcome.id.short()));
+    output.line(format!(
+        "  disk {}, data {}, read {} in {} ({})",
+        human::bytes(snapshot.virtual_size),
+        human::bytes(statistics.data_bytes),
+        human::bytes(statistics.read_bytes),
+        human::duration(time),
+        human::rate(statistics.read_bytes, time)
+    ));
+    output.line(format!(
+        "  new {}, stored {} after compression",
+        human::bytes(statistics.new_bytes),
+        human::bytes(statistics.stored_bytes)
+    ));
+}

@@ -1,0 +1,150 @@
+//! The repository that a verb works on, and `leeward repo`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use leeward_repository::{Control, InitOptions, PREFIXES, Repository};
+use leeward_store::DirectoryStore;
+
+use crate::failure::{Code, Failure};
+use crate::human;
+use crate::interrupt;
+use crate::output::Output;
+use crate::progress::Progress;
+
+/// Which repository.
+#[derive(Args, Debug, Clone)]
+pub struct RepositoryArgument {
+    /// The repository: a directory
+    #[arg(short, long, env = "LEEWARD_REPO", value_name = "REPO", global = true)]
+    repo: Option<PathBuf>,
+}
+
+impl RepositoryArgument {
+    /// Its path, or an error that says how to give it.
+    pub fn path(&self) -> Result<&Path, Failure> {
+        self.repo.as_deref().ok_or_else(|| {
+            Failure::new(Code::Usage, "no repository is given").hint("use -r REPO or set LEEWARD_REPO")
+        })
+    }
+
+    /// Opens it.
+    pub fn open(&self) -> Result<Repository, Failure> {
+        open(self.path()?)
+    }
+}
+
+/// Opens the repository in a directory.
+pub fn open(path: &Path) -> Result<Repository, Failure> {
+    let missing = || {
+        Failure::new(Code::NotFound, format!("{}: there is no repository here", path.display()))
+            .hint(format!("make one with: leeward repo init -r {}", path.display()))
+    };
+    let store = DirectoryStore::open(path).map_err(|error| match error.kind() {
+        leeward_store::ErrorKind::NotFound => missing(),
+        _ => Failure::from(leeward_repository::Error::from(error)),
+    })?;
+    match Repository::open(Arc::new(store)) {
+        Err(leeward_repository::Error::NoRepository { .. }) => Err(missing()),
+        other => Ok(other?),
+    }
+}
+
+/// Makes a repository in a directory that is empty or missing.
+pub fn init(path: &Path, options: &InitOptions) -> Result<Repository, Failure> {
+    let listed = path.read_dir().map(|mut entries| entries.next().is_some());
+    if listed.unwrap_or(false) && open(path).is_err() {
+        // What a crashed init left is completed; anything else is not ours.
+        let foreign = path.read_dir().into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name();
+            !PREFIXES.iter().any(|prefix| name == *prefix) && name != "tmp" && name != "lock"
+        });
+        if foreign {
+            return Err(Failure::new(
+                Code::Refused,
+                format!("{}: the directory is not empty and holds no repository", path.display()),
+            )
+            .hint("choose an empty or a new directory"));
+        }
+    }
+    let store = DirectoryStore::create(path, &PREFIXES).map_err(leeward_repository::Error::from)?;
+    Ok(Repository::init(Arc::new(store), options)?)
+}
+
+/// Shows progress and listens to Ctrl-C.
+pub struct Watch {
+    progress: Progress,
+}
+
+impl Watch {
+    /// Watches work of `total` bytes.
+    pub fn new(output: &Output, total: u64, label: &str) -> Self {
+        Self { progress: Progress::new(output, total, label) }
+    }
+
+    /// Takes the progress off the terminal.
+    pub fn finish(&self) {
+        self.progress.finish();
+    }
+}
+
+impl Control for Watch {
+    fn advance(&self, bytes: u64) {
+        self.progress.add(bytes);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        interrupt::is_requested()
+    }
+}
+
+/// Make a repository, or show what one is
+#[derive(Subcommand)]
+pub enum RepoVerb {
+    /// Make a repository in an empty or new directory
+    Init {
+        /// Slice of disk that is named and shared: a power of two from 16K to 4M
+        #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = human::parse_bytes)]
+        chunk_size: u64,
+        /// Size of the objects that hold chunks: 1M to 256M
+        #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = human::parse_bytes)]
+        pack_size: u64,
+        /// Level of zstd compression, -7 (fast) to 19 (small)
+        #[arg(long, value_name = "LEVEL", default_value_t = InitOptions::default().zstd_level, allow_negative_numbers = true)]
+        compression: i32,
+    },
+    /// Show format, identity and settings
+    Info,
+}
+
+/// Runs a `repo` verb.
+pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+    let opened = match verb {
+        RepoVerb::Init { chunk_size, pack_size, compression } => {
+            let pack_bytes = u32::try_from(*pack_size)
+                .map_err(|_| Failure::new(Code::Usage, "packs may have 256 MiB at most"))?;
+            let options = InitOptions { chunk_bytes: *chunk_size, pack_bytes, zstd_level: *compression };
+            let opened = init(repository.path()?, &options)?;
+            output.line(format!("Made a repository in {}", opened.location()));
+            opened
+        }
+        RepoVerb::Info => repository.open()?,
+    };
+    let config = opened.config();
+    if output.is_json() {
+        output.json_line(config);
+    } else {
+        output.line(format!("repository   {}", config.repository_id));
+        output.line(format!("location     {}", opened.location()));
+        output.line(format!("format       {}", config.format_version));
+        output.line(format!("chunk size   {}", human::bytes(config.chunk_bytes() as u64)));
+        output.line(format!("fan-out      {}", config.fanout()));
+        output.line(format!("pack size    {}", human::bytes(config.pack_bytes.into())));
+        output.line(format!("compression  zstd level {}", config.zstd_level));
+        output.line("encryption   none".to_owned());
+        output.line(format!("made         {} by {}", config.created, config.tool));
+    }
+    Ok(ExitCode::SUCCESS)
+}

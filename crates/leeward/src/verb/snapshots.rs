@@ -1,0 +1,166 @@
+//! `leeward images`, `log`, `show`, `diff`: what is in a repository.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use leeward_repository::{Difference, ImageName, SnapshotEntry, SnapshotSpec};
+
+use super::repository::RepositoryArgument;
+use crate::failure::{Code, Failure};
+use crate::human;
+use crate::output::Output;
+
+/// List the images and their last snapshots
+pub fn images(repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+    let repository = repository.open()?;
+    let mut shown = 0;
+    for name in repository.images()? {
+        let image = repository.image(&name)?;
+        let last = image.snapshots.last();
+        if output.is_json() {
+            output.json_line(&serde_json::json!({
+                "image": name, "snapshots": image.snapshots.len(), "last": last,
+            }));
+        }
+        if shown == 0 {
+            output.line(format!("{:<32} {:>9} {:>10}  {}", "IMAGE", "SNAPSHOTS", "SIZE", "LAST"));
+        }
+        output.line(format!(
+            "{:<32} {:>9} {:>10}  {}",
+            name,
+            image.snapshots.len(),
+            last.map_or_else(|| "-".to_owned(), |entry| human::bytes(entry.virtual_size)),
+            last.map_or_else(|| "-".to_owned(), |entry| time(entry)),
+        ));
+        shown += 1;
+    }
+    if shown == 0 {
+        output.line("No images yet. Back a disk up with: leeward backup DISK IMAGE");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn time(entry: &SnapshotEntry) -> String {
+    entry.created.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// List the snapshots of an image, newest first
+#[derive(Args)]
+pub struct LogArguments {
+    /// The image
+    image: ImageName,
+}
+
+/// Runs `log`.
+pub fn log(arguments: &LogArguments, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+    let image = repository.open()?.image(&arguments.image)?;
+    if !image.snapshots.is_empty() {
+        output.line(format!("{:<14} {:<21} {:>10}  {}", "SNAPSHOT", "CREATED", "SIZE", "TAGS AND HOLDS"));
+    }
+    for entry in image.snapshots.iter().rev() {
+        if output.is_json() {
+            output.json_line(entry);
+        }
+        let tags = entry.tags.iter().map(|(name, value)| match value.as_str() {
+            "" => name.clone(),
+            value => format!("{name}={value}"),
+        });
+        let holds = entry.holds.iter().map(|hold| format!("held:{}", hold.name));
+        output.line(format!(
+            "{:<14} {:<21} {:>10}  {}",
+            entry.id.short(),
+            time(entry),
+            human::bytes(entry.virtual_size),
+            tags.chain(holds).collect::<Vec<_>>().join(" ")
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Show the manifest of a snapshot
+#[derive(Args)]
+pub struct ShowArguments {
+    /// The snapshot: IMAGE, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG
+    snapshot: SnapshotSpec,
+}
+
+/// Runs `show`.
+pub fn show(arguments: &ShowArguments, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+    let repository = repository.open()?;
+    let entry = repository.resolve(&arguments.snapshot)?;
+    let snapshot = repository.snapshot(entry.id)?;
+    if output.is_json() {
+        output.json_line(&serde_json::json!({
+            "id": entry.id, "tags": entry.tags, "holds": entry.holds, "manifest": snapshot,
+        }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let statistics = &snapshot.statistics;
+    output.line(format!("snapshot     {}", entry.id));
+    output.line(format!("image        {}", snapshot.image));
+    output.line(format!("created      {}", snapshot.created));
+    output.line(format!("disk         {} ({} bytes)", human::bytes(snapshot.virtual_size), snapshot.virtual_size));
+    output.line(format!("data         {}", human::bytes(statistics.data_bytes)));
+    output.line(format!("new          {}", human::bytes(statistics.new_bytes)));
+    output.line(format!("stored       {}", human::bytes(statistics.stored_bytes)));
+    let parents: Vec<String> = snapshot.parents.iter().map(|parent| parent.short()).collect();
+    output.line(format!("parents      {}", if parents.is_empty() { "none".to_owned() } else { parents.join(", ") }));
+    let source = &snapshot.source;
+    output.line(format!("source       {} ({}) on {}", source.location, source.format, source.host));
+    output.line(format!("consistency  {:?}", snapshot.consistency));
+    for (name, value) in &entry.tags {
+        output.line(format!("tag          {name}{}{value}", if value.is_empty() { "" } else { "=" }));
+    }
+    for hold in &entry.holds {
+        output.line(format!("hold         {}: {} (since {})", hold.name, hold.reason, hold.created));
+    }
+    output.line(format!("tree         {}", snapshot.root.map_or_else(|| "all zeros".to_owned(), |root| root.to_string())));
+    output.line(format!("made by      {}", snapshot.tool));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Show where two snapshots differ, found through their trees without reading data
+#[derive(Args)]
+pub struct DiffArguments {
+    /// One snapshot
+    a: SnapshotSpec,
+    /// The other; without it the one before A
+    b: Option<SnapshotSpec>,
+}
+
+/// Runs `diff`. Exit code 3 when they differ.
+pub fn diff(arguments: &DiffArguments, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+    let repository = repository.open()?;
+    let a = repository.resolve(&arguments.a)?;
+    let b = match &arguments.b {
+        Some(b) => repository.resolve(b)?.id,
+        None => {
+            let image = repository.image(&arguments.a.image)?;
+            let place = image.snapshots.iter().position(|entry| entry.id == a.id).unwrap_or(0);
+            let before = place.checked_sub(1).and_then(|place| image.snapshots.get(place));
+            before
+                .ok_or_else(|| {
+                    Failure::new(Code::NotFound, format!("{} is the first of its image", a.id.short()))
+                        .hint("give a second snapshot")
+                })?
+                .id
+        }
+    };
+    let (a, b) = (repository.snapshot(a.id)?, repository.snapshot(b)?);
+    let (mut extents, mut bytes) = (0_u64, 0);
+    repository.diff(&a, &b, |Difference { offset, length }| {
+        extents += 1;
+        bytes += length;
+        if output.is_json() {
+            output.json_line(&Difference { offset, length });
+        } else {
+            output.line(format!("{offset:>16} {length:>14}"));
+        }
+    })?;
+    if a.virtual_size != b.virtual_size {
+        output.line(format!("sizes differ: {} and {} bytes", a.virtual_size, b.virtual_size));
+    }
+    output.line(format!("{extents} extents differ, {} in all", human::bytes(bytes)));
+    let equal = extents == 0 && a.virtual_size == b.virtual_size;
+    Ok(if equal { ExitCode::SUCCESS } else { Code::Differs.into() })
+}
