@@ -92,6 +92,7 @@ impl From<leeward_disk::Error> for Failure {
             ErrorKind::Corrupt => Code::Damaged,
             ErrorKind::Refused => Code::Refused,
             ErrorKind::Usage => Code::Usage,
+            ErrorKind::Cancelled => Code::Interrupted,
             _ => Code::Failed,
         };
         Self { code, error: Box::new(error), hint: None }

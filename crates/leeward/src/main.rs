@@ -1,7 +1,10 @@
 //! The `leeward` command: parses arguments, calls a library, prints, sets the exit code.
 
 mod failure;
+mod interrupt;
 mod output;
+mod progress;
+mod size;
 mod verb;
 
 use std::process::ExitCode;
@@ -28,6 +31,7 @@ enum Verb {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let output = output::Output::new(&arguments.output);
+    interrupt::watch();
     let result = match arguments.verb {
         Verb::Disk(verb) => verb::disk::run(verb, &output),
     };
