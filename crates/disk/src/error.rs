@@ -121,6 +121,17 @@ pub enum Error {
         /// What it did.
         what: String,
     },
+    /// The file to be created is there already, or the device may hold something, and overwriting was not asked for.
+    #[error("{path}: refused: {what} — to overwrite it, say --force")]
+    WouldOverwrite {
+        /// File or device.
+        path: String,
+        /// What is there.
+        what: String,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Cancelled,
     /// The caller's request makes no sense.
     #[error("{path}: {what}")]
     Invalid {
@@ -145,6 +156,8 @@ pub enum ErrorKind {
     Refused,
     /// The caller asked for something impossible.
     Usage,
+    /// The caller asked to stop.
+    Cancelled,
 }
 
 impl Error {
@@ -155,9 +168,11 @@ impl Error {
             Self::Io { .. } | Self::Open { .. } | Self::Protocol { .. } => ErrorKind::Io,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
-            Self::ReferenceRefused { .. } | Self::ReferenceUnusable { .. } | Self::Ambiguous { .. } => {
-                ErrorKind::Refused
-            }
+            Self::ReferenceRefused { .. }
+            | Self::ReferenceUnusable { .. }
+            | Self::Ambiguous { .. }
+            | Self::WouldOverwrite { .. } => ErrorKind::Refused,
+            Self::Cancelled => ErrorKind::Cancelled,
             Self::WrongFormat { .. } | Self::OutOfRange { .. } | Self::Invalid { .. } => ErrorKind::Usage,
         }
     }

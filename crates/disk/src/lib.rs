@@ -9,19 +9,28 @@
 //! could be read as two formats is refused. Nothing here knows a network apart from the NBD client, and nothing knows
 //! a runtime or a clock.
 
+mod cache;
+mod compare;
+mod copy;
+mod create;
 mod error;
 mod format;
 pub mod formats;
 mod open;
+mod plan;
 mod source;
 mod storage;
-mod target;
-mod zero;
+mod targets;
+pub mod zero;
 
+pub use compare::{Comparison, compare};
+pub use copy::{Copied, WorkOptions, copy, default_threads};
+pub use create::{CreateOptions, SharedTarget, create_target, open_target};
 pub use error::{Error, ErrorKind, Result};
 pub use format::Format;
-pub use open::{Chain, OpenOptions, References, detect, open_path, open_storage};
+pub use open::{Chain, OpenOptions, References, detect, open_path, open_source, open_storage};
 pub use source::{Extent, ExtentKind, Info, SharedSource, Source, walk_extents};
 pub use storage::{FileStorage, MemoryStorage, SharedStorage, Storage};
-pub use target::Target;
-pub use zero::{is_zero, split_zeros};
+pub use targets::Target;
+pub use targets::raw::{DeviceTarget, RawFileTarget};
+pub use zero::is_zero;

@@ -151,6 +151,14 @@ pub fn detect(storage: &dyn Storage) -> Result<Vec<Format>> {
     Ok(found)
 }
 
+/// Opens the disk that a person named: an NBD URL, or the path of an image or block device.
+///
+/// # Errors
+/// Those of [`open_path`], or of the connection.
+pub fn open_source(spec: &str, options: &OpenOptions) -> Result<SharedSource> {
+    open_path(Path::new(spec), options)
+}
+
 /// Opens the image in `path`.
 ///
 /// Without a format in `options`, the content decides where that is safe. A guest that may write its whole disk can

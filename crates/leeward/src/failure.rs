@@ -92,8 +92,40 @@ impl From<leeward_disk::Error> for Failure {
             ErrorKind::Corrupt => Code::Damaged,
             ErrorKind::Refused => Code::Refused,
             ErrorKind::Usage => Code::Usage,
+            ErrorKind::Cancelled => Code::Interrupted,
             _ => Code::Failed,
         };
         Self { code, error: Box::new(error), hint: None }
+    }
+}
+
+impl From<leeward_repository::Error> for Failure {
+    fn from(error: leeward_repository::Error) -> Self {
+        use leeward_repository::{Error, ErrorKind};
+        let error = match error {
+            Error::Disk(error) => return error.into(),
+            other => other,
+        };
+        let code = match error.kind() {
+            ErrorKind::Io => Code::Io,
+            ErrorKind::Damaged => Code::Damaged,
+            ErrorKind::NotFound => Code::NotFound,
+            ErrorKind::Conflict => Code::Conflict,
+            ErrorKind::Refused => Code::Refused,
+            ErrorKind::Usage => Code::Usage,
+            ErrorKind::Interrupted => Code::Interrupted,
+            _ => Code::Failed,
+        };
+        let hint = match &error {
+            Error::MissingBlob { .. } | Error::WrongContent { .. } | Error::Damaged { .. } => Some(
+                "run `leeward check --read-data` to see everything that is damaged and which snapshots it touches",
+            ),
+            Error::NoSnapshot { .. } | Error::AmbiguousSnapshot { .. } => {
+                Some("see the snapshots with: leeward log IMAGE")
+            }
+            Error::NoImage { .. } => Some("see the images with: leeward images"),
+            _ => None,
+        };
+        Self { code, error: Box::new(error), hint: hint.map(str::to_owned) }
     }
 }

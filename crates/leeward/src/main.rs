@@ -1,18 +1,26 @@
 //! The `leeward` command: parses arguments, calls a library, prints, sets the exit code.
 
 mod failure;
+mod interrupt;
 mod output;
+mod progress;
+mod size;
 mod verb;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use verb::{backup, check, disk, label, repository, restore, retain, snapshots};
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
 /// back, byte for byte.
 #[derive(Parser)]
 #[command(name = "leeward", version, max_term_width = 110, arg_required_else_help = true)]
 struct Arguments {
+    #[command(flatten)]
+    repository: repository::RepositoryArgument,
     #[command(flatten)]
     output: output::OutputArguments,
     #[command(subcommand)]
@@ -22,14 +30,61 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     #[command(subcommand)]
-    Disk(verb::disk::DiskVerb),
+    Repo(repository::RepoVerb),
+    Backup(backup::BackupArguments),
+    /// List the images and their last snapshots
+    Images,
+    Log(snapshots::LogArguments),
+    Show(snapshots::ShowArguments),
+    Diff(snapshots::DiffArguments),
+    Restore(restore::RestoreArguments),
+    VerifyRestore(restore::VerifyArguments),
+    Tag(label::TagArguments),
+    Hold(label::HoldArguments),
+    Release(label::ReleaseArguments),
+    Forget(retain::ForgetArguments),
+    Collect(retain::CollectArguments),
+    Check(check::CheckArguments),
+    /// Show what the repository holds and what it costs
+    Stats,
+    /// Make the index anew from the packs alone
+    RebuildIndex,
+    #[command(subcommand)]
+    Disk(disk::DiskVerb),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let output = output::Output::new(&arguments.output);
+    interrupt::watch();
+    let repository = &arguments.repository;
     let result = match arguments.verb {
-        Verb::Disk(verb) => verb::disk::run(verb, &output),
+        Verb::Repo(verb) => repository::run(&verb, repository, &output),
+        Verb::Backup(arguments) => backup::run(arguments, repository, &output),
+        Verb::Images => snapshots::images(repository, &output),
+        Verb::Log(arguments) => snapshots::log(&arguments, repository, &output),
+        Verb::Show(arguments) => snapshots::show(&arguments, repository, &output),
+        Verb::Diff(arguments) => snapshots::diff(&arguments, repository, &output),
+        Verb::Restore(arguments) => restore::restore(&arguments, repository, &output),
+        Verb::VerifyRestore(arguments) => restore::verify(&arguments, repository, &output),
+        Verb::Tag(arguments) => label::tag(&arguments, repository, &output),
+        Verb::Hold(arguments) => label::hold(&arguments, repository, &output),
+        Verb::Release(arguments) => label::release(&arguments, repository, &output),
+        Verb::Forget(arguments) => retain::forget(&arguments, repository, &output),
+        Verb::Collect(arguments) => retain::collect(&arguments, repository, &output),
+        Verb::Check(arguments) => check::check(&arguments, repository, &output),
+        Verb::Stats => check::stats(repository, &output),
+        Verb::RebuildIndex => check::rebuild_index(repository, &output),
+        Verb::Disk(verb) => disk::run(verb, &output),
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "leeward", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
     };
     match result {
         Ok(code) => code,

@@ -449,7 +449,9 @@ impl Job<'_> {
             while let Some(&(number, _)) = entries.peek() {
                 let parent = number >> config.fanout_bits;
                 let mut node = Node::empty(level, config.fanout_bits);
-                while let Some((number, id)) = entries.next_if(|(number, _)| number >> config.fanout_bits == parent) {
+                while let Some((number, id)) =
+                    entries.next_if(|(number, _)| number >> config.fanout_bits == parent)
+                {
                     node.children[number as usize % config.fanout()] = Some(id);
                 }
                 above.insert(parent, self.store_node(&node, &mut encoder)?);

@@ -169,7 +169,12 @@ impl Blobs {
     }
 
     /// The bytes of a chunk in its decoded frame, compared with its name.
-    pub(crate) fn chunk_in<'a>(&self, content: &'a [u8], location: &Location, id: BlobId) -> Result<&'a [u8]> {
+    pub(crate) fn chunk_in<'a>(
+        &self,
+        content: &'a [u8],
+        location: &Location,
+        id: BlobId,
+    ) -> Result<&'a [u8]> {
         let start = location.content_offset as usize;
         content
             .get(start..start + self.repository.config().chunk_bytes())

@@ -62,7 +62,8 @@ pub struct CheckOutcome {
     pub findings: Vec<Finding>,
 }
 
-const FROM_A_COPY: &str = "restore this object from another copy of the repository, or forget the snapshots that it touches";
+const FROM_A_COPY: &str =
+    "restore this object from another copy of the repository, or forget the snapshots that it touches";
 const REBUILD: &str = "run rebuild-index";
 const HARMLESS: &str = "nothing is lost; delete the object";
 
@@ -124,7 +125,10 @@ impl Check<'_> {
 
     fn present(&self) -> Result<HashMap<PackId, u64>> {
         let listed = self.repository.store().list(PACKS)?;
-        Ok(listed.into_iter().filter_map(|entry| Some((entry.key.name().parse().ok()?, entry.size))).collect())
+        Ok(listed
+            .into_iter()
+            .filter_map(|entry| Some((entry.key.name().parse().ok()?, entry.size)))
+            .collect())
     }
 
     fn small_objects(&mut self) -> Result<()> {
@@ -218,7 +222,8 @@ impl Check<'_> {
             }
         }
         let mut frames: HashMap<PackId, Vec<(u32, u32)>> = HashMap::new();
-        let mut known: HashSet<PackId> = index.runs().iter().flat_map(|run| run.packs.iter().copied()).collect();
+        let mut known: HashSet<PackId> =
+            index.runs().iter().flat_map(|run| run.packs.iter().copied()).collect();
         let mut unreadable = HashSet::new();
         for (pack, size) in &listed {
             self.stop_when_cancelled()?;
@@ -226,7 +231,10 @@ impl Check<'_> {
                 Ok(directory) => {
                     self.outcome.packs += 1;
                     self.indexed(*pack, &directory, &index, known.remove(pack))?;
-                    frames.insert(*pack, directory.frames.iter().map(|frame| (frame.offset, frame.length)).collect());
+                    frames.insert(
+                        *pack,
+                        directory.frames.iter().map(|frame| (frame.offset, frame.length)).collect(),
+                    );
                     if self.is_chosen(read) {
                         self.read_pack(*pack, *size, &index)?;
                     }
@@ -269,7 +277,11 @@ impl Check<'_> {
                     run.find(blob, |_, location| found |= location.pack == pack)?;
                 }
                 if !found {
-                    self.find(format!("packs/{pack}"), format!("the index lacks its {} {blob}", directory.kind.name()), REBUILD);
+                    self.find(
+                        format!("packs/{pack}"),
+                        format!("the index lacks its {} {blob}", directory.kind.name()),
+                        REBUILD,
+                    );
                     return Ok(());
                 }
             }
@@ -301,7 +313,8 @@ impl Check<'_> {
                 Ok(())
             })?;
             if let Some(entry) = wrong {
-                let what = format!("its entry for {} points to no frame of pack {}", entry.id, entry.location.pack);
+                let what =
+                    format!("its entry for {} points to no frame of pack {}", entry.id, entry.location.pack);
                 self.find(format!("index/{}", run.id), what, REBUILD);
             }
         }
@@ -310,8 +323,11 @@ impl Check<'_> {
             if self.repository.store().open(&pack_key(pack)?).is_ok() {
                 continue;
             }
-            let number =
-                self.find(format!("packs/{pack}"), format!("it is missing; the index has {count} blobs in it"), FROM_A_COPY);
+            let number = self.find(
+                format!("packs/{pack}"),
+                format!("it is missing; the index has {count} blobs in it"),
+                FROM_A_COPY,
+            );
             self.blame_pack(pack, number, index)?;
         }
         Ok(())
@@ -366,7 +382,8 @@ impl Check<'_> {
                 decoded.err().or_else(|| self.wrong_blob(directory.kind, &content, &frame.blobs))
             };
             if let Some(flaw) = flaw {
-                let what = format!("at offset {}: {flaw}; {} blobs are lost", frame.offset, frame.blobs.len());
+                let what =
+                    format!("at offset {}: {flaw}; {} blobs are lost", frame.offset, frame.blobs.len());
                 let number = self.find(key.as_str(), what, FROM_A_COPY);
                 for blob in &frame.blobs {
                     self.bad.entry(*blob).or_insert(number);
@@ -413,9 +430,11 @@ impl Check<'_> {
                 }
                 Err(error) if error.is_not_found() => {
                     // Forgotten while the check ran?
-                    let gone = self.repository.read_ref(&image)?.is_none_or(|(image, _)| image.entry(id).is_none());
+                    let gone =
+                        self.repository.read_ref(&image)?.is_none_or(|(image, _)| image.entry(id).is_none());
                     if !gone {
-                        let number = self.find(format!("snapshots/{id}"), "the manifest is missing", FROM_A_COPY);
+                        let number =
+                            self.find(format!("snapshots/{id}"), "the manifest is missing", FROM_A_COPY);
                         self.outcome.findings[number].touches.push(label);
                     }
                     continue;

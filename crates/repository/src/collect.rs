@@ -138,7 +138,8 @@ impl Repository {
         let blobs = Blobs::with_index(self, index);
         let (plan, marks, looked) = self.look(&blobs, options)?;
         let (deleted, pending, waits) = (outcome.deleted_bytes, outcome.pending_packs, outcome.waits_for);
-        outcome = CollectOutcome { deleted_bytes: deleted, pending_packs: pending, waits_for: waits, ..looked };
+        outcome =
+            CollectOutcome { deleted_bytes: deleted, pending_packs: pending, waits_for: waits, ..looked };
         outcome.describe(&plan, &blobs.index().states().present);
         if control.is_cancelled() {
             return Err(Error::Interrupted);
@@ -172,7 +173,8 @@ impl Repository {
             .filter(|(pack, _)| !states.condemned.contains(*pack))
             .map(|(pack, size)| (*pack, *size))
             .collect();
-        let (unused, rewrite) = plan(&uses, &candidates, options.unused_max, u64::from(self.config().pack_bytes));
+        let (unused, rewrite) =
+            plan(&uses, &candidates, options.unused_max, u64::from(self.config().pack_bytes));
         let kept: HashSet<SnapshotId> = live.iter().map(|entry| entry.id).collect();
         let listed: HashSet<SnapshotId> =
             self.condemned_lists()?.into_iter().flat_map(|list| list.record.snapshots).collect();
@@ -362,7 +364,8 @@ fn pack_uses(index: &Index, marks: &Marks) -> Result<HashMap<PackId, PackUse>> {
 
 /// The used blobs of some packs.
 fn used_blobs(index: &Index, marks: &Marks, packs: &[PackId]) -> Result<HashMap<PackId, HashSet<BlobId>>> {
-    let mut used: HashMap<PackId, HashSet<BlobId>> = packs.iter().map(|pack| (*pack, HashSet::new())).collect();
+    let mut used: HashMap<PackId, HashSet<BlobId>> =
+        packs.iter().map(|pack| (*pack, HashSet::new())).collect();
     for (number, run) in index.runs().iter().enumerate() {
         run.scan::<Error>(|rank, entry| {
             if marks.is_set((number, rank))
@@ -429,7 +432,9 @@ impl Copier<'_> {
                     self.lengths.push(length as u32);
                 }
             }
-            if self.content.len() + self.repository.config().chunk_bytes() > self.repository.config().frame_bytes() {
+            if self.content.len() + self.repository.config().chunk_bytes()
+                > self.repository.config().frame_bytes()
+            {
                 self.flush(directory.kind)?;
             }
         }

@@ -61,7 +61,8 @@ impl Repository {
         getrandom::fill(&mut id)
             .map_err(|error| Error::Invalid(format!("the system gives no random bytes: {error}")))?;
         let id = to_hex(&id);
-        let key = Key::under(CONDEMNED, &id).ok_or_else(|| Error::Invalid("a list has no name".to_owned()))?;
+        let key =
+            Key::under(CONDEMNED, &id).ok_or_else(|| Error::Invalid("a list has no name".to_owned()))?;
         let record = CondemnedRecord {
             condemned_version: 1,
             id,

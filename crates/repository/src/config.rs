@@ -73,7 +73,8 @@ impl Config {
     /// An option lies outside its range, or the system gives no random bytes.
     pub(crate) fn new(options: &InitOptions, created: String) -> Result<Self> {
         let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|error| Error::Invalid(format!("the system gives no random bytes: {error}")))?;
+        getrandom::fill(&mut id)
+            .map_err(|error| Error::Invalid(format!("the system gives no random bytes: {error}")))?;
         let bits = options.chunk_bytes.trailing_zeros() as u8;
         if !options.chunk_bytes.is_power_of_two() || !CHUNK_BITS.contains(&bits) {
             return Err(Error::Invalid(format!(
@@ -111,7 +112,11 @@ impl Config {
                 return Err(too_new(format!("the feature {feature:?}")));
             }
         }
-        self.check_ranges().map_err(|what| Error::Damaged { store: store.to_owned(), key: "config".to_owned(), what })
+        self.check_ranges().map_err(|what| Error::Damaged {
+            store: store.to_owned(),
+            key: "config".to_owned(),
+            what,
+        })
     }
 
     fn check_ranges(&self) -> Result<(), String> {

@@ -28,7 +28,9 @@ pub enum Error {
         store: String,
     },
     /// The repository was made by a version that does what this one does not know.
-    #[error("{store}: the repository needs {what}, which this version of leeward does not know — use a newer leeward")]
+    #[error(
+        "{store}: the repository needs {what}, which this version of leeward does not know — use a newer leeward"
+    )]
     TooNew {
         /// The store.
         store: String,
@@ -70,7 +72,9 @@ pub enum Error {
         pack: PackId,
     },
     /// Compressing gave bytes that do not decompress to what went in: the memory or the processor is at fault.
-    #[error("compressed data did not decompress to what went in: memory or processor of this machine are at fault; nothing was stored")]
+    #[error(
+        "compressed data did not decompress to what went in: memory or processor of this machine are at fault; nothing was stored"
+    )]
     BadCompression,
     /// A name that no image may have.
     #[error("{name:?} is not a name for an image: {why}")]
@@ -107,7 +111,9 @@ pub enum Error {
         count: usize,
     },
     /// A snapshot reference that cannot be read.
-    #[error("{text:?} does not name a snapshot: use IMAGE@latest, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG")]
+    #[error(
+        "{text:?} does not name a snapshot: use IMAGE@latest, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG"
+    )]
     BadSpec {
         /// The text.
         text: String,
@@ -121,7 +127,9 @@ pub enum Error {
         key: String,
     },
     /// This writer was declared dead by a collection.
-    #[error("{store}: this backup was declared dead by a collection and may not publish what it wrote — run it again; what was stored is used again")]
+    #[error(
+        "{store}: this backup was declared dead by a collection and may not publish what it wrote — run it again; what was stored is used again"
+    )]
     Revoked {
         /// The store.
         store: String,

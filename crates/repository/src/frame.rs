@@ -141,7 +141,12 @@ impl FrameDecoder {
 
     /// Decodes a frame into `content`, or says what is wrong with it. Whether the content is the right one only the
     /// digests of its blobs can tell.
-    pub(crate) fn decode(&mut self, kind: BlobKind, bytes: &[u8], content: &mut Vec<u8>) -> Result<(), String> {
+    pub(crate) fn decode(
+        &mut self,
+        kind: BlobKind,
+        bytes: &[u8],
+        content: &mut Vec<u8>,
+    ) -> Result<(), String> {
         let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or("the frame is too short")?;
         if &header[..4] != MAGIC {
             return Err("there is no frame at its place".to_owned());
@@ -152,10 +157,13 @@ impl FrameDecoder {
         if header[6] != kind as u8 {
             return Err(format!("the frame is of kind {}, not {}", header[6], kind as u8));
         }
-        let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let number =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let content_length = number(8) as usize;
         if content_length > CONTENT_BYTES_MAX {
-            return Err(format!("the frame says that it holds {content_length} bytes, more than a frame may"));
+            return Err(format!(
+                "the frame says that it holds {content_length} bytes, more than a frame may"
+            ));
         }
         if number(12) as usize != payload.len() {
             return Err(format!("the frame says {} bytes but has {}", number(12), payload.len()));
@@ -171,7 +179,9 @@ impl FrameDecoder {
                 content.resize(content_length, 0);
                 match self.decompressor.decompress_to_buffer(payload, &mut content[..]) {
                     Ok(length) if length == content_length => Ok(()),
-                    Ok(length) => Err(format!("the frame decompresses to {length} bytes, not {content_length}")),
+                    Ok(length) => {
+                        Err(format!("the frame decompresses to {length} bytes, not {content_length}"))
+                    }
                     Err(error) => Err(format!("the frame does not decompress: {error}")),
                 }
             }

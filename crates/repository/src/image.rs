@@ -196,8 +196,11 @@ impl Which {
                 let digits = text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
                 if digits {
                     let prefix = text.to_ascii_lowercase();
-                    let found: Vec<_> =
-                        image.snapshots.iter().filter(|entry| entry.id.to_string().starts_with(&prefix)).collect();
+                    let found: Vec<_> = image
+                        .snapshots
+                        .iter()
+                        .filter(|entry| entry.id.to_string().starts_with(&prefix))
+                        .collect();
                     match found[..] {
                         [] => {}
                         [entry] => return Ok(entry),
@@ -210,7 +213,8 @@ impl Which {
                         }
                     }
                 }
-                if let Some(entry) = image.snapshots.iter().rev().find(|entry| entry.tags.contains_key(text)) {
+                if let Some(entry) = image.snapshots.iter().rev().find(|entry| entry.tags.contains_key(text))
+                {
                     return Ok(entry);
                 }
                 let at = parse_time(text).ok_or_else(|| none(text.clone()))?;
@@ -245,7 +249,9 @@ mod tests {
 
     fn image() -> ImageRef {
         let mut image = ImageRef::new("web/root".parse().unwrap());
-        for (number, time) in ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"].iter().enumerate() {
+        for (number, time) in
+            ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"].iter().enumerate()
+        {
             image.snapshots.push(SnapshotEntry {
                 id: SnapshotId([0xa0 + number as u8 / 2; 32]),
                 created: time.parse().unwrap(),
@@ -280,7 +286,8 @@ mod tests {
 
     #[test]
     fn names_that_could_lead_elsewhere_are_refused() {
-        for bad in ["", "/", "a//b", "../a", "a/..", ".a", "-a", "a b", "a@b", "a%2Fb", "ä", &"x".repeat(129)] {
+        for bad in ["", "/", "a//b", "../a", "a/..", ".a", "-a", "a b", "a@b", "a%2Fb", "ä", &"x".repeat(129)]
+        {
             assert!(bad.parse::<ImageName>().is_err(), "{bad:?}");
         }
         let name: ImageName = "web-01/disk_0.a".parse().unwrap();

@@ -70,7 +70,10 @@ impl Repository {
         };
         self.change_entry(image, id, |entry| {
             if entry.holds.iter().any(|other| other.name == name) {
-                return Err(Error::Invalid(format!("snapshot {} of {image} has a hold {name:?} already", id.short())));
+                return Err(Error::Invalid(format!(
+                    "snapshot {} of {image} has a hold {name:?} already",
+                    id.short()
+                )));
             }
             entry.holds.push(hold.clone());
             Ok(true)
@@ -86,7 +89,10 @@ impl Repository {
             let before = entry.holds.len();
             entry.holds.retain(|hold| hold.name != name);
             if entry.holds.len() == before {
-                return Err(Error::Invalid(format!("snapshot {} of {image} has no hold {name:?}", id.short())));
+                return Err(Error::Invalid(format!(
+                    "snapshot {} of {image} has no hold {name:?}",
+                    id.short()
+                )));
             }
             Ok(true)
         })

@@ -25,9 +25,9 @@
 //! byte of it against its name, without any key.
 
 use crate::config::Config;
-use crate::{Error, Result};
 use crate::frame::{BlobKind, Frame};
 use crate::id::{BlobId, DIGEST_BYTES, PackId, StoredDigest, domain, from_hex, stored_digest};
+use crate::{Error, Result};
 
 pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const FOOTER_BYTES: usize = 64;
@@ -183,14 +183,17 @@ pub(crate) fn read_directory(
     if header[11] != 0 {
         return Err(format!("it is encrypted with cipher {}, which this leeward does not know", header[11]));
     }
-    let kind = BlobKind::from_number(header[10]).ok_or_else(|| format!("its kind {} is not known", header[10]))?;
+    let kind =
+        BlobKind::from_number(header[10]).ok_or_else(|| format!("its kind {} is not known", header[10]))?;
     let mut frames = Vec::new();
     let mut offset = HEADER_BYTES as u64;
     let mut rest = directory;
     while !rest.is_empty() {
-        let (entry, after) = rest.split_first_chunk::<ENTRY_BYTES>().ok_or("its directory ends within an entry")?;
+        let (entry, after) =
+            rest.split_first_chunk::<ENTRY_BYTES>().ok_or("its directory ends within an entry")?;
         let (length, count) = (le32(entry, 0), le32(entry, 4) as usize);
-        let ids = after.get(..count.saturating_mul(DIGEST_BYTES)).ok_or("its directory ends within an entry")?;
+        let ids =
+            after.get(..count.saturating_mul(DIGEST_BYTES)).ok_or("its directory ends within an entry")?;
         let mut digest = [0; DIGEST_BYTES];
         digest.copy_from_slice(&entry[8..]);
         let blobs = ids.as_chunks::<DIGEST_BYTES>().0.iter().map(|id| BlobId(*id)).collect();

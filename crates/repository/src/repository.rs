@@ -169,8 +169,8 @@ impl Repository {
         if self.keys.snapshot(payload) != id {
             return Err(damaged("its content does not match its name".to_owned()));
         }
-        let snapshot: Snapshot =
-            serde_json::from_slice(payload).map_err(|error| damaged(format!("its content cannot be read: {error}")))?;
+        let snapshot: Snapshot = serde_json::from_slice(payload)
+            .map_err(|error| damaged(format!("its content cannot be read: {error}")))?;
         match snapshot.flaw() {
             Some(flaw) => Err(damaged(flaw)),
             None => Ok(snapshot),
@@ -196,7 +196,10 @@ impl Repository {
         let image: ImageRef =
             record::decode_value(Kind::Ref, &bytes).map_err(|what| self.damaged(key.as_str(), what))?;
         if image.image != *name || image.ref_version != 1 {
-            return Err(self.damaged(key.as_str(), format!("it is the ref of {}, or of an unknown version", image.image)));
+            return Err(self.damaged(
+                key.as_str(),
+                format!("it is the ref of {}, or of an unknown version", image.image),
+            ));
         }
         Ok(Some((image, version)))
     }
@@ -215,7 +218,10 @@ impl Repository {
                 Some((image, version)) => (image, Some(version)),
                 None if create => (ImageRef::new(name.clone()), None),
                 None => {
-                    return Err(Error::NoImage { store: self.location().to_owned(), image: name.to_string() });
+                    return Err(Error::NoImage {
+                        store: self.location().to_owned(),
+                        image: name.to_string(),
+                    });
                 }
             };
             if !change(&mut image)? {
@@ -229,7 +235,8 @@ impl Repository {
             };
             match written {
                 Ok(()) => return Ok(image),
-                Err(error) if matches!(error.kind(), StoreErrorKind::Conflict | StoreErrorKind::AlreadyExists) => {}
+                Err(error)
+                    if matches!(error.kind(), StoreErrorKind::Conflict | StoreErrorKind::AlreadyExists) => {}
                 Err(error) => return Err(error.into()),
             }
         }

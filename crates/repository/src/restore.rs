@@ -77,7 +77,9 @@ impl Repository {
                 snapshot.virtual_size
             )));
         }
-        if snapshot.chunk_bits != self.config().chunk_bits || snapshot.fanout_bits != self.config().fanout_bits {
+        if snapshot.chunk_bits != self.config().chunk_bits
+            || snapshot.fanout_bits != self.config().fanout_bits
+        {
             return Err(self.damaged("snapshots", "the snapshot was cut otherwise than this repository"));
         }
         let job = Restore {
@@ -183,7 +185,8 @@ impl Restore<'_> {
             }
             match task {
                 Stretch::Zero { first, end } => {
-                    let (start, end) = (first * self.chunk_bytes, (end * self.chunk_bytes).min(self.disk_size));
+                    let (start, end) =
+                        (first * self.chunk_bytes, (end * self.chunk_bytes).min(self.disk_size));
                     self.zeros(start, end)?;
                     self.control.advance(end - start);
                 }
@@ -289,7 +292,9 @@ impl Restore<'_> {
                 store,
                 kind,
                 id,
-                whom: format!(", which offset {offset} of the disk needs — run check; another copy of the repository may have it"),
+                whom: format!(
+                    ", which offset {offset} of the disk needs — run check; another copy of the repository may have it"
+                ),
             },
             other => other,
         }

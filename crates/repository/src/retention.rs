@@ -65,7 +65,8 @@ pub fn plan_retention(
 ) -> Result<Vec<Decision>> {
     if rules.is_empty() {
         return Err(Error::Invalid(
-            "no rule says what to keep; give --keep-last, --keep-daily … or name the snapshots to forget".to_owned(),
+            "no rule says what to keep; give --keep-last, --keep-daily … or name the snapshots to forget"
+                .to_owned(),
         ));
     }
     let oldest_within = match &rules.within {

@@ -138,7 +138,12 @@ impl Session {
     }
 
     /// Publishes a snapshot: from here on it is kept, whatever happens to this process.
-    pub(crate) fn commit(&mut self, repository: &Repository, image: ImageName, entry: SnapshotEntry) -> Result<()> {
+    pub(crate) fn commit(
+        &mut self,
+        repository: &Repository,
+        image: ImageName,
+        entry: SnapshotEntry,
+    ) -> Result<()> {
         self.record.state = State::Committed { image, entry };
         let bytes = record::encode_value(Kind::Session, &self.record);
         match repository.store().put_if_match(&self.key, &bytes, &self.version) {

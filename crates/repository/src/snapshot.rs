@@ -99,7 +99,10 @@ impl Snapshot {
     /// What makes no sense in it, if anything does.
     pub(crate) fn flaw(&self) -> Option<String> {
         if self.manifest_version != MANIFEST_VERSION {
-            return Some(format!("its manifest has version {}, which is not known here", self.manifest_version));
+            return Some(format!(
+                "its manifest has version {}, which is not known here",
+                self.manifest_version
+            ));
         }
         if !(14..=22).contains(&self.chunk_bits) || !(4..=12).contains(&self.fanout_bits) {
             return Some("its chunk size or fan-out lies outside the range".to_owned());

@@ -125,14 +125,7 @@ impl Writer {
                 move || store_packs(&shared, &packs)
             })
             .map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
-        Ok(Self {
-            shared,
-            session: Some(session),
-            chunks,
-            nodes,
-            queue: Some(queue),
-            storing: Some(storing),
-        })
+        Ok(Self { shared, session: Some(session), chunks, nodes, queue: Some(queue), storing: Some(storing) })
     }
 
     /// The session's identity.
@@ -203,7 +196,9 @@ impl Writer {
 
     fn failure(&self) -> Error {
         let failure = lock(&self.shared.failure).take();
-        failure.unwrap_or_else(|| Error::Invalid("the storing thread has ended after an earlier error".to_owned()))
+        failure.unwrap_or_else(|| {
+            Error::Invalid("the storing thread has ended after an earlier error".to_owned())
+        })
     }
 
     /// Stores what is left and waits until all of it is durable and in the index.

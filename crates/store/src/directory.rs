@@ -63,7 +63,10 @@ impl DirectoryStore {
     pub fn create_on(file_system: Arc<dyn FileSystem>, root: &Path, prefixes: &[&str]) -> Result<Self> {
         let store = Self { root: root.to_owned(), name: root.display().to_string(), file_system };
         let make = |path: &Path| {
-            store.file_system.create_directory(path).map_err(|source| store.error("create", "the directory", source))
+            store
+                .file_system
+                .create_directory(path)
+                .map_err(|source| store.error("create", "the directory", source))
         };
         make(root)?;
         make(&root.join(TEMPORARY))?;
@@ -81,7 +84,9 @@ impl DirectoryStore {
         let (store, key) = (self.name.clone(), key.to_owned());
         match source.kind() {
             io::ErrorKind::NotFound => Error::NotFound { store, key },
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace { store, action, key, source },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::NoSpace { store, action, key, source }
+            }
             _ => Error::Io { store, action, key, source },
         }
     }
@@ -89,7 +94,8 @@ impl DirectoryStore {
     /// Writes a temporary file and returns its path.
     fn write_temporary(&self, key: &Key, parts: &[&[u8]]) -> Result<PathBuf> {
         let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| self.error("name", key.as_str(), io::Error::other(error)))?;
+        getrandom::fill(&mut random)
+            .map_err(|error| self.error("name", key.as_str(), io::Error::other(error)))?;
         let path = self.root.join(TEMPORARY).join(format!("{:032x}", u128::from_le_bytes(random)));
         match self.file_system.create_synced(&path, parts) {
             Ok(()) => Ok(path),
@@ -161,8 +167,10 @@ impl Store for DirectoryStore {
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
-        let file =
-            self.file_system.open(&self.path(key)).map_err(|source| self.error("open", key.as_str(), source))?;
+        let file = self
+            .file_system
+            .open(&self.path(key))
+            .map_err(|source| self.error("open", key.as_str(), source))?;
         Ok(Arc::new(DirectoryObject { file, store: self.name.clone(), key: key.to_string() }))
     }
 
@@ -242,7 +250,8 @@ impl Store for DirectoryStore {
 
     fn sweep_leftovers(&self) -> Result<u64> {
         let directory = self.root.join(TEMPORARY);
-        let files = self.file_system.list(&directory).map_err(|source| self.error("list", TEMPORARY, source))?;
+        let files =
+            self.file_system.list(&directory).map_err(|source| self.error("list", TEMPORARY, source))?;
         let now = SystemTime::now();
         let mut freed = 0;
         for file in files {

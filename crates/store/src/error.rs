@@ -46,7 +46,9 @@ pub enum Error {
         size_max: u64,
     },
     /// The medium is full.
-    #[error("{store}: no space left to {action} {key}; nothing was lost, free some space and run the command again")]
+    #[error(
+        "{store}: no space left to {action} {key}; nothing was lost, free some space and run the command again"
+    )]
     NoSpace {
         /// The store.
         store: String,

@@ -17,8 +17,6 @@ mod directory;
 mod error;
 mod file_system;
 mod key;
-#[cfg(any(test, feature = "simulation"))]
-pub mod simulation;
 
 pub use directory::DirectoryStore;
 pub use error::{Error, ErrorKind, Result};

@@ -11,8 +11,8 @@ use leeward_repository::{BackupOptions, BackupOutcome, Consistency, ImageName, S
 
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::Failure;
-use crate::human;
 use crate::output::Output;
+use crate::size;
 
 /// Back up a disk as a new snapshot of an image
 #[derive(Args)]
@@ -42,7 +42,11 @@ pub struct BackupArguments {
 }
 
 /// Runs the verb.
-pub fn run(arguments: BackupArguments, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+pub fn run(
+    arguments: BackupArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
     let references = arguments.allow_references.map_or(References::Refuse, References::Within);
     let options = OpenOptions {
         format: arguments.format,
@@ -55,10 +59,15 @@ pub fn run(arguments: BackupArguments, repository: &RepositoryArgument, output: 
     let info = source.info();
     if arguments.dry_run {
         let mut data = 0;
-        leeward_disk::walk_extents::<leeward_disk::Error>(source.as_ref(), 0, source.virtual_size(), |extent| {
-            data += if extent.kind.is_data() { extent.length } else { 0 };
-            Ok(())
-        })?;
+        leeward_disk::walk_extents::<leeward_disk::Error>(
+            source.as_ref(),
+            0,
+            source.virtual_size(),
+            |extent| {
+                data += if extent.kind.is_data() { extent.length } else { 0 };
+                Ok(())
+            },
+        )?;
         if output.is_json() {
             output.json_line(&serde_json::json!({
                 "dry_run": true, "format": info.format, "virtual_size": info.virtual_size, "data_bytes": data,
@@ -66,8 +75,8 @@ pub fn run(arguments: BackupArguments, repository: &RepositoryArgument, output: 
         }
         output.line(format!(
             "Would read {} of the {} of {} ({}) for {}",
-            human::bytes(data),
-            human::bytes(info.virtual_size),
+            size::show(data),
+            size::show(info.virtual_size),
             arguments.source,
             info.format,
             arguments.image
@@ -110,15 +119,15 @@ fn report(outcome: &BackupOutcome, time: std::time::Duration, output: &Output) {
     output.line(format!("Snapshot {}@{}", snapshot.image, outcome.id.short()));
     output.line(format!(
         "  disk {}, data {}, read {} in {} ({})",
-        human::bytes(snapshot.virtual_size),
-        human::bytes(statistics.data_bytes),
-        human::bytes(statistics.read_bytes),
-        human::duration(time),
-        human::rate(statistics.read_bytes, time)
+        size::show(snapshot.virtual_size),
+        size::show(statistics.data_bytes),
+        size::show(statistics.read_bytes),
+        size::show_time(time),
+        size::show_rate(statistics.read_bytes, time)
     ));
     output.line(format!(
         "  new {}, stored {} after compression",
-        human::bytes(statistics.new_bytes),
-        human::bytes(statistics.stored_bytes)
+        size::show(statistics.new_bytes),
+        size::show(statistics.stored_bytes)
     ));
 }

@@ -13,7 +13,9 @@ use crate::output::Output;
 /// Reads `NAME` or `NAME=VALUE`.
 pub fn parse_tag(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
-    let sound = !name.is_empty() && name.len() <= 128 && !name.contains(|c: char| c.is_control() || c.is_whitespace());
+    let sound = !name.is_empty()
+        && name.len() <= 128
+        && !name.contains(|c: char| c.is_control() || c.is_whitespace());
     if !sound || value.len() > 1024 || value.contains(|c: char| c.is_control()) {
         return Err(format!("{text:?} is not a tag: use NAME or NAME=VALUE, without spaces in the name"));
     }
@@ -34,7 +36,11 @@ pub struct TagArguments {
 }
 
 /// Runs `tag`.
-pub fn tag(arguments: &TagArguments, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+pub fn tag(
+    arguments: &TagArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
     if arguments.tags.is_empty() && arguments.remove.is_empty() {
         return Err(Failure::new(Code::Usage, "no tag is given").hint("leeward tag IMAGE@SPEC NAME[=VALUE]"));
     }
@@ -46,7 +52,13 @@ pub fn tag(arguments: &TagArguments, repository: &RepositoryArgument, output: &O
     Ok(ExitCode::SUCCESS)
 }
 
-fn done(entry: Option<&leeward_repository::SnapshotEntry>, id: SnapshotId, what: &str, image: &str, output: &Output) {
+fn done(
+    entry: Option<&leeward_repository::SnapshotEntry>,
+    id: SnapshotId,
+    what: &str,
+    image: &str,
+    output: &Output,
+) {
     if output.is_json() {
         output.json_line(&entry);
     }
@@ -67,7 +79,11 @@ pub struct HoldArguments {
 }
 
 /// Runs `hold`.
-pub fn hold(arguments: &HoldArguments, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+pub fn hold(
+    arguments: &HoldArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
     let repository = repository.open()?;
     let entry = repository.resolve(&arguments.snapshot)?;
     let image = repository.hold(&arguments.snapshot.image, entry.id, &arguments.name, &arguments.reason)?;

@@ -1,3 +1,10 @@
-//! One module per verb.
+//! One module per verb, or per family of short ones.
 
+pub mod backup;
+pub mod check;
 pub mod disk;
+pub mod label;
+pub mod repository;
+pub mod restore;
+pub mod retain;
+pub mod snapshots;

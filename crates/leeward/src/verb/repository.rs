@@ -9,10 +9,10 @@ use leeward_repository::{Control, InitOptions, PREFIXES, Repository};
 use leeward_store::DirectoryStore;
 
 use crate::failure::{Code, Failure};
-use crate::human;
 use crate::interrupt;
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::size;
 
 /// Which repository.
 #[derive(Args, Debug, Clone)]
@@ -106,10 +106,10 @@ pub enum RepoVerb {
     /// Make a repository in an empty or new directory
     Init {
         /// Slice of disk that is named and shared: a power of two from 16K to 4M
-        #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = human::parse_bytes)]
+        #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = size::parse)]
         chunk_size: u64,
         /// Size of the objects that hold chunks: 1M to 256M
-        #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = human::parse_bytes)]
+        #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = size::parse)]
         pack_size: u64,
         /// Level of zstd compression, -7 (fast) to 19 (small)
         #[arg(long, value_name = "LEVEL", default_value_t = InitOptions::default().zstd_level, allow_negative_numbers = true)]
@@ -139,9 +139,9 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
         output.line(format!("repository   {}", config.repository_id));
         output.line(format!("location     {}", opened.location()));
         output.line(format!("format       {}", config.format_version));
-        output.line(format!("chunk size   {}", human::bytes(config.chunk_bytes() as u64)));
+        output.line(format!("chunk size   {}", size::show(config.chunk_bytes() as u64)));
         output.line(format!("fan-out      {}", config.fanout()));
-        output.line(format!("pack size    {}", human::bytes(config.pack_bytes.into())));
+        output.line(format!("pack size    {}", size::show(config.pack_bytes.into())));
         output.line(format!("compression  zstd level {}", config.zstd_level));
         output.line("encryption   none".to_owned());
         output.line(format!("made         {} by {}", config.created, config.tool));

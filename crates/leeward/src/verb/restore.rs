@@ -11,8 +11,8 @@ use leeward_repository::{Repository, RestoreMode, RestoreOutcome, Snapshot, Snap
 
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
-use crate::human;
 use crate::output::Output;
+use crate::size;
 
 /// Restore a snapshot to a file, a block device or an NBD server
 #[derive(Args)]
@@ -69,11 +69,11 @@ pub fn restore(
     let entry = repository.resolve(&arguments.snapshot)?;
     let snapshot = repository.snapshot(entry.id)?;
     let label = format!("{}@{}", snapshot.image, entry.id.short());
-    let size = snapshot.virtual_size;
+    let virtual_size = snapshot.virtual_size;
     if arguments.dry_run {
         if output.is_json() {
             output.json_line(&serde_json::json!({
-                "dry_run": true, "snapshot": entry.id, "virtual_size": size,
+                "dry_run": true, "snapshot": entry.id, "virtual_size": virtual_size,
                 "data_bytes": snapshot.statistics.data_bytes, "target": arguments.target,
             }));
         }
@@ -81,19 +81,15 @@ pub fn restore(
             "Would restore {label} of {} to {}: {} of data",
             snapshot.created,
             arguments.target,
-            human::bytes(snapshot.statistics.data_bytes)
+            size::show(snapshot.statistics.data_bytes)
         ));
         return Ok(ExitCode::SUCCESS);
     }
     let threads = arguments.threads.unwrap_or_else(default_threads);
-    let create = CreateOptions {
-        format: arguments.output_format,
-        overwrite: arguments.force,
-        ..CreateOptions::default()
-    };
+    let create = CreateOptions { format: arguments.output_format, overwrite: arguments.force };
     let started = Instant::now();
     let run = |mode: RestoreMode<'_>, target: &dyn Target| -> Result<RestoreOutcome, Failure> {
-        let watch = Watch::new(output, size, &format!("restore {label}"));
+        let watch = Watch::new(output, virtual_size, &format!("restore {label}"));
         let result = repository.restore(&snapshot, mode, threads, &watch);
         watch.finish();
         let outcome = result?;
@@ -101,11 +97,12 @@ pub fn restore(
         Ok(outcome)
     };
     let outcome = if arguments.onto {
+        // The target first: it extends a file that is too short.
+        let target = leeward_disk::open_target(&arguments.target, virtual_size)?;
         let existing = open_source(&arguments.target, &OpenOptions::with_format(Format::Raw))?;
-        let target = leeward_disk::open_target(&arguments.target, size)?;
         run(RestoreMode::Patch(target.as_ref(), existing.as_ref()), target.as_ref())?
     } else {
-        let target = create_target(&arguments.target, size, &create)?;
+        let target = create_target(&arguments.target, virtual_size, &create)?;
         run(RestoreMode::Write(target.as_ref()), target.as_ref())?
     };
     report(&label, &arguments.target, &outcome, started.elapsed(), arguments.onto, output);
@@ -138,18 +135,18 @@ fn report(
     let kept = if onto {
         format!(
             ", {} was there already, {} zeroed",
-            human::bytes(outcome.data_bytes.saturating_sub(outcome.written_bytes)),
-            human::bytes(outcome.zeroed_bytes)
+            size::show(outcome.data_bytes.saturating_sub(outcome.written_bytes)),
+            size::show(outcome.zeroed_bytes)
         )
     } else {
         String::new()
     };
     output.line(format!(
         "  disk {}, wrote {} in {} ({}){kept}",
-        human::bytes(outcome.virtual_size),
-        human::bytes(outcome.written_bytes),
-        human::duration(time),
-        human::rate(outcome.data_bytes, time),
+        size::show(outcome.virtual_size),
+        size::show(outcome.written_bytes),
+        size::show_time(time),
+        size::show_rate(outcome.data_bytes, time),
     ));
 }
 
@@ -192,15 +189,15 @@ fn compare(
     if outcome.differing_bytes == 0 {
         output.line(format!(
             "{name} equals {label}: {} compared in {}",
-            human::bytes(outcome.virtual_size),
-            human::duration(time)
+            size::show(outcome.virtual_size),
+            size::show_time(time)
         ));
         return Ok(ExitCode::SUCCESS);
     }
     let offsets: Vec<String> = outcome.differing_offsets.iter().map(u64::to_string).collect();
     output.line(format!(
         "{name} differs from {label}: {} in all, first at {}",
-        human::bytes(outcome.differing_bytes),
+        size::show(outcome.differing_bytes),
         offsets.join(", ")
     ));
     Ok(Code::Differs.into())

@@ -7,8 +7,8 @@ use leeward_repository::{Difference, ImageName, SnapshotEntry, SnapshotSpec};
 
 use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
-use crate::human;
 use crate::output::Output;
+use crate::size;
 
 /// List the images and their last snapshots
 pub fn images(repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
@@ -29,7 +29,7 @@ pub fn images(repository: &RepositoryArgument, output: &Output) -> Result<ExitCo
             "{:<32} {:>9} {:>10}  {}",
             name,
             image.snapshots.len(),
-            last.map_or_else(|| "-".to_owned(), |entry| human::bytes(entry.virtual_size)),
+            last.map_or_else(|| "-".to_owned(), |entry| size::show(entry.virtual_size)),
             last.map_or_else(|| "-".to_owned(), |entry| time(entry)),
         ));
         shown += 1;
@@ -52,7 +52,11 @@ pub struct LogArguments {
 }
 
 /// Runs `log`.
-pub fn log(arguments: &LogArguments, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+pub fn log(
+    arguments: &LogArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
     let image = repository.open()?.image(&arguments.image)?;
     if !image.snapshots.is_empty() {
         output.line(format!("{:<14} {:<21} {:>10}  {}", "SNAPSHOT", "CREATED", "SIZE", "TAGS AND HOLDS"));
@@ -70,7 +74,7 @@ pub fn log(arguments: &LogArguments, repository: &RepositoryArgument, output: &O
             "{:<14} {:<21} {:>10}  {}",
             entry.id.short(),
             time(entry),
-            human::bytes(entry.virtual_size),
+            size::show(entry.virtual_size),
             tags.chain(holds).collect::<Vec<_>>().join(" ")
         ));
     }
@@ -85,7 +89,11 @@ pub struct ShowArguments {
 }
 
 /// Runs `show`.
-pub fn show(arguments: &ShowArguments, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+pub fn show(
+    arguments: &ShowArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
     let repository = repository.open()?;
     let entry = repository.resolve(&arguments.snapshot)?;
     let snapshot = repository.snapshot(entry.id)?;
@@ -99,12 +107,19 @@ pub fn show(arguments: &ShowArguments, repository: &RepositoryArgument, output: 
     output.line(format!("snapshot     {}", entry.id));
     output.line(format!("image        {}", snapshot.image));
     output.line(format!("created      {}", snapshot.created));
-    output.line(format!("disk         {} ({} bytes)", human::bytes(snapshot.virtual_size), snapshot.virtual_size));
-    output.line(format!("data         {}", human::bytes(statistics.data_bytes)));
-    output.line(format!("new          {}", human::bytes(statistics.new_bytes)));
-    output.line(format!("stored       {}", human::bytes(statistics.stored_bytes)));
+    output.line(format!(
+        "disk         {} ({} bytes)",
+        size::show(snapshot.virtual_size),
+        snapshot.virtual_size
+    ));
+    output.line(format!("data         {}", size::show(statistics.data_bytes)));
+    output.line(format!("new          {}", size::show(statistics.new_bytes)));
+    output.line(format!("stored       {}", size::show(statistics.stored_bytes)));
     let parents: Vec<String> = snapshot.parents.iter().map(|parent| parent.short()).collect();
-    output.line(format!("parents      {}", if parents.is_empty() { "none".to_owned() } else { parents.join(", ") }));
+    output.line(format!(
+        "parents      {}",
+        if parents.is_empty() { "none".to_owned() } else { parents.join(", ") }
+    ));
     let source = &snapshot.source;
     output.line(format!("source       {} ({}) on {}", source.location, source.format, source.host));
     output.line(format!("consistency  {:?}", snapshot.consistency));
@@ -114,7 +129,10 @@ pub fn show(arguments: &ShowArguments, repository: &RepositoryArgument, output: 
     for hold in &entry.holds {
         output.line(format!("hold         {}: {} (since {})", hold.name, hold.reason, hold.created));
     }
-    output.line(format!("tree         {}", snapshot.root.map_or_else(|| "all zeros".to_owned(), |root| root.to_string())));
+    output.line(format!(
+        "tree         {}",
+        snapshot.root.map_or_else(|| "all zeros".to_owned(), |root| root.to_string())
+    ));
     output.line(format!("made by      {}", snapshot.tool));
     Ok(ExitCode::SUCCESS)
 }
@@ -129,7 +147,11 @@ pub struct DiffArguments {
 }
 
 /// Runs `diff`. Exit code 3 when they differ.
-pub fn diff(arguments: &DiffArguments, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
+pub fn diff(
+    arguments: &DiffArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
     let repository = repository.open()?;
     let a = repository.resolve(&arguments.a)?;
     let b = match &arguments.b {
@@ -160,7 +182,7 @@ pub fn diff(arguments: &DiffArguments, repository: &RepositoryArgument, output: 
     if a.virtual_size != b.virtual_size {
         output.line(format!("sizes differ: {} and {} bytes", a.virtual_size, b.virtual_size));
     }
-    output.line(format!("{extents} extents differ, {} in all", human::bytes(bytes)));
+    output.line(format!("{extents} extents differ, {} in all", size::show(bytes)));
     let equal = extents == 0 && a.virtual_size == b.virtual_size;
     Ok(if equal { ExitCode::SUCCESS } else { Code::Differs.into() })
 }

@@ -235,8 +235,12 @@ impl Run {
             key: format!("index/{}", self.id),
             what: "an entry names a pack that is not in its table; run rebuild-index".to_owned(),
         })?;
-        let location =
-            Location { pack, offset: le32(bytes, 36), length: le32(bytes, 40), content_offset: le32(bytes, 44) };
+        let location = Location {
+            pack,
+            offset: le32(bytes, 36),
+            length: le32(bytes, 40),
+            content_offset: le32(bytes, 44),
+        };
         Ok(Entry { id: BlobId(id), location })
     }
 
@@ -248,7 +252,10 @@ impl Run {
     }
 
     /// Calls `visit` with rank and content of every entry, in order.
-    pub(crate) fn scan<E: From<Error>>(&self, mut visit: impl FnMut(usize, Entry) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn scan<E: From<Error>>(
+        &self,
+        mut visit: impl FnMut(usize, Entry) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut position = 0;
         while position < self.len() {
             let block = self.block(position)?;

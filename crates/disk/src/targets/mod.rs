@@ -1,5 +1,8 @@
 //! Disks that can be written.
 
+pub(crate) mod raw;
+pub(crate) mod staged;
+
 use crate::Result;
 
 /// A disk that can be written, from many threads at once. Writers of different ranges do not disturb each other.
@@ -9,6 +12,12 @@ pub trait Target: Send + Sync {
 
     /// Whether the target is known to read as zeros everywhere before anything was written (a new file).
     fn is_blank(&self) -> bool;
+
+    /// Writes that begin and end at multiples of this are cheapest, and smaller stretches of zeros are not worth
+    /// leaving out. A power of two, between 4 KiB and 2 MiB.
+    fn block_size(&self) -> u64 {
+        32 << 10
+    }
 
     /// Writes `data` at `offset`. The whole range must lie within the disk.
     ///

@@ -1,0 +1,51 @@
+//! From a name to a target.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::targets::raw::{DeviceTarget, RawFileTarget};
+use crate::{Error, Format, Result, Target};
+
+/// A target shared between threads.
+pub type SharedTarget = Arc<dyn Target>;
+
+/// How to create a target.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// Format of the new image; `None` means what the name announces, and raw otherwise.
+    pub format: Option<Format>,
+    /// Whether an existing file, or what a device holds, may be lost.
+    pub overwrite: bool,
+}
+
+/// A target for a disk of `virtual_size` bytes: the block device `spec`, or a new image file of that name.
+///
+/// # Errors
+/// The file exists or the target is a device, and overwriting was not asked for; the device is too small; the format cannot
+/// be written.
+pub fn create_target(spec: &str, virtual_size: u64, options: &CreateOptions) -> Result<SharedTarget> {
+    let path = Path::new(spec);
+    let is_device = DeviceTarget::is_device(path);
+    let announced = if is_device { None } else { Format::from_extension(path) };
+    match options.format.or(announced).unwrap_or(Format::Raw) {
+        Format::Raw if is_device => Ok(Arc::new(DeviceTarget::open(path, virtual_size, options.overwrite)?)),
+        Format::Raw => Ok(Arc::new(RawFileTarget::create(path, virtual_size, options.overwrite)?)),
+        other => Err(Error::Invalid {
+            path: spec.to_owned(),
+            what: format!("images of format {other} are read and not written: use raw or qcow2"),
+        }),
+    }
+}
+
+/// An existing raw disk that is to be written in place: a block device, or a raw file, which grows to `virtual_size`
+/// where it is shorter. What it holds is the caller's to keep or overwrite.
+///
+/// # Errors
+/// It does not exist, the device is too small or in use, or it cannot be opened.
+pub fn open_target(spec: &str, virtual_size: u64) -> Result<SharedTarget> {
+    let path = Path::new(spec);
+    if DeviceTarget::is_device(path) {
+        return Ok(Arc::new(DeviceTarget::open(path, virtual_size, true)?));
+    }
+    Ok(Arc::new(DeviceTarget::open_file(path, virtual_size)?))
+}
