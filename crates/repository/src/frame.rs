@@ -56,11 +56,11 @@ impl BlobKind {
     }
 }
 
-/// An encoded frame.
+/// An encoded frame, in the buffer of its encoder.
 #[derive(Debug)]
-pub(crate) struct Frame {
+pub(crate) struct Frame<'a> {
     /// Header and encoded content.
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: &'a [u8],
     /// Digest of `bytes`.
     pub(crate) digest: StoredDigest,
 }
@@ -70,6 +70,7 @@ pub(crate) struct FrameEncoder {
     compressor: Compressor<'static>,
     decompressor: Decompressor<'static>,
     check: Vec<u8>,
+    output: Vec<u8>,
 }
 
 impl FrameEncoder {
@@ -81,48 +82,48 @@ impl FrameEncoder {
         compressor.include_contentsize(false).map_err(failed)?;
         compressor.include_checksum(false).map_err(failed)?;
         let decompressor = Decompressor::new().map_err(failed)?;
-        Ok(Self { compressor, decompressor, check: Vec::new() })
+        Ok(Self { compressor, decompressor, check: Vec::new(), output: Vec::new() })
     }
 
     /// The frame with this content, compressed where that makes it smaller. What was compressed is decompressed again
     /// and compared: a fault of memory or processor must not reach the repository.
-    pub(crate) fn encode(&mut self, kind: BlobKind, content: &[u8]) -> Result<Frame> {
+    pub(crate) fn encode(&mut self, kind: BlobKind, content: &[u8]) -> Result<Frame<'_>> {
+        let too_large = || Error::Invalid("a frame cannot hold so much".to_owned());
+        let content_length = u32::try_from(content.len()).map_err(|_| too_large())?;
         let bound = HEADER_BYTES + zstd::zstd_safe::compress_bound(content.len());
-        let mut bytes = vec![0; bound];
-        let worth = content.len() - content.len() / 32;
+        if self.output.len() < bound {
+            self.output.resize(bound, 0);
+        }
         let compressed = match kind {
             // Nodes are digests: nothing to gain.
             BlobKind::Node => content.len(),
             BlobKind::Chunk => self
                 .compressor
-                .compress_to_buffer(content, &mut bytes[HEADER_BYTES..])
+                .compress_to_buffer(content, &mut self.output[HEADER_BYTES..])
                 .map_err(|_| Error::BadCompression)?,
         };
-        let encoding = if compressed < worth {
+        let worth = content.len() - content.len() / 32;
+        let (encoding, stored) = if compressed < worth {
             self.check.resize(content.len(), 0);
             let length = self
                 .decompressor
-                .decompress_to_buffer(&bytes[HEADER_BYTES..HEADER_BYTES + compressed], &mut self.check[..])
+                .decompress_to_buffer(&self.output[HEADER_BYTES..HEADER_BYTES + compressed], &mut self.check[..])
                 .map_err(|_| Error::BadCompression)?;
             if length != content.len() || self.check != content {
                 return Err(Error::BadCompression);
             }
-            bytes.truncate(HEADER_BYTES + compressed);
-            1
+            (1, compressed)
         } else {
-            bytes.truncate(HEADER_BYTES);
-            bytes.extend_from_slice(content);
-            0
+            self.output[HEADER_BYTES..HEADER_BYTES + content.len()].copy_from_slice(content);
+            (0, content.len())
         };
-        let too_large = || Error::Invalid("a frame cannot hold so much".to_owned());
-        let content_length = u32::try_from(content.len()).map_err(|_| too_large())?;
-        let stored_length = u32::try_from(bytes.len() - HEADER_BYTES).map_err(|_| too_large())?;
-        bytes[..4].copy_from_slice(MAGIC);
-        bytes[4..8].copy_from_slice(&[encoding, 0, kind as u8, 0]);
-        bytes[8..12].copy_from_slice(&content_length.to_le_bytes());
-        bytes[12..16].copy_from_slice(&stored_length.to_le_bytes());
-        let digest = stored_digest(domain::FRAME, &[&bytes]);
-        Ok(Frame { bytes, digest })
+        let stored_length = u32::try_from(stored).map_err(|_| too_large())?;
+        self.output[..4].copy_from_slice(MAGIC);
+        self.output[4..8].copy_from_slice(&[encoding, 0, kind as u8, 0]);
+        self.output[8..12].copy_from_slice(&content_length.to_le_bytes());
+        self.output[12..16].copy_from_slice(&stored_length.to_le_bytes());
+        let bytes = &self.output[..HEADER_BYTES + stored];
+        Ok(Frame { bytes, digest: stored_digest(domain::FRAME, &[bytes]) })
     }
 }
 
@@ -202,10 +203,10 @@ mod tests {
         for content in [vec![7; 100_000], noise, vec![], vec![1]] {
             let frame = encoder.encode(BlobKind::Chunk, &content).unwrap();
             let mut back = Vec::new();
-            decoder.decode(BlobKind::Chunk, &frame.bytes, &mut back).unwrap();
+            decoder.decode(BlobKind::Chunk, frame.bytes, &mut back).unwrap();
             assert_eq!(back, content);
             assert!(frame.bytes.len() <= content.len() + HEADER_BYTES);
-            assert!(decoder.decode(BlobKind::Node, &frame.bytes, &mut back).is_err());
+            assert!(decoder.decode(BlobKind::Node, frame.bytes, &mut back).is_err());
         }
     }
 

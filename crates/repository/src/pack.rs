@@ -103,10 +103,10 @@ impl PackBuilder {
     }
 
     /// Appends a frame that holds these blobs. Packs stay far below 4 GiB, see [`crate::config::InitOptions`].
-    pub(crate) fn push(&mut self, frame: &Frame, blobs: Vec<BlobId>) {
+    pub(crate) fn push(&mut self, frame: &Frame<'_>, blobs: Vec<BlobId>) {
         let offset = self.bytes.len() as u32;
         let length = frame.bytes.len() as u32;
-        self.bytes.extend_from_slice(&frame.bytes);
+        self.bytes.extend_from_slice(frame.bytes);
         self.directory.extend_from_slice(&length.to_le_bytes());
         self.directory.extend_from_slice(&(blobs.len() as u32).to_le_bytes());
         self.directory.extend_from_slice(frame.digest.as_bytes());

@@ -162,16 +162,16 @@ impl Writer {
     }
 
     /// Stores a frame of chunks.
-    pub(crate) fn push_chunks(&self, frame: &Frame, blobs: Vec<BlobId>) -> Result<()> {
+    pub(crate) fn push_chunks(&self, frame: &Frame<'_>, blobs: Vec<BlobId>) -> Result<()> {
         self.push(BlobKind::Chunk, frame, blobs, Vec::new())
     }
 
     /// Stores a frame of tree nodes, whose lengths in the frame's content are given.
-    pub(crate) fn push_nodes(&self, frame: &Frame, blobs: Vec<BlobId>, lengths: Vec<u32>) -> Result<()> {
+    pub(crate) fn push_nodes(&self, frame: &Frame<'_>, blobs: Vec<BlobId>, lengths: Vec<u32>) -> Result<()> {
         self.push(BlobKind::Node, frame, blobs, lengths)
     }
 
-    fn push(&self, kind: BlobKind, frame: &Frame, blobs: Vec<BlobId>, lengths: Vec<u32>) -> Result<()> {
+    fn push(&self, kind: BlobKind, frame: &Frame<'_>, blobs: Vec<BlobId>, lengths: Vec<u32>) -> Result<()> {
         let config = self.shared.repository.config();
         let filling = if kind == BlobKind::Chunk { &self.chunks } else { &self.nodes };
         let full = {
