@@ -31,6 +31,8 @@ mod image;
 mod index;
 mod maintenance;
 mod mark;
+#[doc(hidden)]
+pub mod measure;
 mod pack;
 mod record;
 mod repository;
