@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::formats::qcow2::{Qcow2Target, WriterOptions};
 use crate::targets::raw::{DeviceTarget, RawFileTarget};
 use crate::{Error, Format, Result, Target};
 
@@ -14,6 +15,10 @@ pub type SharedTarget = Arc<dyn Target>;
 pub struct CreateOptions {
     /// Format of the new image; `None` means what the name announces, and raw otherwise.
     pub format: Option<Format>,
+    /// Cluster size of a qcow2 image; 64 KiB unless given.
+    pub cluster_bytes: Option<u64>,
+    /// Whether a qcow2 image is compressed, with zstd.
+    pub compress: bool,
     /// Whether an existing file, or what a device holds, may be lost.
     pub overwrite: bool,
 }
@@ -27,13 +32,25 @@ pub fn create_target(spec: &str, virtual_size: u64, options: &CreateOptions) -> 
     let path = Path::new(spec);
     let is_device = DeviceTarget::is_device(path);
     let announced = if is_device { None } else { Format::from_extension(path) };
-    match options.format.or(announced).unwrap_or(Format::Raw) {
+    let format = options.format.or(announced).unwrap_or(Format::Raw);
+    let invalid = |what: String| Error::Invalid { path: spec.to_owned(), what };
+    if format != Format::Qcow2 && (options.compress || options.cluster_bytes.is_some()) {
+        return Err(invalid(format!("a {format} target has no clusters and no compression: use qcow2")));
+    }
+    match format {
         Format::Raw if is_device => Ok(Arc::new(DeviceTarget::open(path, virtual_size, options.overwrite)?)),
         Format::Raw => Ok(Arc::new(RawFileTarget::create(path, virtual_size, options.overwrite)?)),
-        other => Err(Error::Invalid {
-            path: spec.to_owned(),
-            what: format!("images of format {other} are read and not written: use raw or qcow2"),
-        }),
+        Format::Qcow2 if !is_device => {
+            let defaults = WriterOptions::default();
+            let options = WriterOptions {
+                cluster_bytes: options.cluster_bytes.unwrap_or(defaults.cluster_bytes),
+                compress: options.compress,
+                overwrite: options.overwrite,
+            };
+            Ok(Arc::new(Qcow2Target::create(path, virtual_size, &options)?))
+        }
+        Format::Qcow2 => Err(invalid("a qcow2 image is written to a file, not to a device".to_owned())),
+        other => Err(invalid(format!("images of format {other} are read and not written: use raw or qcow2"))),
     }
 }
 

@@ -62,10 +62,19 @@ impl StagedFile {
             .map_err(|source| self.io("write", offset, data.len() as u64, source))
     }
 
-    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|source| self.io("read", offset, buffer.len() as u64, source))
+    /// Fills `buffer` as far as the file reaches, and returns how far.
+    pub(crate) fn read_available(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let position = offset + filled as u64;
+            match self.file.read_at(&mut buffer[filled..], position) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(self.io("read", position, 0, source)),
+            }
+        }
+        Ok(filled)
     }
 
     /// Makes a stretch inside the file read as zeros.

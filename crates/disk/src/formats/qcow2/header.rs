@@ -12,8 +12,8 @@ const LENGTH_V3: usize = 104;
 
 /// QEMU's limits, beyond which it does not open an image either.
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
-const L1_BYTES_MAX: u64 = 32 << 20;
-const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
+pub(super) const L1_BYTES_MAX: u64 = 32 << 20;
+pub(super) const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
 const REFERENCE_BYTES_MAX: usize = 1023;
 
 /// How compressed clusters are compressed.

@@ -17,8 +17,11 @@ mod map;
 mod occupied;
 mod snapshots;
 mod source;
+mod writer;
 
 use crate::{Error, Format, OpenOptions, Result, SharedSource, SharedStorage, Storage};
+
+pub use writer::{Qcow2Target, WriterOptions};
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use leeward_disk::{CreateOptions, Format, WorkOptions, copy, create_target, default_threads};
 use serde::Serialize;
 
@@ -25,6 +25,12 @@ pub struct Convert {
     /// Format of the new image: raw or qcow2; what its name says unless given
     #[arg(short = 'O', long, value_name = "FORMAT")]
     target_format: Option<Format>,
+    /// Compress the clusters of a qcow2 image
+    #[arg(long, value_name = "METHOD")]
+    compress: Option<Compression>,
+    /// Cluster size of a qcow2 image, for example 64K
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    cluster_size: Option<u64>,
     /// Do not wait until everything is on stable storage
     #[arg(long)]
     no_sync: bool,
@@ -34,6 +40,12 @@ pub struct Convert {
     /// Threads; as many as there are processors unless said
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+}
+
+/// How clusters are compressed.
+#[derive(Clone, Copy, ValueEnum)]
+enum Compression {
+    Zstd,
 }
 
 #[derive(Serialize)]
@@ -80,6 +92,11 @@ impl Convert {
     }
 
     fn create_options(&self) -> CreateOptions {
-        CreateOptions { format: self.target_format, overwrite: self.force }
+        CreateOptions {
+            format: self.target_format,
+            cluster_bytes: self.cluster_size,
+            compress: self.compress.is_some(),
+            overwrite: self.force,
+        }
     }
 }
