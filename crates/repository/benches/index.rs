@@ -15,7 +15,10 @@ fn main() {
         Ok(text) => text.split(',').filter_map(|number| number.trim().parse().ok()).collect(),
         Err(_) => vec![1_000_000, 10_000_000],
     };
-    println!("{:>12} {:>9} {:>9} {:>12} {:>14} {:>11} {:>11}", "names", "build s", "open s", "hits/s", "misses/s", "disk B/name", "mem B/name");
+    println!(
+        "{:>12} {:>9} {:>9} {:>12} {:>14} {:>11} {:>11}",
+        "names", "build s", "open s", "hits/s", "misses/s", "disk B/name", "mem B/name"
+    );
     for count in sizes {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = DirectoryStore::create(&directory.path().join("store"), &["index"]).expect("a store");
@@ -36,7 +39,9 @@ fn main() {
 
 /// What a binary fuse filter of as many names costs, for comparison: it answers yes or no, not where.
 fn fuse_filter(count: u64) {
-    let mix = |number: u64| u64::from_le_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes().first_chunk().expect("32 bytes"));
+    let mix = |number: u64| {
+        u64::from_le_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes().first_chunk().expect("32 bytes"))
+    };
     let keys: Vec<u64> = (0..count).map(mix).collect();
     let started = Instant::now();
     let filter = BinaryFuse8::try_from(&keys).expect("a filter");

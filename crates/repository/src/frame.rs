@@ -107,7 +107,10 @@ impl FrameEncoder {
             self.check.resize(content.len(), 0);
             let length = self
                 .decompressor
-                .decompress_to_buffer(&self.output[HEADER_BYTES..HEADER_BYTES + compressed], &mut self.check[..])
+                .decompress_to_buffer(
+                    &self.output[HEADER_BYTES..HEADER_BYTES + compressed],
+                    &mut self.check[..],
+                )
                 .map_err(|_| Error::BadCompression)?;
             if length != content.len() || self.check != content {
                 return Err(Error::BadCompression);

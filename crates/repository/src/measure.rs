@@ -77,7 +77,8 @@ pub fn measure_index(store: &dyn Store, count: u64, lookups: usize) -> Result<In
             .map(|(number, id)| {
                 let mut pack = [0; 32];
                 pack[..8].copy_from_slice(&((part << 32 | number as u64) / BLOBS_PER_PACK).to_le_bytes());
-                let location = Location { pack: PackId(pack), offset: 64, length: 1 << 19, content_offset: 0 };
+                let location =
+                    Location { pack: PackId(pack), offset: 64, length: 1 << 19, content_offset: 0 };
                 present.insert(location.pack, 32 << 20);
                 Entry { id: *id, location }
             })
@@ -118,5 +119,13 @@ pub fn measure_index(store: &dyn Store, count: u64, lookups: usize) -> Result<In
     let misses_per_second = absent.len() as f64 / started.elapsed().as_secs_f64();
     assert_eq!(wrong, 0, "no name is found that was not stored");
     let memory_bytes = index.memory_bytes();
-    Ok(IndexMeasurement { count, build, open, hits_per_second, misses_per_second, stored_bytes, memory_bytes })
+    Ok(IndexMeasurement {
+        count,
+        build,
+        open,
+        hits_per_second,
+        misses_per_second,
+        stored_bytes,
+        memory_bytes,
+    })
 }

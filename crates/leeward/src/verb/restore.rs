@@ -86,7 +86,11 @@ pub fn restore(
         return Ok(ExitCode::SUCCESS);
     }
     let threads = arguments.threads.unwrap_or_else(default_threads);
-    let create = CreateOptions { format: arguments.output_format, overwrite: arguments.force };
+    let create = CreateOptions {
+        format: arguments.output_format,
+        overwrite: arguments.force,
+        ..CreateOptions::default()
+    };
     let started = Instant::now();
     let run = |mode: RestoreMode<'_>, target: &dyn Target| -> Result<RestoreOutcome, Failure> {
         let watch = Watch::new(output, virtual_size, &format!("restore {label}"));
