@@ -56,7 +56,7 @@ pub struct InitOptions {
 
 impl Default for InitOptions {
     fn default() -> Self {
-        Self { chunk_bytes: 64 << 10, pack_bytes: 32 << 20, zstd_level: 1 }
+        Self { chunk_bytes: 64 << 10, pack_bytes: 32 << 20, zstd_level: 2 }
     }
 }
 
@@ -90,7 +90,7 @@ impl Config {
             repository_id: to_hex(&id),
             chunk_bits: bits,
             fanout_bits: 7,
-            frame_bits: bits.max(20),
+            frame_bits: bits.max(21),
             pack_bytes: options.pack_bytes,
             zstd_level: options.zstd_level,
             created,
