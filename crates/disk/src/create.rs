@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::formats::qcow2::{Qcow2Target, WriterOptions};
+use crate::nbd::{NbdDisk, NbdOptions, NbdUrl};
 use crate::targets::raw::{DeviceTarget, RawFileTarget};
 use crate::{Error, Format, Result, Target};
 
@@ -23,12 +24,15 @@ pub struct CreateOptions {
     pub overwrite: bool,
 }
 
-/// A target for a disk of `virtual_size` bytes: the block device `spec`, or a new image file of that name.
+/// A target for a disk of `virtual_size` bytes: the NBD export or block device `spec`, or a new image file of that name.
 ///
 /// # Errors
 /// The file exists or the target is a device, and overwriting was not asked for; the device is too small; the format cannot
 /// be written.
 pub fn create_target(spec: &str, virtual_size: u64, options: &CreateOptions) -> Result<SharedTarget> {
+    if NbdUrl::is_nbd(spec) {
+        return create_nbd(spec, virtual_size, options);
+    }
     let path = Path::new(spec);
     let is_device = DeviceTarget::is_device(path);
     let announced = if is_device { None } else { Format::from_extension(path) };
@@ -52,4 +56,23 @@ pub fn create_target(spec: &str, virtual_size: u64, options: &CreateOptions) -> 
         Format::Qcow2 => Err(invalid("a qcow2 image is written to a file, not to a device".to_owned())),
         other => Err(invalid(format!("images of format {other} are read and not written: use raw or qcow2"))),
     }
+}
+
+fn create_nbd(spec: &str, virtual_size: u64, options: &CreateOptions) -> Result<SharedTarget> {
+    let url = NbdUrl::parse(spec)?;
+    if options.format.is_some_and(|format| format != Format::Raw) || options.compress {
+        return Err(Error::Invalid {
+            path: spec.to_owned(),
+            what: "an NBD export is written as the raw disk that it is".to_owned(),
+        });
+    }
+    if !options.overwrite {
+        return Err(Error::WouldOverwrite {
+            path: spec.to_owned(),
+            what: "all that the export holds would be lost".to_owned(),
+        });
+    }
+    let disk = NbdDisk::connect(&url, &NbdOptions::default())?;
+    disk.check_writable(virtual_size)?;
+    Ok(Arc::new(disk))
 }
