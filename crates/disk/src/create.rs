@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::formats::qcow2::{Qcow2Target, WriterOptions};
+use crate::nbd::{NbdDisk, NbdOptions, NbdUrl};
 use crate::targets::raw::{DeviceTarget, RawFileTarget};
 use crate::{Error, Format, Result, Target};
 
@@ -23,12 +24,15 @@ pub struct CreateOptions {
     pub overwrite: bool,
 }
 
-/// A target for a disk of `virtual_size` bytes: the block device `spec`, or a new image file of that name.
+/// A target for a disk of `virtual_size` bytes: the NBD export or block device `spec`, or a new image file of that name.
 ///
 /// # Errors
 /// The file exists or the target is a device, and overwriting was not asked for; the device is too small; the format cannot
 /// be written.
 pub fn create_target(spec: &str, virtual_size: u64, options: &CreateOptions) -> Result<SharedTarget> {
+    if NbdUrl::is_nbd(spec) {
+        return create_nbd(spec, virtual_size, options);
+    }
     let path = Path::new(spec);
     let is_device = DeviceTarget::is_device(path);
     let announced = if is_device { None } else { Format::from_extension(path) };
@@ -54,15 +58,41 @@ pub fn create_target(spec: &str, virtual_size: u64, options: &CreateOptions) -> 
     }
 }
 
-/// An existing raw disk that is to be written in place: a block device, or a raw file, which grows to `virtual_size`
-/// where it is shorter. What it holds is the caller's to keep or overwrite.
+/// An existing raw disk that is to be written in place: an NBD export, a block device, or a raw file, which grows to
+/// `virtual_size` where it is shorter. What it holds is the caller's to keep or overwrite.
 ///
 /// # Errors
 /// It does not exist, the device is too small or in use, or it cannot be opened.
 pub fn open_target(spec: &str, virtual_size: u64) -> Result<SharedTarget> {
+    if NbdUrl::is_nbd(spec) {
+        return create_nbd(
+            spec,
+            virtual_size,
+            &CreateOptions { overwrite: true, ..CreateOptions::default() },
+        );
+    }
     let path = Path::new(spec);
     if DeviceTarget::is_device(path) {
         return Ok(Arc::new(DeviceTarget::open(path, virtual_size, true)?));
     }
     Ok(Arc::new(DeviceTarget::open_file(path, virtual_size)?))
+}
+
+fn create_nbd(spec: &str, virtual_size: u64, options: &CreateOptions) -> Result<SharedTarget> {
+    let url = NbdUrl::parse(spec)?;
+    if options.format.is_some_and(|format| format != Format::Raw) || options.compress {
+        return Err(Error::Invalid {
+            path: spec.to_owned(),
+            what: "an NBD export is written as the raw disk that it is".to_owned(),
+        });
+    }
+    if !options.overwrite {
+        return Err(Error::WouldOverwrite {
+            path: spec.to_owned(),
+            what: "all that the export holds would be lost".to_owned(),
+        });
+    }
+    let disk = NbdDisk::connect(&url, &NbdOptions::default())?;
+    disk.check_writable(virtual_size)?;
+    Ok(Arc::new(disk))
 }

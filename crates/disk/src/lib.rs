@@ -16,6 +16,7 @@ mod create;
 mod error;
 mod format;
 pub mod formats;
+pub mod nbd;
 mod open;
 mod plan;
 mod source;

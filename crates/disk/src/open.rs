@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::formats::{qcow2, raw, vdi, vhd, vhdx, vmdk};
+use crate::nbd::{NbdDisk, NbdOptions, NbdUrl};
 use crate::{Error, FileStorage, Format, Result, SharedSource, SharedStorage, Storage};
 
 /// The longest chain of images, each backed by the next.
@@ -156,7 +157,18 @@ pub fn detect(storage: &dyn Storage) -> Result<Vec<Format>> {
 /// # Errors
 /// Those of [`open_path`], or of the connection.
 pub fn open_source(spec: &str, options: &OpenOptions) -> Result<SharedSource> {
-    open_path(Path::new(spec), options)
+    if !NbdUrl::is_nbd(spec) {
+        return open_path(Path::new(spec), options);
+    }
+    let url = NbdUrl::parse(spec)?;
+    let invalid = |what: &str| Error::Invalid { path: spec.to_owned(), what: what.to_owned() };
+    if options.snapshot.is_some() {
+        return Err(invalid("an NBD export has no internal snapshots"));
+    }
+    if options.format.is_some_and(|format| !matches!(format, Format::Raw | Format::Nbd)) {
+        return Err(invalid("an NBD export is read as the raw disk that it is"));
+    }
+    Ok(Arc::new(NbdDisk::connect(&url, &NbdOptions::default())?))
 }
 
 /// Opens the image in `path`.
