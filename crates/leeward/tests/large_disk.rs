@@ -1,5 +1,7 @@
 //! A disk of a TiB with little in it costs what that little costs, in reading, memory and stored bytes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};

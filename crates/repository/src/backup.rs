@@ -268,9 +268,8 @@ impl Job<'_> {
                     .join()
                     .unwrap_or_else(|_| Err(Error::Invalid("a worker thread has died".to_owned())));
                 // A worker's error says more than the planner's, which only saw that the workers had stopped.
-                match (&result, &worked) {
-                    (Ok(()) | Err(Error::Interrupted), Err(_)) => result = worked,
-                    _ => {}
+                if matches!((&result, &worked), (Ok(()) | Err(Error::Interrupted), Err(_))) {
+                    result = worked;
                 }
             }
             result

@@ -83,7 +83,7 @@ pub fn plan_retention(
         Period::new("yearly", rules.yearly, |time| time.strftime("%Y").to_string()),
     ];
     let mut sorted: Vec<&SnapshotEntry> = entries.iter().collect();
-    sorted.sort_by(|a, b| (b.created, b.id).cmp(&(a.created, a.id)));
+    sorted.sort_by_key(|entry| std::cmp::Reverse((entry.created, entry.id)));
     let mut last_left = rules.last;
     let mut decisions = Vec::with_capacity(sorted.len());
     for entry in sorted {

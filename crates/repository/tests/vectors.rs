@@ -1,5 +1,7 @@
 //! Test vectors of the format: names that every implementation must compute alike. A change here is a new format.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::Arc;
 
 use leeward_disk::{MemoryStorage, OpenOptions, open_storage};
