@@ -130,13 +130,16 @@ fn normalised(base: &Path, path: &Path) -> PathBuf {
     result
 }
 
+/// Says whether the content carries the signature of a format.
+type Matches = fn(&dyn Storage) -> Result<bool>;
+
 /// The formats whose signature the bytes of `storage` carry; raw is never among them.
 ///
 /// # Errors
 /// The medium fails.
 pub fn detect(storage: &dyn Storage) -> Result<Vec<Format>> {
     let mut found = Vec::new();
-    let tests: [(Format, fn(&dyn Storage) -> Result<bool>); 5] = [
+    let tests: [(Format, Matches); 5] = [
         (Format::Qcow2, qcow2::matches),
         (Format::Vmdk, vmdk::matches),
         (Format::Vhd, vhd::matches),
