@@ -7,15 +7,21 @@ pub fn vhd_checksum_field(bytes: &mut [u8], place: usize) {
     bytes[place..place + 4].copy_from_slice(&(!sum).to_be_bytes());
 }
 
+const CRC32C: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut index = 0;
+    while index < 256 * 8 {
+        let value = if index % 8 == 0 { index as u32 / 8 } else { table[index / 8] };
+        table[index / 8] = if value & 1 == 1 { (value >> 1) ^ 0x82f6_3b78 } else { value >> 1 };
+        index += 1;
+    }
+    table
+};
+
 /// Sets the CRC-32C at 4 of a VHDX header, region table or log entry.
 pub fn crc32c_field(bytes: &mut [u8]) {
     bytes[4..8].fill(0);
-    let crc = !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(
-            crc ^ u32::from(*byte),
-            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 },
-        )
-    });
+    let crc = !bytes.iter().fold(u32::MAX, |crc, byte| CRC32C[(crc as u8 ^ byte) as usize] ^ (crc >> 8));
     bytes[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 

@@ -10,8 +10,8 @@ use super::sparse::SparseStorage;
 /// Calls of `extents` per input, at most.
 const CALLS_MAX: usize = 64;
 /// Bytes read per input, at most.
-const READ_BYTES_MAX: u64 = 4 << 20;
-const READ_BYTES_EACH: u64 = 256 << 10;
+const READ_BYTES_MAX: u64 = 1 << 20;
+const READ_BYTES_EACH: u64 = 96 << 10;
 
 /// Opens the input under a format, walks its extents, reads from it, and checks what [`Source`] promises. Formats with
 /// checksums are tried twice, the second time with right checksums: else no mutation would get past them.

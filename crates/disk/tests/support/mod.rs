@@ -2,7 +2,9 @@
 #![allow(dead_code, missing_docs)]
 
 pub mod build;
+pub mod corpus;
 pub mod exercise;
+pub mod mutate;
 pub mod sparse;
 
 use std::path::{Path, PathBuf};
