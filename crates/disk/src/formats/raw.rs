@@ -40,6 +40,9 @@ impl Source for RawSource {
 
     fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
         check_range(self.storage.name(), offset, length, self.virtual_size())?;
+        if length == 0 {
+            return Ok(Vec::new());
+        }
         self.storage.extents(offset, length)
     }
 

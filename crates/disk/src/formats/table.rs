@@ -3,42 +3,29 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::bytes::array;
 use super::claims::Claims;
 use super::image_file::ImageFile;
 use crate::Result;
+use crate::cache::Cache;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Something kept, and its number.
-type Slot = Mutex<Option<(u64, Arc<[u8]>)>>;
+/// Pieces of an image, by number. Two threads that miss the same piece both read it: no lock is held during I/O.
+pub(crate) type Pieces = Cache<Arc<[u8]>>;
 
-/// A few pieces of an image, by number. A slot's lock is held to look or to put, never during I/O: two threads that
-/// miss the same piece both read it.
-pub(crate) struct Cache {
-    slots: Box<[Slot]>,
-}
-
-impl Cache {
-    /// A cache of `slots` pieces.
-    pub(crate) fn new(slots: usize) -> Self {
-        Self { slots: (0..slots.max(1)).map(|_| Mutex::new(None)).collect() }
+/// The piece with this number, loaded if it is not here.
+pub(crate) fn piece(
+    pieces: &Pieces,
+    number: u64,
+    load: impl FnOnce() -> Result<Arc<[u8]>>,
+) -> Result<Arc<[u8]>> {
+    if let Some(bytes) = pieces.get(number) {
+        return Ok(bytes);
     }
-
-    /// The piece with this number, loaded if it is not here.
-    pub(crate) fn get(&self, number: u64, load: impl FnOnce() -> Result<Arc<[u8]>>) -> Result<Arc<[u8]>> {
-        let slot = &self.slots[(number % self.slots.len() as u64) as usize];
-        if let Some((held, bytes)) = &*lock(slot)
-            && *held == number
-        {
-            return Ok(Arc::clone(bytes));
-        }
-        let bytes = load()?;
-        *lock(slot) = Some((number, Arc::clone(&bytes)));
-        Ok(bytes)
-    }
+    let bytes = load()?;
+    Ok(pieces.get_or_insert(number, || bytes))
 }
 
 /// What of an image's tables has been checked, and which bytes of the file they use.
@@ -99,7 +86,7 @@ pub(crate) struct Table {
     part: &'static str,
     offset: u64,
     length: u64,
-    cache: Cache,
+    pages: Pieces,
 }
 
 impl Table {
@@ -113,7 +100,7 @@ impl Table {
     ) -> Result<Self> {
         let length = entries.saturating_mul(entry_bytes);
         file.check(part, offset, length)?;
-        Ok(Self { file, part, offset, length, cache: Cache::new(PAGES_KEPT) })
+        Ok(Self { file, part, offset, length, pages: Cache::new(PAGES_KEPT) })
     }
 
     /// First byte in the file.
@@ -126,23 +113,35 @@ impl Table {
         self.length
     }
 
-    /// Entry `index`, of `N` bytes. `check` sees every page before any entry of it is used: the number of the page, the
+    /// Entry `index`, of `N` bytes, and how many entries from there on, at most `most`, are the same as far as it is
+    /// known without reading on. `check` sees every page before any entry of it is used: the number of the page, the
     /// index of its first entry, and its bytes.
-    pub(crate) fn entry<const N: usize>(
+    pub(crate) fn entries<const N: usize>(
         &self,
         index: u64,
+        most: u64,
         check: impl FnOnce(u64, u64, &[u8]) -> Result<()>,
-    ) -> Result<[u8; N]> {
+    ) -> Result<([u8; N], u64)> {
         let per_page = PAGE_BYTES / N as u64;
         let page = index / per_page;
-        let bytes = self.cache.get(page, || {
+        let bytes = piece(&self.pages, page, || {
             let start = (page * PAGE_BYTES).min(self.length);
             let length = PAGE_BYTES.min(self.length - start);
             let bytes = self.file.read(self.part, self.offset + start, length as usize)?;
             check(page, page * per_page, &bytes)?;
             Ok(bytes.into())
         })?;
-        array(&bytes, (index % per_page) as usize * N)
+        alike(&bytes, index % per_page, most)
             .ok_or_else(|| self.file.corrupt(format!("{} has no entry {index}", self.part)))
     }
+}
+
+/// Entry `index` of a table in memory, and how many entries from there on, at most `most`, are the same. Empty images of
+/// many TiB are walked at the speed of this.
+pub(crate) fn alike<const N: usize>(table: &[u8], index: u64, most: u64) -> Option<([u8; N], u64)> {
+    let entries = table.as_chunks::<N>().0.get(index as usize..)?;
+    let first = entries.first()?;
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let count = entries.iter().take(most).take_while(|entry| *entry == first).count();
+    Some((*first, count.max(1) as u64))
 }

@@ -55,8 +55,8 @@ struct Vdi {
 }
 
 impl Vdi {
-    fn entry(&self, block: u64) -> Result<u32> {
-        let entry = self.table.entry(block, |page, first, bytes| {
+    fn entries(&self, block: u64, most: u64) -> Result<(u32, u64)> {
+        let (entry, count) = self.table.entries(block, most, |page, first, bytes| {
             self.ledger.once(page, |claims| {
                 let entries = (first..).zip(bytes.as_chunks::<4>().0);
                 entries
@@ -64,7 +64,7 @@ impl Vdi {
                     .try_for_each(|(block, entry)| self.claim(claims, block, u32::from_le_bytes(*entry)))
             })
         })?;
-        Ok(u32::from_le_bytes(entry))
+        Ok((u32::from_le_bytes(entry), count))
     }
 
     fn claim(&self, claims: &mut Claims, block: u64, entry: u32) -> Result<(), String> {
@@ -110,11 +110,12 @@ impl Mapping for Vdi {
 
     fn run(&self, offset: u64, length: u64) -> Result<Run<'_>> {
         let (block, skip) = (offset / self.header.block_bytes, offset % self.header.block_bytes);
-        let content = match self.entry(block)? {
-            FREE => Content::Unallocated,
-            ZERO => Content::Zero,
-            entry => Content::Stored { storage: self.file.storage(), offset: self.place(entry) + skip },
+        let (entry, alike) = self.entries(block, (skip + length).div_ceil(self.header.block_bytes))?;
+        let (content, blocks) = match entry {
+            FREE => (Content::Unallocated, alike),
+            ZERO => (Content::Zero, alike),
+            entry => (Content::Stored { storage: self.file.storage(), offset: self.place(entry) + skip }, 1),
         };
-        Ok(Run { length: length.min(self.header.block_bytes - skip), content })
+        Ok(Run { length: length.min(blocks * self.header.block_bytes - skip), content })
     }
 }

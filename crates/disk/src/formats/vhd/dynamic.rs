@@ -7,11 +7,12 @@ use super::super::bits::{BitOrder, same_bits};
 use super::super::claims::Claims;
 use super::super::image_file::{ImageFile, check_inside};
 use super::super::mapped::{Content, Mapped, Run};
-use super::super::table::{Cache, Ledger, Table};
+use super::super::table::{Ledger, Pieces, Table, piece};
 use super::Vhd;
 use super::footer::{FOOTER_BYTES, Footer, Kind};
 use super::header::{HEADER_BYTES, Header};
 use super::parent::open_parent;
+use crate::cache::Cache;
 use crate::{OpenOptions, Result};
 
 const SECTOR_BYTES: u64 = 512;
@@ -27,7 +28,7 @@ pub(super) struct Dynamic {
     header: Header,
     table: Table,
     ledger: Ledger,
-    bitmaps: Cache,
+    bitmaps: Pieces,
     parent: Option<Mapped<Vhd>>,
 }
 
@@ -65,13 +66,14 @@ impl Dynamic {
     /// The run at `offset`.
     pub(super) fn run(&self, offset: u64, length: u64) -> Result<Run<'_>> {
         let (block, skip) = (offset / self.header.block_bytes, offset % self.header.block_bytes);
-        let length = length.min(self.header.block_bytes - skip);
-        let entry = self.entry(block)?;
+        let (entry, alike) = self.entries(block, (skip + length).div_ceil(self.header.block_bytes))?;
         if entry == FREE {
+            let length = length.min(alike * self.header.block_bytes - skip);
             return Ok(Run { length, content: self.absent() });
         }
+        let length = length.min(self.header.block_bytes - skip);
         let place = u64::from(entry) * SECTOR_BYTES;
-        let bitmap = self.bitmaps.get(block, || {
+        let bitmap = piece(&self.bitmaps, block, || {
             Ok(self.file.read("a block's bitmap", place, self.header.bitmap_bytes as usize)?.into())
         })?;
         let (present, sectors) = same_bits(
@@ -92,14 +94,14 @@ impl Dynamic {
         self.parent.as_ref().map_or(Content::Unallocated, |parent| Content::Parent(parent))
     }
 
-    fn entry(&self, block: u64) -> Result<u32> {
-        let entry = self.table.entry(block, |page, first, bytes| {
+    fn entries(&self, block: u64, most: u64) -> Result<(u32, u64)> {
+        let (entry, count) = self.table.entries(block, most, |page, first, bytes| {
             self.ledger.once(page, |claims| {
                 let mut entries = (first..).zip(bytes.as_chunks::<4>().0);
                 entries.try_for_each(|(block, entry)| self.claim(claims, block, u32::from_be_bytes(*entry)))
             })
         })?;
-        Ok(u32::from_be_bytes(entry))
+        Ok((u32::from_be_bytes(entry), count))
     }
 
     fn claim(&self, claims: &mut Claims, block: u64, entry: u32) -> Result<(), String> {

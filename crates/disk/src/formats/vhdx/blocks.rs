@@ -7,11 +7,12 @@ use super::super::bits::{BitOrder, same_bits};
 use super::super::claims::Claims;
 use super::super::image_file::{ImageFile, check_inside};
 use super::super::mapped::{Content, Mapped, Run};
-use super::super::table::{Cache, Ledger, Table};
+use super::super::table::{Ledger, Pieces, Table, piece};
 use super::metadata::Metadata;
 use super::parent::open_parent;
 use super::region::Regions;
 use super::{MIB, Vhdx};
+use crate::cache::Cache;
 use crate::{OpenOptions, Result};
 
 /// Sectors in a chunk: as many as a sector bitmap block of 1 MiB has bits.
@@ -41,7 +42,7 @@ pub(super) struct Blocks {
     ratio: u64,
     table: Table,
     ledger: Ledger,
-    bitmaps: Cache,
+    bitmaps: Pieces,
     parent: Option<Box<Mapped<Vhdx>>>,
 }
 
@@ -108,23 +109,25 @@ impl Blocks {
     /// The run at `offset`.
     pub(super) fn run(&self, offset: u64, length: u64) -> Result<Run<'_>> {
         let (block, skip) = (offset / self.metadata.block_bytes, offset % self.metadata.block_bytes);
-        let length = length.min(self.metadata.block_bytes - skip);
-        let entry = self.entry(block + block / self.ratio)?;
+        // After the blocks of a chunk stands an entry of another kind.
+        let most = (skip + length).div_ceil(self.metadata.block_bytes).min(self.ratio - block % self.ratio);
+        let (entry, alike) = self.entries(block + block / self.ratio, most)?;
+        let (one, all) = (self.metadata.block_bytes - skip, alike * self.metadata.block_bytes - skip);
         // An entry was checked when its page was first read; the sum saturates for a file that changes meanwhile.
         let stored =
             Content::Stored { storage: self.file.storage(), offset: place(entry).saturating_add(skip) };
-        let content =
-            match self.state(entry).map_err(|what| self.file.corrupt(format!("block {block}: {what}")))? {
-                State::NotPresent => self.absent(),
-                State::Undefined => Content::Unallocated,
-                State::Zero => Content::Zero,
-                State::Present => stored,
-                State::Partial => {
-                    let (present, length) = self.sectors(block, skip, length)?;
-                    return Ok(Run { length, content: if present { stored } else { self.absent() } });
-                }
-            };
-        Ok(Run { length, content })
+        let state = self.state(entry).map_err(|what| self.file.corrupt(format!("block {block}: {what}")))?;
+        let (content, most) = match state {
+            State::NotPresent => (self.absent(), all),
+            State::Undefined => (Content::Unallocated, all),
+            State::Zero => (Content::Zero, all),
+            State::Present => (stored, one),
+            State::Partial => match self.sectors(block, skip, length.min(one))? {
+                (true, length) => (stored, length),
+                (false, length) => (self.absent(), length),
+            },
+        };
+        Ok(Run { length: length.min(most), content })
     }
 
     fn absent(&self) -> Content<'_> {
@@ -147,16 +150,16 @@ impl Blocks {
     fn sectors(&self, block: u64, skip: u64, length: u64) -> Result<(bool, u64)> {
         let sector_bytes = self.metadata.sector_bytes;
         let chunk = block / self.ratio;
-        let entry = self.entry(chunk * (self.ratio + 1) + self.ratio)?;
+        let (entry, _) = self.entries(chunk * (self.ratio + 1) + self.ratio, 1)?;
         if entry & 7 != 6 {
             return Err(self
                 .file
                 .corrupt(format!("block {block} is partly present, but its sector bitmap is missing")));
         }
         let first = block % self.ratio * (self.metadata.block_bytes / sector_bytes) + skip / sector_bytes;
-        let piece = first / 8 / BITMAP_PIECE_BYTES;
-        let bits = self.bitmaps.get(chunk * (MIB / BITMAP_PIECE_BYTES) + piece, || {
-            let offset = place(entry).saturating_add(piece * BITMAP_PIECE_BYTES);
+        let part = first / 8 / BITMAP_PIECE_BYTES;
+        let bits = piece(&self.bitmaps, chunk * (MIB / BITMAP_PIECE_BYTES) + part, || {
+            let offset = place(entry).saturating_add(part * BITMAP_PIECE_BYTES);
             Ok(self.file.read("a sector bitmap", offset, BITMAP_PIECE_BYTES as usize)?.into())
         })?;
         let start = first % (8 * BITMAP_PIECE_BYTES);
@@ -166,14 +169,14 @@ impl Blocks {
         Ok((present, length.min(sectors * sector_bytes - skip % sector_bytes)))
     }
 
-    fn entry(&self, index: u64) -> Result<u64> {
-        let entry = self.table.entry(index, |page, first, bytes| {
+    fn entries(&self, index: u64, most: u64) -> Result<(u64, u64)> {
+        let (entry, count) = self.table.entries(index, most, |page, first, bytes| {
             self.ledger.once(page, |claims| {
                 let mut entries = (first..).zip(bytes.as_chunks::<8>().0);
                 entries.try_for_each(|(index, entry)| self.claim(claims, index, u64::from_le_bytes(*entry)))
             })
         })?;
-        Ok(u64::from_le_bytes(entry))
+        Ok((u64::from_le_bytes(entry), count))
     }
 
     fn claim(&self, claims: &mut Claims, index: u64, entry: u64) -> Result<(), String> {

@@ -11,10 +11,11 @@ use super::super::bytes::{le32, le64};
 use super::super::claims::Claims;
 use super::super::image_file::{ImageFile, check_inside};
 use super::super::mapped::{Content, Packed, Run};
-use super::super::table::{Cache, Ledger, Table};
+use super::super::table::{Ledger, Pieces, Table, alike, piece};
 use super::SECTOR_BYTES;
 use super::header::{Header, TABLE_ENTRIES};
 use crate::Result;
+use crate::cache::Cache;
 
 const TABLE_BYTES: u64 = TABLE_ENTRIES * 4;
 /// Entry of a grain, or a grain table, that is not there.
@@ -32,8 +33,8 @@ pub(super) struct SparseExtent {
     file: ImageFile,
     header: Header,
     directory: Table,
-    tables: Cache,
-    grains: Cache,
+    tables: Pieces,
+    grains: Pieces,
     ledger: Ledger,
 }
 
@@ -90,25 +91,28 @@ impl SparseExtent {
             let span = TABLE_ENTRIES * self.header.grain_bytes;
             return Ok(Run { length: length.min(span - offset % span), content: Content::Unallocated });
         };
-        let content = match le32(&table, (grain % TABLE_ENTRIES) as usize * 4) {
-            FREE => Content::Unallocated,
-            ZEROED if self.header.zeroed_grains => Content::Zero,
+        let most = (skip + length).div_ceil(self.header.grain_bytes);
+        let (entry, alike) = alike(&table, grain % TABLE_ENTRIES, most).unwrap_or_default();
+        let (content, grains) = match u32::from_le_bytes(entry) {
+            FREE => (Content::Unallocated, alike),
+            ZEROED if self.header.zeroed_grains => (Content::Zero, alike),
             _ if self.header.compressed => {
-                Content::Packed { packed: self, block: grain, skip: skip as usize }
+                (Content::Packed { packed: self, block: grain, skip: skip as usize }, 1)
             }
-            entry => Content::Stored { storage: self.file.storage(), offset: place(entry) + skip },
+            entry => (Content::Stored { storage: self.file.storage(), offset: place(entry) + skip }, 1),
         };
-        Ok(Run { length: length.min(self.header.grain_bytes - skip), content })
+        Ok(Run { length: length.min(grains.max(1) * self.header.grain_bytes - skip), content })
     }
 
     /// Grain table number `index`, if it is there.
     fn table(&self, index: u64) -> Result<Option<Arc<[u8]>>> {
         // The directory itself holds nothing but the places of tables, which are checked as these are read.
-        let entry = u32::from_le_bytes(self.directory.entry(index, |_, _, _| Ok(()))?);
+        let (entry, _) = self.directory.entries(index, 1, |_, _, _| Ok(()))?;
+        let entry = u32::from_le_bytes(entry);
         if entry == FREE {
             return Ok(None);
         }
-        let table = self.tables.get(index, || {
+        let table = piece(&self.tables, index, || {
             let bytes = self.file.read("a grain table", place(entry), TABLE_BYTES as usize)?;
             self.ledger.once(index, |claims| self.check_table(claims, index, entry, &bytes))?;
             Ok(bytes.into())
@@ -180,7 +184,7 @@ impl SparseExtent {
 
 impl Packed for SparseExtent {
     fn unpack(&self, grain: u64) -> Result<Arc<[u8]>> {
-        self.grains.get(grain, || self.unpack_anew(grain))
+        piece(&self.grains, grain, || self.unpack_anew(grain))
     }
 }
 
