@@ -137,7 +137,8 @@ fn normalised(base: &Path, path: &Path) -> PathBuf {
 /// The medium fails.
 pub fn detect(storage: &dyn Storage) -> Result<Vec<Format>> {
     let mut found = Vec::new();
-    let tests: [(Format, fn(&dyn Storage) -> Result<bool>); 5] = [
+    type Matches = fn(&dyn Storage) -> Result<bool>;
+    let tests: [(Format, Matches); 5] = [
         (Format::Qcow2, qcow2::matches),
         (Format::Vmdk, vmdk::matches),
         (Format::Vhd, vhd::matches),

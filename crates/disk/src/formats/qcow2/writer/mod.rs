@@ -162,7 +162,7 @@ impl Qcow2Target {
         let entries = self.geometry.l2_entries() as usize;
         let table = state.l2[(position / coverage) as usize]
             .get_or_insert_with(|| vec![0; entries].into_boxed_slice());
-        table[(position % coverage >> self.geometry.cluster_bits()) as usize] = entry;
+        table[((position % coverage) >> self.geometry.cluster_bits()) as usize] = entry;
     }
 
     /// Makes a stretch inside one cluster zero.
