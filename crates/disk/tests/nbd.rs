@@ -1,4 +1,5 @@
 //! The NBD client against qemu-nbd, and against servers that mean no good.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "support/qemu.rs"]
 mod qemu;

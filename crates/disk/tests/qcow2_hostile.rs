@@ -1,4 +1,5 @@
 //! Images that were damaged or made to harm: refused with an error, never read wrongly, never costly.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "support/qemu.rs"]
 mod qemu;

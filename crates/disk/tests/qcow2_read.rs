@@ -1,4 +1,5 @@
 //! The qcow2 reader against images that QEMU made.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "support/qemu.rs"]
 mod qemu;

@@ -1,4 +1,5 @@
 //! The qcow2 writer: QEMU finds no fault with it, and it keeps what it is given.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "support/qemu.rs"]
 mod qemu;
