@@ -18,7 +18,9 @@ use crate::frame::{BlobKind, FrameEncoder};
 use crate::id::{BlobId, SnapshotId};
 use crate::image::{ImageName, SnapshotEntry};
 use crate::repository::Repository;
-use crate::snapshot::{BackupStatistics, Consistency, MANIFEST_VERSION, Snapshot, SourceRecord};
+use crate::snapshot::{
+    BackupStatistics, Consistency, MANIFEST_VERSION, Snapshot, SourceRecord, VIRTUAL_SIZE_MAX,
+};
 use crate::tree::{Node, root_level};
 use crate::writer::{Writer, lock};
 use crate::{Error, Result};
@@ -126,6 +128,12 @@ impl Repository {
         control: &dyn Control,
     ) -> Result<BackupOutcome> {
         let created = Timestamp::now();
+        if source.virtual_size() > VIRTUAL_SIZE_MAX {
+            return Err(Error::Invalid(format!(
+                "the disk says that it has {} bytes, more than any disk can have",
+                source.virtual_size()
+            )));
+        }
         let mut writer = Writer::begin(self, format!("backup of {}", options.image))?;
         self.complete_sessions_leniently()?;
         // Read after the session was registered: what this ref holds cannot be collected from here on.

@@ -80,6 +80,9 @@ pub struct Snapshot {
     pub statistics: BackupStatistics,
 }
 
+/// The largest disk, in bytes: 2^62. Offsets of chunks and leaves then never overflow.
+pub const VIRTUAL_SIZE_MAX: u64 = 1 << 62;
+
 /// The version of the manifest that this code writes and reads.
 pub const MANIFEST_VERSION: u32 = 1;
 
@@ -106,6 +109,9 @@ impl Snapshot {
         }
         if !(14..=22).contains(&self.chunk_bits) || !(4..=12).contains(&self.fanout_bits) {
             return Some("its chunk size or fan-out lies outside the range".to_owned());
+        }
+        if self.virtual_size > VIRTUAL_SIZE_MAX {
+            return Some(format!("its disk of {} bytes is larger than any disk can be", self.virtual_size));
         }
         if self.root_level != crate::tree::root_level(self.chunk_count(), self.fanout_bits) {
             return Some("the level of its root does not fit its size".to_owned());
