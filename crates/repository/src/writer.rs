@@ -195,10 +195,8 @@ impl Writer {
     }
 
     fn failure(&self) -> Error {
-        let failure = lock(&self.shared.failure).take();
-        failure.unwrap_or_else(|| {
-            Error::Invalid("the storing thread has ended after an earlier error".to_owned())
-        })
+        // Several threads may find the storing thread gone; one of them gets the reason, the others just stop.
+        lock(&self.shared.failure).take().unwrap_or(Error::Interrupted)
     }
 
     /// Stores what is left and waits until all of it is durable and in the index.

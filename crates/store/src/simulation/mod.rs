@@ -187,6 +187,18 @@ impl SimulatedFileSystem {
         Self::boot(survived)
     }
 
+    /// What would be found after a loss of power at this moment. Nothing happens to this machine.
+    #[must_use]
+    pub fn after_power_loss(&self, seed: u64) -> Self {
+        Self::boot(self.shared.state().survivors(&mut Random::new(seed)))
+    }
+
+    /// Whether any process holds a lock.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        !self.shared.state().locks.is_empty()
+    }
+
     /// Makes every file look older.
     pub fn let_time_pass(&self, time: Duration) {
         let mut state = self.shared.state();
