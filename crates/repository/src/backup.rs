@@ -198,8 +198,9 @@ impl Repository {
     }
 
     fn parent_leaves(&self, parent: Option<SnapshotId>, writer: &Writer) -> Result<Option<ParentLeaves>> {
-        // While something is condemned every reuse has to be looked up, and the hint saves nothing.
-        let Some(parent) = parent.filter(|_| !writer.has_condemned()) else { return Ok(None) };
+        // While something is condemned every reuse has to be looked up, and the hint saves nothing. When a pack is
+        // missing, the parent may be damaged: only the lookup tells what has to be stored again.
+        let Some(parent) = parent.filter(|_| writer.is_settled()) else { return Ok(None) };
         let config = self.config();
         match self.snapshot(parent) {
             Ok(snapshot)

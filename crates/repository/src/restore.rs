@@ -315,8 +315,9 @@ impl Restore<'_> {
         let Some(first) = children[0] else { return Ok(1) };
         match self.run_in_frame(target, children, first, offset, end) {
             Ok(count) => Ok(count),
-            // The pack has gone or moved: one chunk by the way that looks again.
-            Err(error) if error.is_not_found() || matches!(error, Error::MissingBlob { .. }) => {
+            Err(Error::Disk(error)) => Err(error.into()),
+            // The pack has gone, moved or is damaged: one chunk by the way that looks again and tries other copies.
+            Err(_) => {
                 let length = self.chunk_length(offset);
                 self.blobs
                     .chunk(first, |bytes| target.write_at(&bytes[..length], offset))
@@ -324,7 +325,6 @@ impl Restore<'_> {
                 self.count(length);
                 Ok(1)
             }
-            Err(error) => Err(error),
         }
     }
 
