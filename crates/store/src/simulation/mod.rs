@@ -220,6 +220,12 @@ impl SimulatedFileSystem {
         Ok(())
     }
 
+    /// Bytes of all files that have a name.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.shared.state().used_bytes()
+    }
+
     /// The paths of all files, in order.
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {

@@ -165,12 +165,15 @@ impl State {
             return (if first { bytes / 2 } else { 0 }, full());
         }
         let Some(bytes_max) = self.faults.bytes_max else { return (bytes, Ok(())) };
+        let left = usize::try_from(bytes_max.saturating_sub(self.used_bytes())).unwrap_or(usize::MAX);
+        if bytes <= left && left > 0 { (bytes, Ok(())) } else { (left.min(bytes), full()) }
+    }
+
+    /// Bytes of all files that have a name.
+    pub(super) fn used_bytes(&self) -> u64 {
         let named: HashSet<u64> =
             self.directories.values().flat_map(|directory| directory.names.values().copied()).collect();
-        let used: usize =
-            named.iter().filter_map(|number| self.files.get(number)).map(|file| file.content.len()).sum();
-        let left = usize::try_from(bytes_max).unwrap_or(usize::MAX).saturating_sub(used);
-        if bytes <= left && left > 0 { (bytes, Ok(())) } else { (left.min(bytes), full()) }
+        named.iter().filter_map(|number| self.files.get(number)).map(|file| file.content.len() as u64).sum()
     }
 
     /// The state on a machine of its own, all of it durable.
