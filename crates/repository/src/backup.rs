@@ -6,9 +6,9 @@
 //! at once, so memory does not grow with the disk but for one name per leaf.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use leeward_disk::{Source, is_zero, walk_extents};
@@ -206,8 +206,9 @@ impl Repository {
     }
 
     fn parent_leaves(&self, parent: Option<SnapshotId>, writer: &Writer) -> Result<Option<ParentLeaves>> {
-        // While something is condemned every reuse has to be looked up, and the hint saves nothing.
-        let Some(parent) = parent.filter(|_| !writer.has_condemned()) else { return Ok(None) };
+        // While something is condemned every reuse has to be looked up, and the hint saves nothing. When a pack is
+        // missing, the parent may be damaged: only the lookup tells what has to be stored again.
+        let Some(parent) = parent.filter(|_| writer.is_settled()) else { return Ok(None) };
         let config = self.config();
         match self.snapshot(parent) {
             Ok(snapshot)
@@ -255,12 +256,15 @@ impl Job<'_> {
         let leaf_count = self.source.virtual_size().div_ceil(config.leaf_bytes());
         let leaves: Mutex<BTreeMap<u64, BlobId>> = Mutex::default();
         let (queue, tasks) = sync_channel::<LeafTask>(threads * QUEUE_PER_WORKER);
-        let tasks = Mutex::new(tasks);
+        // Owned by the workers alone: when all of them have failed the queue is closed, and whoever fills it wakes up.
+        let tasks = Arc::new(Mutex::new(tasks));
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
                 .map(|_| {
-                    scope.spawn(|| {
-                        let result = self.work(&tasks, &leaves);
+                    let (tasks, leaves) = (Arc::clone(&tasks), &leaves);
+                    scope.spawn(move || {
+                        let result = self.work(&tasks, leaves);
+                        drop(tasks);
                         if result.is_err() {
                             self.failed.store(true, Ordering::Relaxed);
                         }
@@ -268,6 +272,7 @@ impl Job<'_> {
                     })
                 })
                 .collect();
+            drop(tasks);
             let planned = self.plan(&|task| queue.send(task).is_ok());
             drop(queue);
             let mut result = planned;

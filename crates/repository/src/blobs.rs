@@ -1,7 +1,7 @@
 //! Reading blobs: from a name to checked bytes.
 //!
 //! A frame is read and decoded as a whole; the last few stay in memory, because neighbours on a disk are neighbours in
-//! a frame. Every blob is compared with its name before it is handed out.
+//! a frame. Every blob is compared with its name before it is handed out; where one copy cannot be had, others are tried.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -20,6 +20,8 @@ use crate::{Error, Result};
 const OPEN_PACKS_MAX: usize = 128;
 /// Decoded frames that are kept, at most. With frames of 1 MiB this bounds memory at 32 MiB.
 const FRAMES_MAX: usize = 32;
+/// How often the index is loaded anew for one blob: collections may follow each other.
+const LOOKS_MAX: usize = 2;
 
 /// The content of a decoded frame.
 pub(crate) type Content = Arc<Vec<u8>>;
@@ -147,22 +149,49 @@ impl Blobs {
         Ok(object)
     }
 
-    /// Runs `read`; when a pack has gone, a collection has moved what was in it: then with a fresh index once more.
-    fn with_fresh_index<T>(&self, mut read: impl FnMut() -> Result<T>) -> Result<T> {
-        match read() {
-            Err(error) if error.is_not_found() || matches!(error, Error::MissingBlob { .. }) => {
-                *self.index.write().unwrap_or_else(PoisonError::into_inner) =
-                    Arc::new(self.repository.load_index()?);
-                read()
+    /// As [`Blobs::any_copy`]; when a pack has gone, a collection has moved what was in it: then with a fresh index
+    /// again.
+    fn any_copy_by_fresh_index<T>(
+        &self,
+        kind: BlobKind,
+        id: BlobId,
+        mut read: impl FnMut(Location) -> Result<T>,
+    ) -> Result<T> {
+        let mut result = self.any_copy(kind, id, &mut read);
+        for _ in 0..LOOKS_MAX {
+            match &result {
+                Err(error) if error.is_not_found() || matches!(error, Error::MissingBlob { .. }) => {}
+                _ => break,
             }
-            other => other,
+            *self.index.write().unwrap_or_else(PoisonError::into_inner) =
+                Arc::new(self.repository.load_index()?);
+            result = self.any_copy(kind, id, &mut read);
         }
+        result
+    }
+
+    /// Runs `read` on one copy of a blob after the other, until it succeeds.
+    fn any_copy<T>(
+        &self,
+        kind: BlobKind,
+        id: BlobId,
+        mut read: impl FnMut(Location) -> Result<T>,
+    ) -> Result<T> {
+        let mut failure: Option<Error> = None;
+        for (location, _) in self.index().places(&id)? {
+            match read(location) {
+                Ok(found) => return Ok(found),
+                // That a pack has gone is the error that makes the caller look again, so it is the one to keep.
+                Err(error) if failure.is_none() || error.is_not_found() => failure = Some(error),
+                Err(_) => {}
+            }
+        }
+        Err(failure.unwrap_or_else(|| self.missing(kind, id)))
     }
 
     /// Calls `take` with the checked bytes of a chunk.
     pub(crate) fn chunk<T>(&self, id: BlobId, mut take: impl FnMut(&[u8]) -> T) -> Result<T> {
-        self.with_fresh_index(|| {
-            let location = self.locate(BlobKind::Chunk, id)?;
+        self.any_copy_by_fresh_index(BlobKind::Chunk, id, |location| {
             let content = self.frame(BlobKind::Chunk, &location)?;
             Ok(take(self.chunk_in(&content, &location, id)?))
         })
@@ -192,8 +221,7 @@ impl Blobs {
     /// A tree node, compared with its name and the level at which it stands.
     pub(crate) fn node(&self, id: BlobId, level: u8) -> Result<Node> {
         let config = self.repository.config();
-        self.with_fresh_index(|| {
-            let location = self.locate(BlobKind::Node, id)?;
+        self.any_copy_by_fresh_index(BlobKind::Node, id, |location| {
             let content = self.frame(BlobKind::Node, &location)?;
             let wrong = || self.wrong(BlobKind::Node, id, location.pack);
             let bytes = content.get(location.content_offset as usize..).ok_or_else(wrong)?;

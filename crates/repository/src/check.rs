@@ -16,7 +16,7 @@ use crate::index::{Entry, Index, PackStates, Run};
 use crate::pack::{self, Directory};
 use crate::record::{self, Kind, RECORD_BYTES_MAX};
 use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS, pack_key, run_key};
-use crate::session::{SESSIONS, SessionRecord};
+use crate::session::{SESSIONS, SessionRecord, State};
 use crate::tree::Node;
 use crate::{Error, Result};
 
@@ -62,6 +62,8 @@ pub struct CheckOutcome {
     pub findings: Vec<Finding>,
 }
 
+/// How often a check is done when collections move things under it.
+const LOOKS_MAX: usize = 3;
 const FROM_A_COPY: &str =
     "restore this object from another copy of the repository, or forget the snapshots that it touches";
 const REBUILD: &str = "run rebuild-index";
@@ -73,37 +75,61 @@ impl Repository {
     /// # Errors
     /// The store fails, or the work is cancelled. What is wrong with the repository is no error but a finding.
     pub fn check(&self, read: ReadData, control: &dyn Control) -> Result<CheckOutcome> {
+        let mut seen = self.store().list(INDEX)?;
+        for _ in 1..LOOKS_MAX {
+            let outcome = self.check_once(read, control)?;
+            if outcome.findings.is_empty() {
+                return Ok(outcome);
+            }
+            // What seems to be missing may have been moved by a collection meanwhile.
+            let now = self.store().list(INDEX)?;
+            if now == seen {
+                return Ok(outcome);
+            }
+            seen = now;
+        }
+        self.check_once(read, control)
+    }
+
+    fn check_once(&self, read: ReadData, control: &dyn Control) -> Result<CheckOutcome> {
         let mut check = Check {
             repository: self,
             control,
             outcome: CheckOutcome::default(),
             bad: HashMap::new(),
+            missing: Vec::new(),
             snapshots: Vec::new(),
         };
         // Refs first: what is published later is not looked for.
         check.small_objects()?;
-        let states = match self.pack_states() {
-            Ok(states) => states,
-            // A damaged condemned list has been told already.
-            Err(Error::Damaged { .. }) => PackStates { present: check.present()?, ..PackStates::default() },
-            Err(error) => return Err(error),
+        // As in `load_index`, but what is damaged becomes a finding.
+        let condemned = match self.condemned_packs() {
+            // It has been told already.
+            Err(Error::Damaged { .. }) => HashSet::new(),
+            other => other?,
         };
         let runs = check.runs()?;
-        let blobs = Blobs::with_index(self, Index::new(runs, states));
+        let present = self.present_packs()?;
+        let blobs = Blobs::with_index(self, Index::new(runs, PackStates { present, condemned }));
         check.packs(&blobs, read)?;
         check.trees(&blobs)?;
+        check.drop_harmless();
         let mut outcome = check.outcome;
         outcome.findings.sort();
         Ok(outcome)
     }
 }
 
+type BadCopies = HashMap<BlobId, Vec<(PackId, usize)>>;
+
 struct Check<'a> {
     repository: &'a Repository,
     control: &'a dyn Control,
     outcome: CheckOutcome,
-    /// Blobs that cannot be had, and the number of the finding that says so.
-    bad: HashMap<BlobId, usize>,
+    /// Copies of blobs that cannot be had: in which pack, and the number of the finding that says so.
+    bad: BadCopies,
+    /// Findings about packs that are missing: they matter only when something published is in them.
+    missing: Vec<usize>,
     /// What is published: image and snapshot.
     snapshots: Vec<(ImageName, SnapshotId)>,
 }
@@ -121,14 +147,6 @@ impl Check<'_> {
 
     fn stop_when_cancelled(&self) -> Result<()> {
         if self.control.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) }
-    }
-
-    fn present(&self) -> Result<HashMap<PackId, u64>> {
-        let listed = self.repository.store().list(PACKS)?;
-        Ok(listed
-            .into_iter()
-            .filter_map(|entry| Some((entry.key.name().parse().ok()?, entry.size)))
-            .collect())
     }
 
     fn small_objects(&mut self) -> Result<()> {
@@ -158,7 +176,14 @@ impl Check<'_> {
                     Err(error) => return Err(error.into()),
                 };
                 let flaw = match kind {
-                    Kind::Session => record::decode_value::<SessionRecord>(kind, &bytes).err(),
+                    Kind::Session => match record::decode_value::<SessionRecord>(kind, &bytes) {
+                        Ok(SessionRecord { state: State::Committed { image, entry }, .. }) => {
+                            // Published, though its writer did not get to the ref.
+                            self.snapshots.push((image, entry.id));
+                            None
+                        }
+                        other => other.err(),
+                    },
                     _ => record::decode_value::<crate::condemned::CondemnedRecord>(kind, &bytes).err(),
                 };
                 if let Some(what) = flaw {
@@ -166,6 +191,8 @@ impl Check<'_> {
                 }
             }
         }
+        self.snapshots.sort_unstable();
+        self.snapshots.dedup();
         let published: HashSet<SnapshotId> = self.snapshots.iter().map(|(_, id)| *id).collect();
         for entry in store.list(SNAPSHOTS)? {
             let Ok(id) = entry.key.name().parse::<SnapshotId>() else {
@@ -319,7 +346,7 @@ impl Check<'_> {
             }
         }
         for (pack, count) in missing {
-            // A pack that a collection deleted may still be in a run that it was about to replace.
+            // It may have been written after the packs were listed.
             if self.repository.store().open(&pack_key(pack)?).is_ok() {
                 continue;
             }
@@ -328,6 +355,7 @@ impl Check<'_> {
                 format!("it is missing; the index has {count} blobs in it"),
                 FROM_A_COPY,
             );
+            self.missing.push(number);
             self.blame_pack(pack, number, index)?;
         }
         Ok(())
@@ -345,9 +373,20 @@ impl Check<'_> {
             })?;
         }
         for blob in blobs {
-            self.bad.entry(blob).or_insert(number);
+            self.bad.entry(blob).or_default().push((pack, number));
         }
         Ok(())
+    }
+
+    /// Takes out the packs that are missing and that nothing published needs: a run may go on speaking of a pack that a
+    /// collection deleted, until the next one merges it.
+    fn drop_harmless(&mut self) {
+        let findings = std::mem::take(&mut self.outcome.findings);
+        let needed = |(number, finding): &(usize, Finding)| {
+            !(finding.touches.is_empty() && self.missing.contains(number))
+        };
+        self.outcome.findings =
+            findings.into_iter().enumerate().filter(needed).map(|(_, finding)| finding).collect();
     }
 
     /// Reads a pack and compares every byte.
@@ -386,7 +425,7 @@ impl Check<'_> {
                     format!("at offset {}: {flaw}; {} blobs are lost", frame.offset, frame.blobs.len());
                 let number = self.find(key.as_str(), what, FROM_A_COPY);
                 for blob in &frame.blobs {
-                    self.bad.entry(*blob).or_insert(number);
+                    self.bad.entry(*blob).or_default().push((id, number));
                 }
             }
         }
@@ -443,13 +482,14 @@ impl Check<'_> {
             };
             self.outcome.snapshots += 1;
             let Some(root) = snapshot.root else { continue };
-            let touched = walker.node(root, snapshot.root_level, &mut self.bad)?;
+            let touched = walker.node(root, snapshot.root_level, &self.bad)?;
             for (id, what) in std::mem::take(&mut walker.fresh) {
                 let number = self.find(what, "it cannot be had".to_owned(), FROM_A_COPY);
-                self.bad.insert(id, number);
+                // In no pack that is known.
+                self.bad.entry(id).or_default().push((PackId([0; 32]), number));
             }
             for id in touched {
-                if let Some(number) = self.bad.get(&id) {
+                for (_, number) in self.bad.get(&id).into_iter().flatten() {
                     let touches = &mut self.outcome.findings[*number].touches;
                     if touches.last() != Some(&label) {
                         touches.push(label.clone());
@@ -475,7 +515,7 @@ struct TreeWalker<'a> {
 
 impl TreeWalker<'_> {
     /// The bad blobs in the subtree of a node.
-    fn node(&mut self, id: BlobId, level: u8, bad: &mut HashMap<BlobId, usize>) -> Result<BTreeSet<BlobId>> {
+    fn node(&mut self, id: BlobId, level: u8, bad: &BadCopies) -> Result<BTreeSet<BlobId>> {
         if let Some(found) = self.seen.get(&id) {
             return Ok(found.clone());
         }
@@ -506,16 +546,22 @@ impl TreeWalker<'_> {
         Ok(found)
     }
 
-    fn has_chunk(&mut self, id: BlobId, bad: &HashMap<BlobId, usize>) -> Result<bool> {
-        if bad.contains_key(&id) {
-            return Ok(false);
-        }
-        if self.blobs.index().locate(&id)?.is_some() {
-            return Ok(true);
-        }
+    /// Whether a copy of the chunk is there that is not known to be bad.
+    fn has_chunk(&mut self, id: BlobId, bad: &BadCopies) -> Result<bool> {
+        let Some(bad) = bad.get(&id) else {
+            if self.blobs.index().locate(&id)?.is_some() {
+                return Ok(true);
+            }
+            return Ok(self.note_missing(id));
+        };
+        let places = self.blobs.index().places(&id)?;
+        Ok(places.iter().any(|(location, _)| bad.iter().all(|(pack, _)| *pack != location.pack)))
+    }
+
+    fn note_missing(&mut self, id: BlobId) -> bool {
         if !self.fresh.iter().any(|(other, _)| *other == id) {
             self.fresh.push((id, format!("chunk {id} (not in the index)")));
         }
-        Ok(false)
+        false
     }
 }

@@ -6,16 +6,18 @@
 //! and *decides* by replacing the list; only what is on a decided list is deleted.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::backup::Control;
 use crate::blobs::Blobs;
 use crate::condemned::FoundList;
 use crate::frame::{BlobKind, FrameDecoder, FrameEncoder};
 use crate::id::{BlobId, PackId, SnapshotId};
-use crate::index::{Index, merge, run, visit_sorted};
+use crate::image::{REFS, SnapshotEntry};
+use crate::index::{Index, Run, merge, run, visit_sorted};
 use crate::mark::Marks;
 use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS, pack_key, put_once, run_key, snapshot_key};
-use crate::session::{FoundSession, State};
+use crate::session::{FoundSession, SESSIONS, State};
 use crate::tree::Node;
 use crate::writer::Writer;
 use crate::{Error, Result};
@@ -113,8 +115,9 @@ impl Repository {
     /// # Errors
     /// Something that a live snapshot needs is missing or damaged, or the store fails.
     pub fn plan_collect(&self, options: &CollectOptions) -> Result<CollectOutcome> {
+        let live = self.live_snapshots()?;
         let blobs = Blobs::open(self)?;
-        let (plan, _, mut outcome) = self.look(&blobs, options)?;
+        let (plan, _, mut outcome) = self.look(&blobs, &live, options)?;
         outcome.describe(&plan, &blobs.index().states().present);
         Ok(outcome)
     }
@@ -133,10 +136,8 @@ impl Repository {
             self.finish_list(list, &mut outcome)?;
         }
 
-        let mut index = self.load_index()?;
-        self.adopt_orphans(&mut index)?;
-        let blobs = Blobs::with_index(self, index);
-        let (plan, marks, looked) = self.look(&blobs, options)?;
+        let (live, blobs) = self.look_at_all()?;
+        let (plan, marks, looked) = self.look(&blobs, &live, options)?;
         let (deleted, pending, waits) = (outcome.deleted_bytes, outcome.pending_packs, outcome.waits_for);
         outcome =
             CollectOutcome { deleted_bytes: deleted, pending_packs: pending, waits_for: waits, ..looked };
@@ -151,7 +152,7 @@ impl Repository {
             let packs = plan.unused.iter().chain(&plan.rewrite).copied().collect();
             let list = self.condemn(packs, plan.manifests)?;
             self.finish_list(list, &mut outcome)?;
-        } else if blobs.index().runs().len() > RUNS_MAX {
+        } else if blobs.index().runs().len() > RUNS_MAX || !blobs.index().speaks_of_present_packs() {
             self.merge_runs(&HashSet::new())?;
         }
         outcome.deleted_bytes += self.store().sweep_leftovers()?;
@@ -160,10 +161,40 @@ impl Repository {
         Ok(outcome)
     }
 
-    /// Looks at all that is published, and plans.
-    fn look(&self, blobs: &Blobs, options: &CollectOptions) -> Result<(Plan, Marks, CollectOutcome)> {
+    /// What is published, and an index in which all of it is found.
+    ///
+    /// Snapshots first: what is published between the two looks is then in the index though not among the snapshots,
+    /// never the other way round. The index is compared with its names, because whatever it does not speak of is about
+    /// to be deleted, and because merging would give a damaged entry a sound name.
+    fn look_at_all(&self) -> Result<(Vec<SnapshotEntry>, Blobs)> {
         let live = self.live_snapshots()?;
-        let marks = self.mark(blobs, &live)?;
+        let mut index = self.load_index()?;
+        self.verify_runs(index.runs())?;
+        self.adopt_orphans(&mut index)?;
+        Ok((live, Blobs::with_index(self, index)))
+    }
+
+    /// Compares runs with their names.
+    fn verify_runs(&self, runs: &[Arc<Run>]) -> Result<()> {
+        for run in runs {
+            if !run.verify()? {
+                return Err(self.damaged(
+                    run_key(run.id)?.as_str(),
+                    "its content does not match its name; run rebuild-index",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks what is in use, and plans.
+    fn look(
+        &self,
+        blobs: &Blobs,
+        live: &[SnapshotEntry],
+        options: &CollectOptions,
+    ) -> Result<(Plan, Marks, CollectOutcome)> {
+        let marks = self.mark(blobs, live)?;
         let index = blobs.index();
         let uses = pack_uses(&index, &marks)?;
         let states = index.states();
@@ -252,11 +283,13 @@ impl Repository {
 
     /// Looks again and takes from the list what is needed after all; `false` when another collection was faster.
     fn decide(&self, list: &mut FoundList) -> Result<bool> {
-        let mut index = self.load_index()?;
-        self.adopt_orphans(&mut index)?;
-        let blobs = Blobs::with_index(self, index);
-        let live = self.live_snapshots()?;
+        let (live, blobs) = self.look_at_all()?;
         let marks = self.mark(&blobs, &live)?;
+        // What was seen may not be durable yet: a forgotten snapshot, an ended session, another copy of a blob. It must
+        // not come undone once something was deleted because of it.
+        for prefix in [SESSIONS, REFS, PACKS, INDEX] {
+            self.store().settle(prefix)?;
+        }
         let kept: HashSet<SnapshotId> = live.iter().map(|entry| entry.id).collect();
         list.record.packs.retain(|pack| !marks.needed_condemned.contains(pack));
         list.record.snapshots.retain(|snapshot| !kept.contains(snapshot));
@@ -268,7 +301,7 @@ impl Repository {
     fn delete_listed(&self, list: &FoundList) -> Result<u64> {
         let packs: HashSet<PackId> = list.record.packs.iter().copied().collect();
         self.merge_runs(&packs)?;
-        let sizes: HashMap<PackId, u64> = self.pack_states()?.present;
+        let sizes: HashMap<PackId, u64> = self.present_packs()?;
         let mut deleted = 0;
         for pack in &list.record.packs {
             if self.store().delete(&pack_key(*pack)?)? {
@@ -290,7 +323,8 @@ impl Repository {
     pub(crate) fn merge_runs(&self, without: &HashSet<PackId>) -> Result<()> {
         // Runs first, packs after: a pack that a run speaks of and that is not there is then gone, not still to come.
         let runs = self.load_runs(&mut HashMap::new())?;
-        let present = self.pack_states()?.present;
+        self.verify_runs(&runs)?;
+        let present = self.present_packs()?;
         let mut kept = HashSet::new();
         let keep = |pack: &PackId| !without.contains(pack) && present.contains_key(pack);
         merge(&runs, keep, |encoded: run::EncodedRun| {
@@ -298,6 +332,8 @@ impl Repository {
             kept.insert(encoded.id);
             Ok(())
         })?;
+        // A run that was there already may have been written by another, and not be durable yet.
+        self.store().settle(INDEX)?;
         for run in &runs {
             if !kept.contains(&run.id) {
                 self.store().delete(&run_key(run.id)?)?;
@@ -323,8 +359,11 @@ impl Repository {
             if control.is_cancelled() {
                 return Err(Error::Interrupted);
             }
-            if let Some(used) = used.get(pack) {
-                copier.copy(*pack, used)?;
+            let Some(used) = used.get(pack) else { continue };
+            match copier.copy(*pack, used) {
+                // Another collection was faster: what is used of it is elsewhere by now.
+                Err(error) if error.is_not_found() => copier.clear(),
+                other => other?,
             }
         }
         writer.flush()?;
@@ -440,6 +479,12 @@ impl Copier<'_> {
         }
         // Frames hold one kind only, so nothing is carried over to the next pack.
         self.flush(directory.kind)
+    }
+
+    fn clear(&mut self) {
+        self.content.clear();
+        self.ids.clear();
+        self.lengths.clear();
     }
 
     fn flush(&mut self, kind: BlobKind) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::id::{PackId, SnapshotId};
 use crate::image::{Hold, ImageName, ImageRef};
 use crate::index::{Entry, run};
 use crate::repository::{INDEX, PACKS, Repository};
-use crate::session::Session;
+use crate::session::{SESSIONS, Session};
 use crate::snapshot::Snapshot;
 use crate::walk::{Difference, diff};
 use crate::{Error, Result};
@@ -22,7 +22,7 @@ pub struct RebuildOutcome {
     pub packs: usize,
     /// Blobs that the new index has.
     pub blobs: u64,
-    /// Packs that could not be read, with the reason.
+    /// Packs that could not be read, or not all of them, with the reason.
     pub unreadable: Vec<(String, String)>,
 }
 
@@ -105,6 +105,8 @@ impl Repository {
     pub fn forget(&self, image: &ImageName, ids: &[SnapshotId]) -> Result<ImageRef> {
         // What a dead writer had published must be in the ref before, or it could come back afterwards.
         self.complete_sessions()?;
+        // A session whose removal a crash undid would bring its snapshot back as well.
+        self.store().settle(SESSIONS)?;
         self.change_ref(image, false, |image_ref| {
             for id in ids {
                 let entry = image_ref
@@ -174,10 +176,12 @@ impl Repository {
             }
             let Ok(pack) = listed.key.name().parse::<PackId>() else { continue };
             match self.pack_entries(pack) {
-                Ok(found) => {
+                Ok((found, flaws)) => {
                     outcome.packs += 1;
                     outcome.blobs += found.len() as u64;
                     entries.extend(found);
+                    let key = listed.key.as_str();
+                    outcome.unreadable.extend(flaws.into_iter().map(|what| (key.to_owned(), what)));
                 }
                 Err(Error::Damaged { key, what, .. }) => outcome.unreadable.push((key, what)),
                 Err(error) if error.is_not_found() => {}

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub(crate) struct Marks {
     /// For each run, one bit for each entry.
     bits: Vec<Vec<u64>>,
-    /// Packs that somebody means to delete and that hold the only copy of something live.
+    /// Packs that somebody means to delete, and that hold something live of which every copy is condemned.
     pub(crate) needed_condemned: HashSet<PackId>,
 }
 
@@ -104,7 +104,7 @@ impl Marker<'_> {
     }
 
     fn blob(&mut self, kind: BlobKind, id: BlobId) -> Result<()> {
-        let Some((place, location, state)) = self.index.place(&id)? else {
+        let Some((place, _, state)) = self.index.place(&id)? else {
             return Err(Error::MissingBlob {
                 store: self.blobs.repository().location().to_owned(),
                 kind: kind.name(),
@@ -117,7 +117,10 @@ impl Marker<'_> {
         };
         self.marks.set(place);
         if state == PackState::Condemned {
-            self.marks.needed_condemned.insert(location.pack);
+            // All copies are condemned, perhaps by several collections. None of them may count on another's copy: each
+            // publishes its list before it looks, so whoever looks last sees this and spares its own.
+            let places = self.index.places(&id)?;
+            self.marks.needed_condemned.extend(places.into_iter().map(|(location, _)| location.pack));
         }
         Ok(())
     }

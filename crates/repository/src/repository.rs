@@ -1,6 +1,6 @@
 //! An open repository: configuration, small objects, refs, and the way to blobs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use leeward_store::{ErrorKind as StoreErrorKind, Key, SharedStore, Store, Version};
@@ -245,23 +245,32 @@ impl Repository {
 
     // ---- packs and index
 
-    /// The packs that are there, and those that a collection means to delete. The order matters: a pack that is
-    /// condemned after this look is one whose collection waits for the session that looked.
-    pub(crate) fn pack_states(&self) -> Result<PackStates> {
-        let condemned = self.condemned_lists()?.into_iter().flat_map(|list| list.record.packs).collect();
-        let present = self
+    /// The packs that collections mean to delete.
+    pub(crate) fn condemned_packs(&self) -> Result<HashSet<PackId>> {
+        Ok(self.condemned_lists()?.into_iter().flat_map(|list| list.record.packs).collect())
+    }
+
+    /// The packs that are there, with their sizes.
+    pub(crate) fn present_packs(&self) -> Result<HashMap<PackId, u64>> {
+        Ok(self
             .store
             .list(PACKS)?
             .into_iter()
             .filter_map(|entry| Some((entry.key.name().parse().ok()?, entry.size)))
-            .collect();
-        Ok(PackStates { present, condemned })
+            .collect())
     }
 
     /// Looks at the store and opens the whole index.
+    ///
+    /// The order matters. A pack that is condemned after the look at the lists is one whose collection waits for the
+    /// session that looks. Runs come before packs: a pack that a run speaks of and that is not there is then gone, not
+    /// still to come; the other way round, a collection that copies between the two looks would hide both the old copy,
+    /// which the runs do not have any more, and the new one, whose pack was not there yet.
     pub(crate) fn load_index(&self) -> Result<Index> {
-        let states = self.pack_states()?;
-        Ok(Index::new(self.load_runs(&mut HashMap::new())?, states))
+        let condemned = self.condemned_packs()?;
+        let runs = self.load_runs(&mut HashMap::new())?;
+        let present = self.present_packs()?;
+        Ok(Index::new(runs, PackStates { present, condemned }))
     }
 
     /// Opens all runs; those in `known` are not opened again. A run that disappears between listing and opening was

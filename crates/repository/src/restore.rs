@@ -3,9 +3,9 @@
 //! One thread walks the tree, workers take leaves. A worker reads the frames that its chunks lie in, compares every
 //! chunk with its name, and writes runs of neighbours in one go.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use leeward_disk::{Source, Target, is_zero, walk_extents};
 
@@ -128,12 +128,15 @@ struct Restore<'a> {
 impl Restore<'_> {
     fn run(&self, snapshot: &Snapshot, threads: usize) -> Result<()> {
         let (queue, tasks) = sync_channel::<Stretch>(threads * 4);
-        let tasks = Mutex::new(tasks);
+        // Owned by the workers alone: when all of them have failed the queue is closed, and whoever fills it wakes up.
+        let tasks = Arc::new(Mutex::new(tasks));
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
                 .map(|_| {
-                    scope.spawn(|| {
+                    let tasks = Arc::clone(&tasks);
+                    scope.spawn(move || {
                         let result = self.work(&tasks);
+                        drop(tasks);
                         if result.is_err() {
                             self.failed.store(true, Ordering::Relaxed);
                         }
@@ -141,6 +144,7 @@ impl Restore<'_> {
                     })
                 })
                 .collect();
+            drop(tasks);
             let zero_chunks = (ZERO_TASK_BYTES / self.chunk_bytes).max(1);
             let walked = walk(self.blobs, snapshot, &mut |stretch| {
                 let parts = match stretch {
@@ -311,8 +315,9 @@ impl Restore<'_> {
         let Some(first) = children[0] else { return Ok(1) };
         match self.run_in_frame(target, children, first, offset, end) {
             Ok(count) => Ok(count),
-            // The pack has gone or moved: one chunk by the way that looks again.
-            Err(error) if error.is_not_found() || matches!(error, Error::MissingBlob { .. }) => {
+            Err(Error::Disk(error)) => Err(error.into()),
+            // The pack has gone, moved or is damaged: one chunk by the way that looks again and tries other copies.
+            Err(_) => {
                 let length = self.chunk_length(offset);
                 self.blobs
                     .chunk(first, |bytes| target.write_at(&bytes[..length], offset))
@@ -320,7 +325,6 @@ impl Restore<'_> {
                 self.count(length);
                 Ok(1)
             }
-            Err(error) => Err(error),
         }
     }
 

@@ -158,6 +158,18 @@ impl Session {
         }
     }
 
+    /// Ends a session whose commit has failed, unless it was made all the same: then somebody may be publishing the
+    /// snapshot right now and count on the session, and whoever completes it removes it.
+    pub(crate) fn withdraw(self, repository: &Repository) -> Result<()> {
+        let (bytes, _) = repository.store().get(&self.key, RECORD_BYTES_MAX)?;
+        let found: SessionRecord = record::decode_value(Kind::Session, &bytes)
+            .map_err(|what| repository.damaged(self.key.as_str(), what))?;
+        match found.state {
+            State::Committed { .. } => Ok(()),
+            State::Open | State::Revoked => self.end(repository),
+        }
+    }
+
     /// Ends a session; what a committed one published must be in its ref by now.
     pub(crate) fn end(self, repository: &Repository) -> Result<()> {
         repository.store().delete(&self.key)?;

@@ -44,10 +44,14 @@ pub(crate) fn frame_entries(
     for (index, id) in frame.blobs.iter().enumerate() {
         let location = Location { pack, offset: frame.offset, length: frame.length, content_offset };
         entries.push(Entry { id: *id, location });
-        content_offset += match kind {
-            BlobKind::Chunk => chunk_bytes,
-            BlobKind::Node => node_lengths(index),
-        };
+        // A hostile directory may name more blobs than a frame can hold; they are then not found where it says.
+        content_offset = u32::saturating_add(
+            content_offset,
+            match kind {
+                BlobKind::Chunk => chunk_bytes,
+                BlobKind::Node => node_lengths(index),
+            },
+        );
     }
     entries
 }
@@ -149,13 +153,13 @@ impl Writer {
         Ok(self.shared.shard(id).insert(*id))
     }
 
-    /// Whether a collection means to delete anything that this writer knows of.
-    pub(crate) fn has_condemned(&self) -> bool {
-        self.shared.index.read().unwrap_or_else(PoisonError::into_inner).has_condemned()
+    /// Whether [`Writer::may_contain`] is enough to leave a blob of the parent snapshot alone.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.shared.index.read().unwrap_or_else(PoisonError::into_inner).is_settled()
     }
 
     /// Whether the index speaks of the blob, judged by memory alone: enough for a blob of the parent snapshot while
-    /// nothing is condemned.
+    /// the index is settled.
     pub(crate) fn may_contain(&self, id: &BlobId) -> bool {
         self.shared.index.read().unwrap_or_else(PoisonError::into_inner).may_contain(id)
             || self.shared.shard(id).contains(id)
@@ -195,10 +199,8 @@ impl Writer {
     }
 
     fn failure(&self) -> Error {
-        let failure = lock(&self.shared.failure).take();
-        failure.unwrap_or_else(|| {
-            Error::Invalid("the storing thread has ended after an earlier error".to_owned())
-        })
+        // Several threads may find the storing thread gone; one of them gets the reason, the others just stop.
+        lock(&self.shared.failure).take().unwrap_or(Error::Interrupted)
     }
 
     /// Stores what is left and waits until all of it is durable and in the index.
@@ -237,7 +239,8 @@ impl Writer {
             return Err(Error::Invalid("the session has ended".to_owned()));
         };
         if let Err(error) = session.commit(&repository, image.clone(), entry.clone()) {
-            let _ = session.end(&repository);
+            // The first error is the one to tell; a session left behind is found to be dead by a collection.
+            let _ = session.withdraw(&repository);
             return Err(error);
         }
         session.publish(&repository)?;
@@ -354,7 +357,7 @@ impl Repository {
         let mut sizes = Vec::new();
         for (pack, size) in orphans {
             match self.pack_entries(pack) {
-                Ok(found) => {
+                Ok((found, _)) => {
                     entries.extend(found);
                     sizes.push((pack, size));
                 }
@@ -372,10 +375,10 @@ impl Repository {
         Ok(())
     }
 
-    /// The index entries of a pack, from the pack alone.
-    pub(crate) fn pack_entries(&self, pack: PackId) -> Result<Vec<Entry>> {
+    /// The index entries of a pack, from the pack alone, and what is wrong with frames that had to be left out.
+    pub(crate) fn pack_entries(&self, pack: PackId) -> Result<(Vec<Entry>, Vec<String>)> {
         let directory = self.pack_directory(pack)?;
-        let mut entries = Vec::new();
+        let (mut entries, mut flaws) = (Vec::new(), Vec::new());
         match directory.kind {
             BlobKind::Chunk => {
                 for frame in &directory.frames {
@@ -389,21 +392,37 @@ impl Repository {
                 let mut decoder = crate::frame::FrameDecoder::new()?;
                 let (mut bytes, mut content) = (Vec::new(), Vec::new());
                 for frame in &directory.frames {
-                    let damaged = |what| self.damaged(key.as_str(), what);
                     bytes.resize(frame.length as usize, 0);
                     object.read_at(&mut bytes, u64::from(frame.offset))?;
-                    decoder.decode(BlobKind::Node, &bytes, &mut content).map_err(damaged)?;
-                    let mut lengths = Vec::with_capacity(frame.blobs.len());
-                    let mut position = 0;
-                    for _ in &frame.blobs {
-                        let (_, length) = Node::decode(&content[position..]).map_err(damaged)?;
-                        lengths.push(length as u32);
-                        position += length;
+                    let lengths = decoder
+                        .decode(BlobKind::Node, &bytes, &mut content)
+                        .and_then(|()| self.node_lengths(&content, &frame.blobs));
+                    match lengths {
+                        Ok(lengths) => {
+                            let length = |index: usize| lengths.get(index).copied().unwrap_or(0);
+                            entries.extend(frame_entries(self, BlobKind::Node, pack, frame, length));
+                        }
+                        Err(what) => flaws.push(format!("at offset {}: {what}", frame.offset)),
                     }
-                    entries.extend(frame_entries(self, BlobKind::Node, pack, frame, |index| lengths[index]));
                 }
             }
         }
-        Ok(entries)
+        Ok((entries, flaws))
+    }
+
+    /// The lengths of the nodes in the content of a frame, which are compared with their names.
+    fn node_lengths(&self, content: &[u8], blobs: &[BlobId]) -> Result<Vec<u32>, String> {
+        let mut lengths = Vec::with_capacity(blobs.len());
+        let mut rest = content;
+        for id in blobs {
+            let (_, length) = Node::decode(rest)?;
+            let (node, after) = rest.split_at(length);
+            if self.keys().node(node) != *id {
+                return Err(format!("tree node {id} does not match its name"));
+            }
+            lengths.push(length as u32);
+            rest = after;
+        }
+        Ok(lengths)
     }
 }

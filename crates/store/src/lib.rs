@@ -17,6 +17,8 @@ mod directory;
 mod error;
 mod file_system;
 mod key;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 
 pub use directory::DirectoryStore;
 pub use error::{Error, ErrorKind, Result};
@@ -79,14 +81,15 @@ pub trait Store: Send + Sync {
     /// Writes a new object, given in parts; exactly one of several racing callers succeeds.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyExists`], or the medium is full or fails; then nothing is stored under the key.
+    /// [`ErrorKind::AlreadyExists`]; or the medium is full, then nothing is stored under the key; or it fails, then the
+    /// object is there whole or not at all.
     fn put_if_absent(&self, key: &Key, parts: &[&[u8]]) -> Result<()>;
 
     /// Replaces an object if its present version is `expected`; exactly one of several racing callers succeeds.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when the object is gone or has another version; or the medium is full or fails, then
-    /// the old content stands.
+    /// [`ErrorKind::Conflict`] when the object is gone or has another version; or the medium is full, then the old
+    /// content stands; or it fails, then the old or the new content stands: only reading tells.
     fn put_if_match(&self, key: &Key, content: &[u8], expected: &Version) -> Result<()>;
 
     /// Deletes an object; `false` when it was not there.

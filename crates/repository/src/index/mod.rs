@@ -50,12 +50,11 @@ pub(crate) struct PackStates {
 
 impl PackStates {
     pub(crate) fn of(&self, pack: &PackId) -> PackState {
-        if self.condemned.contains(pack) {
-            PackState::Condemned
-        } else if self.present.contains_key(pack) {
-            PackState::Present
-        } else {
-            PackState::Absent
+        // A pack that is condemned and gone already is gone.
+        match (self.present.contains_key(pack), self.condemned.contains(pack)) {
+            (false, _) => PackState::Absent,
+            (true, true) => PackState::Condemned,
+            (true, false) => PackState::Present,
         }
     }
 }
@@ -82,9 +81,15 @@ impl Index {
         &self.states
     }
 
-    /// Whether any collection means to delete anything.
-    pub(crate) fn has_condemned(&self) -> bool {
-        !self.states.condemned.is_empty()
+    /// Whether every entry leads to a pack that is there and that nobody means to delete. Only then is an entry alone
+    /// enough to know that a blob may be referred to.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.states.condemned.is_empty() && self.speaks_of_present_packs()
+    }
+
+    /// Whether all packs that the runs speak of are there.
+    pub(crate) fn speaks_of_present_packs(&self) -> bool {
+        self.runs.iter().all(|run| run.packs.iter().all(|pack| self.states.present.contains_key(pack)))
     }
 
     /// Adds a run that this process has written.
@@ -119,6 +124,20 @@ impl Index {
             })?;
         }
         Ok(best)
+    }
+
+    /// All places of a blob, the best first; those in packs that are gone are left out.
+    pub(crate) fn places(&self, id: &BlobId) -> Result<Vec<(Location, PackState)>> {
+        let mut places = Vec::new();
+        for run in &self.runs {
+            run.find(id, |_, location| match self.states.of(&location.pack) {
+                PackState::Absent => {}
+                state => places.push((location, state)),
+            })?;
+        }
+        places.sort_unstable_by_key(|(location, state)| (*state == PackState::Condemned, *location));
+        places.dedup();
+        Ok(places)
     }
 
     /// Where a reader finds a blob.

@@ -1,0 +1,247 @@
+//! What every store must do, for the tests of each implementation.
+//!
+//! A store passes when [`run`] returns; what it does wrong is told by a failed assertion.
+#![allow(clippy::unwrap_used, reason = "support of tests: a failure ends the test")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::Random;
+use crate::{ErrorKind, Key, Store, Version};
+
+/// The prefixes that the store under test must have; it must be empty.
+pub const PREFIXES: [&str; 2] = ["things", "names"];
+
+const THREADS: usize = 8;
+
+fn key(name: &str) -> Key {
+    Key::under("things", name).unwrap()
+}
+
+/// Runs the whole suite.
+pub fn run(store: &Arc<dyn Store>) {
+    let store = store.as_ref();
+    objects_come_back(store);
+    absence_and_size_are_told(store);
+    listings_are_in_order_and_complete(store);
+    deleting_is_told_once(store);
+    one_creator_wins(store);
+    one_replacement_wins(store);
+    counting_by_replacement_loses_nothing(store);
+    no_part_of_an_object_is_ever_seen(store);
+    creating_and_deleting_race(store);
+    store.settle("things").unwrap();
+    store.sweep_leftovers().unwrap();
+}
+
+fn all(store: &dyn Store, key: &Key) -> Vec<u8> {
+    store.get(key, u64::MAX).unwrap().0
+}
+
+fn objects_come_back(store: &dyn Store) {
+    let mut large = vec![0; 3 << 20];
+    Random::new(1).fill(&mut large);
+    let cases: [(&str, Vec<&[u8]>); 4] = [
+        ("empty", vec![]),
+        ("empty-parts", vec![b"", b""]),
+        ("parts", vec![b"one", b"", b"two"]),
+        ("large.1_-%2F", vec![&large[..10], &large[10..]]),
+    ];
+    for (name, parts) in cases {
+        let whole = parts.concat();
+        store.put_if_absent(&key(name), &parts).unwrap();
+        let (content, version) = store.get(&key(name), whole.len() as u64).unwrap();
+        assert!(content == whole, "{name}");
+        assert_eq!(version, Version::of(&whole));
+        let object = store.open(&key(name)).unwrap();
+        assert_eq!(object.size(), whole.len() as u64);
+        if whole.len() > 100 {
+            let mut part = [0; 50];
+            object.read_at(&mut part, 40).unwrap();
+            assert_eq!(part, whole[40..90]);
+            assert!(object.read_at(&mut part, whole.len() as u64 - 49).is_err(), "past the end");
+        }
+        assert!(store.delete(&key(name)).unwrap());
+    }
+}
+
+fn absence_and_size_are_told(store: &dyn Store) {
+    let absent = key("absent");
+    assert_eq!(store.get(&absent, 10).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(store.open(&absent).err().unwrap().kind(), ErrorKind::NotFound);
+    let unwritten = store.put_if_match(&absent, b"x", &Version::of(b""));
+    assert_eq!(unwritten.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(store.get(&absent, 10).unwrap_err().kind(), ErrorKind::NotFound);
+    store.put_if_absent(&absent, &[&[1; 100]]).unwrap();
+    assert_eq!(store.get(&absent, 99).unwrap_err().kind(), ErrorKind::Damaged);
+    assert_eq!(store.put_if_absent(&absent, &[b"other"]).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(all(store, &absent), [1; 100], "a refused write changes nothing");
+    let stale = store.put_if_match(&absent, b"x", &Version::of(b"never"));
+    assert_eq!(stale.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(all(store, &absent), [1; 100]);
+    store.put_if_match(&absent, b"shorter", &Version::of(&[1; 100])).unwrap();
+    assert_eq!(all(store, &absent), b"shorter");
+    assert!(store.delete(&absent).unwrap());
+}
+
+fn listings_are_in_order_and_complete(store: &dyn Store) {
+    assert!(store.list("things").unwrap().is_empty());
+    let mut random = Random::new(2);
+    let mut names: Vec<String> = (0..300).map(|_| format!("{:016x}", random.number())).collect();
+    for name in &names {
+        store.put_if_absent(&key(name), &[name.as_bytes()]).unwrap();
+    }
+    store.put_if_absent(&Key::under("names", "other").unwrap(), &[b"x"]).unwrap();
+    names.sort();
+    let listed = store.list("things").unwrap();
+    assert!(listed.iter().map(|entry| entry.key.name()).eq(names.iter().map(String::as_str)));
+    assert!(listed.iter().all(|entry| entry.size == 16 && entry.key.as_str().starts_with("things/")));
+    for name in &names {
+        assert!(store.delete(&key(name)).unwrap());
+    }
+    assert!(store.list("things").unwrap().is_empty());
+    assert_eq!(store.list("names").unwrap().len(), 1);
+    assert!(store.delete(&Key::under("names", "other").unwrap()).unwrap());
+}
+
+fn deleting_is_told_once(store: &dyn Store) {
+    for round in 0..20 {
+        let key = key("deleted");
+        store.put_if_absent(&key, &[&[round]]).unwrap();
+        let winners = race(|_| store.delete(&key).unwrap());
+        assert_eq!(winners, 1, "round {round}");
+    }
+}
+
+fn race(act: impl Fn(usize) -> bool + Sync) -> usize {
+    let winners = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (act, winners) = (&act, &winners);
+            scope.spawn(move || winners.fetch_add(usize::from(act(thread)), Ordering::SeqCst));
+        }
+    });
+    winners.into_inner()
+}
+
+fn one_creator_wins(store: &dyn Store) {
+    for round in 0..20 {
+        let key = key(&format!("race-{round}"));
+        let winner = AtomicUsize::new(THREADS);
+        let winners = race(|thread| match store.put_if_absent(&key, &[&[thread as u8; 5000]]) {
+            Ok(()) => {
+                winner.store(thread, Ordering::SeqCst);
+                true
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+                assert_eq!(all(store, &key).len(), 5000, "who lost sees the winner's object");
+                false
+            }
+        });
+        assert_eq!(winners, 1, "round {round}");
+        assert_eq!(all(store, &key), [winner.into_inner() as u8; 5000]);
+        store.delete(&key).unwrap();
+    }
+}
+
+fn one_replacement_wins(store: &dyn Store) {
+    let key = key("replaced");
+    store.put_if_absent(&key, &[b"start"]).unwrap();
+    for round in 0..20_u8 {
+        let (before, version) = store.get(&key, 100).unwrap();
+        let winner = AtomicUsize::new(THREADS);
+        let winners = race(|thread| match store.put_if_match(&key, &[round, thread as u8], &version) {
+            Ok(()) => {
+                winner.store(thread, Ordering::SeqCst);
+                true
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Conflict);
+                false
+            }
+        });
+        assert_eq!(winners, 1, "round {round} from {before:?}");
+        assert_eq!(all(store, &key), [round, winner.into_inner() as u8]);
+    }
+    store.delete(&key).unwrap();
+}
+
+fn counting_by_replacement_loses_nothing(store: &dyn Store) {
+    const TIMES: u64 = 10;
+    let key = key("count");
+    store.put_if_absent(&key, &[&0_u64.to_le_bytes()]).unwrap();
+    race(|_| {
+        for _ in 0..TIMES {
+            loop {
+                let (bytes, version) = store.get(&key, 8).unwrap();
+                let count = u64::from_le_bytes(bytes.try_into().unwrap()) + 1;
+                match store.put_if_match(&key, &count.to_le_bytes(), &version) {
+                    Ok(()) => break,
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
+                }
+            }
+        }
+        true
+    });
+    assert_eq!(all(store, &key), (TIMES * THREADS as u64).to_le_bytes());
+    store.delete(&key).unwrap();
+}
+
+/// Objects whose bytes are all equal to the first, and whose length follows from it.
+fn uniform(value: u8) -> Vec<u8> {
+    vec![value; 1000 + 4096 * usize::from(value)]
+}
+
+fn no_part_of_an_object_is_ever_seen(store: &dyn Store) {
+    let key = key("whole");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    match store.get(&key, u64::MAX) {
+                        Ok((content, version)) => {
+                            assert!(content == uniform(content[0]), "a part of an object was seen");
+                            assert_eq!(version, Version::of(&content));
+                        }
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound),
+                    }
+                    for entry in store.list("things").unwrap() {
+                        assert!(entry.size >= 1000, "a part of an object was listed");
+                    }
+                }
+            });
+        }
+        for value in 0..60_u8 {
+            if value % 10 == 0 {
+                store.put_if_absent(&key, &[&uniform(value)]).unwrap();
+            } else {
+                store.put_if_match(&key, &uniform(value), &Version::of(&uniform(value - 1))).unwrap();
+            }
+            if value % 10 == 9 {
+                assert!(store.delete(&key).unwrap());
+            }
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+}
+
+fn creating_and_deleting_race(store: &dyn Store) {
+    let key = key("to-and-fro");
+    let balance = AtomicUsize::new(0);
+    race(|thread| {
+        for _ in 0..20 {
+            if thread % 2 == 0 {
+                if store.put_if_absent(&key, &[b"x"]).is_ok() {
+                    balance.fetch_add(1, Ordering::SeqCst);
+                }
+            } else if store.delete(&key).unwrap() {
+                balance.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        true
+    });
+    let is_there = store.delete(&key).unwrap();
+    assert_eq!(balance.into_inner(), usize::from(is_there), "every creation is deleted once");
+}
