@@ -52,7 +52,8 @@ fn make_disk(path: &Path) {
 
 #[test]
 fn a_sparse_disk_of_a_tebibyte_costs_its_data() {
-    let directory = tempfile::tempdir_in(std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into())).unwrap();
+    let directory =
+        tempfile::tempdir_in(std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into())).unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     let (disk, repository, copy) = (path("disk.raw"), path("repository"), path("copy.raw"));
     make_disk(Path::new(&disk));
