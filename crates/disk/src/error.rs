@@ -121,6 +121,21 @@ pub enum Error {
         /// What it did.
         what: String,
     },
+    /// What lies behind the disk failed: a disk that is a snapshot in a repository, for example.
+    #[error("{path}: cannot read offset {offset} + {length} bytes")]
+    Backend {
+        /// The disk.
+        path: String,
+        /// Byte offset on the disk.
+        offset: u64,
+        /// Bytes asked for.
+        length: u64,
+        /// The class that this error belongs to.
+        kind: ErrorKind,
+        /// What failed there.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The file to be created is there already, or the device may hold something, and overwriting was not asked for.
     #[error("{path}: refused: {what} — to overwrite it, say --force")]
     WouldOverwrite {
@@ -166,6 +181,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { .. } | Self::Open { .. } | Self::Protocol { .. } => ErrorKind::Io,
+            Self::Backend { kind, .. } => *kind,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::ReferenceRefused { .. }

@@ -26,22 +26,23 @@ const LOOKS_MAX: usize = 2;
 /// The content of a decoded frame.
 pub(crate) type Content = Arc<Vec<u8>>;
 
-struct Recent<K, V> {
+/// The values that were put last, by key.
+pub(crate) struct Recent<K, V> {
     values: HashMap<K, V>,
     order: VecDeque<K>,
     most: usize,
 }
 
 impl<K: Copy + Eq + std::hash::Hash, V: Clone> Recent<K, V> {
-    fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { values: HashMap::new(), order: VecDeque::new(), most }
     }
 
-    fn get(&self, key: &K) -> Option<V> {
+    pub(crate) fn get(&self, key: &K) -> Option<V> {
         self.values.get(key).cloned()
     }
 
-    fn put(&mut self, key: K, value: V) {
+    pub(crate) fn put(&mut self, key: K, value: V) {
         if self.values.insert(key, value).is_none() {
             self.order.push_back(key);
             if self.order.len() > self.most
