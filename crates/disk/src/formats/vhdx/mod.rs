@@ -46,7 +46,6 @@ pub(crate) fn open(storage: SharedStorage, options: &OpenOptions) -> Result<Shar
 }
 
 fn open_image(storage: SharedStorage, options: &OpenOptions) -> Result<Vhdx> {
-    let stored = storage.allocated_bytes();
     let file = ImageFile::new(storage, Format::Vhdx);
     file.refuse_snapshot(options)?;
     let header = Header::newest(&file)?;
@@ -54,12 +53,11 @@ fn open_image(storage: SharedStorage, options: &OpenOptions) -> Result<Vhdx> {
     let regions = Regions::read(&file, &header)?;
     let metadata = Metadata::read(&file, regions.metadata)?;
     let blocks = Blocks::open(&file, &regions, metadata, options)?;
-    Ok(Vhdx { file, stored, header, replayed, blocks })
+    Ok(Vhdx { file, header, replayed, blocks })
 }
 
 struct Vhdx {
     file: ImageFile,
-    stored: Option<u64>,
     header: Header,
     /// Entries of the log that had not been applied.
     replayed: usize,
@@ -86,7 +84,7 @@ impl Mapping for Vhdx {
         Info {
             format: Format::Vhdx,
             virtual_size: self.virtual_size(),
-            allocated_bytes: self.stored,
+            allocated_bytes: self.file.storage().allocated_bytes(),
             details,
         }
     }
