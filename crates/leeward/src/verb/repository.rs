@@ -143,7 +143,7 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
         output.line(format!("fan-out      {}", config.fanout()));
         output.line(format!("pack size    {}", size::show(config.pack_bytes.into())));
         output.line(format!("compression  zstd level {}", config.zstd_level));
-        output.line("encryption   none".to_owned());
+        output.line("encryption   none");
         output.line(format!("made         {} by {}", config.created, config.tool));
     }
     Ok(ExitCode::SUCCESS)

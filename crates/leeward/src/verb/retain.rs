@@ -79,7 +79,8 @@ pub fn forget(
     let rules = arguments.rules();
     let (named, images): (Vec<&String>, Vec<&String>) =
         arguments.what.iter().partition(|what| what.contains('@'));
-    if !named.is_empty() && !(images.is_empty() && rules.is_empty()) {
+    let by_rules = !images.is_empty() || !rules.is_empty();
+    if by_rules && !named.is_empty() {
         return Err(Failure::new(Code::Usage, "either name snapshots or give images and rules, not both"));
     }
     for text in &named {

@@ -30,7 +30,7 @@ pub fn images(repository: &RepositoryArgument, output: &Output) -> Result<ExitCo
             name,
             image.snapshots.len(),
             last.map_or_else(|| "-".to_owned(), |entry| size::show(entry.virtual_size)),
-            last.map_or_else(|| "-".to_owned(), |entry| time(entry)),
+            last.map_or_else(|| "-".to_owned(), time),
         ));
         shown += 1;
     }
