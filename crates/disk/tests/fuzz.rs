@@ -3,6 +3,7 @@
 //! `LEEWARD_FUZZ_SECONDS` says for how long each format is fuzzed (2). An input that breaks a reader is kept in the
 //! directory for temporary files; put it into `fuzz/corpus/<format>` with the fix. `fuzz/` has the same for cargo-fuzz, with coverage
 //! to guide it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 

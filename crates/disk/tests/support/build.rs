@@ -33,6 +33,9 @@ pub fn utf16(text: &str, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
     text.encode_utf16().flat_map(unit).collect()
 }
 
+/// Sectors of a block: number and content.
+pub type Sectors = Vec<(usize, [u8; 512])>;
+
 /// A VHD with blocks of 64 KiB.
 pub struct Vhd {
     pub disk_bytes: u64,
@@ -40,7 +43,7 @@ pub struct Vhd {
     /// Name and UUID of the parent.
     pub parent: Option<(String, [u8; 16])>,
     /// Per block: the sectors that are there (number and content), or none if the block is absent.
-    pub blocks: Vec<Option<Vec<(usize, [u8; 512])>>>,
+    pub blocks: Vec<Option<Sectors>>,
 }
 
 pub const VHD_BLOCK_BYTES: usize = 64 << 10;
