@@ -42,15 +42,16 @@ impl<K: Copy + Eq + std::hash::Hash, V: Clone> Recent<K, V> {
         self.values.get(key).cloned()
     }
 
-    pub(crate) fn put(&mut self, key: K, value: V) {
-        if self.values.insert(key, value).is_none() {
-            self.order.push_back(key);
-            if self.order.len() > self.most
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.values.remove(&oldest);
-            }
+    /// Keeps a value; returns the oldest when there are too many.
+    pub(crate) fn put(&mut self, key: K, value: V) -> Option<V> {
+        if self.values.insert(key, value).is_some() {
+            return None;
         }
+        self.order.push_back(key);
+        if self.order.len() <= self.most {
+            return None;
+        }
+        self.order.pop_front().and_then(|oldest| self.values.remove(&oldest))
     }
 
     fn remove(&mut self, key: &K) {
@@ -66,7 +67,15 @@ pub(crate) struct Blobs {
     index: RwLock<Arc<Index>>,
     packs: Mutex<Recent<PackId, Arc<dyn Object>>>,
     frames: Mutex<Recent<(PackId, u32), Content>>,
-    decoders: Mutex<Vec<FrameDecoder>>,
+    decoders: Mutex<Vec<Decoding>>,
+    /// Buffers of frames that are not kept any more: to allocate a megabyte anew for each costs more than to copy it.
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+/// What a thread needs to decode a frame.
+struct Decoding {
+    decoder: FrameDecoder,
+    stored: Vec<u8>,
 }
 
 impl Blobs {
@@ -83,6 +92,7 @@ impl Blobs {
             packs: Mutex::new(Recent::new(OPEN_PACKS_MAX)),
             frames: Mutex::new(Recent::new(FRAMES_MAX)),
             decoders: Mutex::default(),
+            spare: Mutex::default(),
         }
     }
 
@@ -116,7 +126,14 @@ impl Blobs {
             return Ok(content);
         }
         let content = Arc::new(self.read_frame(kind, location)?);
-        lock(&self.frames).put(key, Arc::clone(&content));
+        let oldest = lock(&self.frames).put(key, Arc::clone(&content));
+        // Somebody may still be reading the oldest; then its buffer goes when they are done.
+        if let Some(buffer) = oldest.and_then(Arc::into_inner) {
+            let mut spare = lock(&self.spare);
+            if spare.len() < FRAMES_MAX {
+                spare.push(buffer);
+            }
+        }
         Ok(content)
     }
 
@@ -128,15 +145,21 @@ impl Blobs {
         if end > object.size() {
             return Err(damaged(format!("it ends before the frame at offset {}", location.offset)));
         }
-        let mut bytes = vec![0; location.length as usize];
-        object.read_at(&mut bytes, u64::from(location.offset))?;
-        let mut decoder = match lock(&self.decoders).pop() {
-            Some(decoder) => decoder,
-            None => FrameDecoder::new()?,
+        let mut decoding = match lock(&self.decoders).pop() {
+            Some(decoding) => decoding,
+            None => Decoding { decoder: FrameDecoder::new()?, stored: Vec::new() },
         };
-        let mut content = Vec::new();
-        let decoded = decoder.decode(kind, &bytes, &mut content);
-        lock(&self.decoders).push(decoder);
+        // Grown once, then overwritten: the object's size bounds it.
+        let length = location.length as usize;
+        if decoding.stored.len() < length {
+            decoding.stored.resize(length, 0);
+        }
+        let stored = &mut decoding.stored[..length];
+        let mut content = lock(&self.spare).pop().unwrap_or_default();
+        let read = object.read_at(stored, u64::from(location.offset));
+        let decoded = decoding.decoder.decode(kind, stored, &mut content);
+        lock(&self.decoders).push(decoding);
+        read?;
         decoded.map_err(|what| damaged(format!("at offset {}: {what}", location.offset)))?;
         Ok(content)
     }

@@ -197,8 +197,10 @@ impl FrameDecoder {
             }
             0 => Err("the frame's two lengths differ though it is not compressed".to_owned()),
             1 => {
-                content.resize(content_length, 0);
-                match self.decompressor.decompress_to_buffer(payload, &mut content[..]) {
+                // Into the capacity of the vector, which is not filled with zeros first.
+                content.clear();
+                content.reserve_exact(content_length);
+                match self.decompressor.decompress_to_buffer(payload, content) {
                     Ok(length) if length == content_length => Ok(()),
                     Ok(length) => {
                         Err(format!("the frame decompresses to {length} bytes, not {content_length}"))
