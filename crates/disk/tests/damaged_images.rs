@@ -207,9 +207,17 @@ fn a_footer_of_a_vhd_at_the_end_of_another_image_makes_it_ambiguous_only_if_it_f
     let fixed = image(&input(Format::Vhd, "fixed"));
     let with = |footer: &[u8]| [&vdi[..], footer].concat();
     let footer = fixed[fixed.len() - 512..].to_vec();
-    let error = open(Format::Vdi, with(&footer)).err().unwrap();
+    let unnamed = |bytes: Vec<u8>| {
+        let storage = std::sync::Arc::new(leeward_disk::MemoryStorage::new("both.vdi", bytes));
+        leeward_disk::open_storage(storage, &leeward_disk::OpenOptions::default())
+    };
+    let error = unnamed(with(&footer)).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    // Whoever names the format has decided.
+    assert!(open(Format::Vdi, with(&footer)).is_ok());
     let mut damaged = footer;
     damaged[300] ^= 1;
     assert!(open(Format::Vdi, with(&damaged)).is_ok());
+    // One format only, but a name that does not say which: that is asked for as well.
+    assert_ne!(unnamed(with(&damaged)).err().map(|error| error.kind()), Some(ErrorKind::Refused));
 }
