@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use leeward_store::Store;
 
 use crate::Result;
-use crate::id::{BlobId, PackId};
+use crate::frame::{BlobKind, FrameDecoder, FrameEncoder};
+use crate::id::{BlobId, IdKeys, PackId};
 use crate::index::{Entry, Index, Location, PackStates, Run, run};
 use crate::repository::{INDEX, put_once, run_key};
 
@@ -128,4 +129,28 @@ pub fn measure_index(store: &dyn Store, count: u64, lookups: usize) -> Result<In
         stored_bytes,
         memory_bytes,
     })
+}
+
+/// Encodes content as a frame at a level of zstd, checked as in a backup; returns the bytes that it takes.
+///
+/// # Errors
+/// Compression fails.
+pub fn encode_frame(content: &[u8], level: i32) -> Result<Vec<u8>> {
+    let mut encoder = FrameEncoder::new(level)?;
+    Ok(encoder.encode(BlobKind::Chunk, content)?.bytes.to_vec())
+}
+
+/// Decodes a frame into `content`; `None` when it is damaged.
+///
+/// # Errors
+/// zstd cannot be set up.
+pub fn decode_frame(frame: &[u8], content: &mut Vec<u8>) -> Result<Option<()>> {
+    Ok(FrameDecoder::new()?.decode(BlobKind::Chunk, frame, content).ok())
+}
+
+/// Names every chunk of `content`, as a backup does.
+#[must_use]
+pub fn name_chunks(content: &[u8], chunk_bytes: usize) -> Vec<BlobId> {
+    let keys = IdKeys::new(&[0; 32]);
+    content.chunks_exact(chunk_bytes).map(|chunk| keys.chunk(chunk)).collect()
 }
