@@ -57,6 +57,11 @@ impl Failure {
         self
     }
 
+    /// The exit code that it leads to.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
     /// Prints the error, its causes and the hint, and returns the exit code.
     pub fn report(&self, output: &Output) -> ExitCode {
         let mut causes = Vec::new();
@@ -82,6 +87,12 @@ impl Failure {
             eprintln!("  hint: {hint}");
         }
         self.code.into()
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
     }
 }
 

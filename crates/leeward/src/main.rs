@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use verb::{backup, check, disk, label, repository, restore, retain, snapshots};
+use verb::{backup, check, disk, label, quickstart, repository, restore, retain, snapshots};
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
 /// back, byte for byte.
@@ -29,6 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Quickstart(quickstart::QuickstartArguments),
     #[command(subcommand)]
     Repo(repository::RepoVerb),
     Backup(backup::BackupArguments),
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
     interrupt::watch();
     let repository = &arguments.repository;
     let result = match arguments.verb {
+        Verb::Quickstart(arguments) => quickstart::run(&arguments, &output),
         Verb::Repo(verb) => repository::run(&verb, repository, &output),
         Verb::Backup(arguments) => backup::run(arguments, repository, &output),
         Verb::Images => snapshots::images(repository, &output),

@@ -50,6 +50,15 @@ impl Progress {
         }
     }
 
+    /// Shows a text instead of bytes, for work that has none.
+    pub fn note(&self, text: &str) {
+        let Some(Ok(mut drawn)) = self.drawn.as_ref().map(Mutex::try_lock) else { return };
+        if drawn.elapsed() >= INTERVAL {
+            *drawn = Instant::now();
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[K{text}");
+        }
+    }
+
     /// Takes the line away.
     pub fn finish(&self) {
         if self.drawn.is_some() {

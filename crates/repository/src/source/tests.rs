@@ -163,7 +163,7 @@ fn one_call_for_extents_does_a_bounded_amount_of_work() {
     let source = repository.source(backup(&repository, disk(bytes.clone()).as_ref())).unwrap();
     let first = source.extents(0, bytes.len() as u64).unwrap();
     let reached = first.last().unwrap().end() as usize;
-    assert!(reached >= LEAF && reached <= (NODES_PER_CALL + 2) * LEAF, "{reached}");
+    assert!((LEAF..=(NODES_PER_CALL + 2) * LEAF).contains(&reached), "{reached}");
     assert_eq!(extents(&source, 0, bytes.len()), expected(&bytes, 0, bytes.len()));
     // From the far end it takes no more.
     assert_eq!(source.extents((bytes.len() - 9) as u64, 9).unwrap().len(), 1);

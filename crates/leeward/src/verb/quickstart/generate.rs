@@ -1,0 +1,106 @@
+//! A disk made of files of this machine, for who has none at hand.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use super::gather::{Found, gather};
+use super::tools::{find, io};
+use super::{ext4, fat};
+use crate::failure::{Code, Failure};
+
+/// Where the one partition begins.
+pub const PARTITION_OFFSET: u64 = 1 << 20;
+/// The least that a disk is made of.
+const CONTENT_MIN: u64 = 1 << 20;
+
+/// A stretch of a disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    /// First byte.
+    pub offset: u64,
+    /// Length.
+    pub length: u64,
+}
+
+/// The file system of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FileSystem {
+    /// Made by mke2fs.
+    Ext4,
+    /// Made by Leeward.
+    Fat32,
+}
+
+/// A disk that was made.
+pub struct Generated {
+    /// The raw file.
+    pub path: PathBuf,
+    /// What made which file system.
+    pub how: String,
+    /// Number of files on it.
+    pub files: usize,
+    /// Their bytes.
+    pub file_bytes: u64,
+    /// Where content of files lies: what may be overwritten without harm to the file system.
+    pub regions: Vec<Region>,
+}
+
+/// Makes a raw disk with one partition that holds about `bytes` of files.
+pub fn generate(
+    folder: &Path,
+    bytes: u64,
+    wanted: Option<FileSystem>,
+    free_bytes: u64,
+    note: &dyn Fn(&str),
+) -> Result<Generated, Failure> {
+    // The files are there twice while the disk is made; afterwards come the disk, two repositories and their slack.
+    let bytes = bytes.min(free_bytes / 5);
+    if bytes < CONTENT_MIN {
+        return Err(Failure::new(Code::Refused, format!("too little space is free in {}", folder.display()))
+            .hint("name a folder with more space with --dir"));
+    }
+    let files = gather(bytes)?;
+    let path = folder.join("disk.raw");
+    let mut why_not = "mke2fs is not installed".to_owned();
+    if wanted != Some(FileSystem::Fat32)
+        && let Some(mke2fs) = find("mke2fs")
+    {
+        match ext4::make(&mke2fs, &files, folder, &path, note) {
+            Ok(generated) => return Ok(generated),
+            Err(failure) if failure.code() != Code::Failed => return Err(failure),
+            Err(failure) => why_not = failure.to_string(),
+        }
+    }
+    if wanted == Some(FileSystem::Ext4) {
+        return Err(Failure::new(Code::NotFound, why_not).hint("install e2fsprogs"));
+    }
+    let mut generated = fat::make(&files, &path)?;
+    if wanted.is_none() {
+        generated.how = format!("{}; {why_not}", generated.how);
+    }
+    Ok(generated)
+}
+
+/// The sum of the sizes of files.
+pub fn total(files: &[Found]) -> u64 {
+    files.iter().map(|file| file.size).sum()
+}
+
+/// A new raw file of `size` bytes with one partition from [`PARTITION_OFFSET`] to its end.
+pub fn blank_disk(path: &Path, size: u64, partition_type: u8) -> Result<File, Failure> {
+    let file = File::create_new(path).map_err(io("create", path))?;
+    file.set_len(size).map_err(io("set the length of", path))?;
+    let sectors = |bytes: u64| u32::try_from(bytes / 512).unwrap_or(u32::MAX).to_le_bytes();
+    let mut table = [0; 66];
+    table[1..4].copy_from_slice(&[0xfe, 0xff, 0xff]);
+    table[4] = partition_type;
+    table[5..8].copy_from_slice(&[0xfe, 0xff, 0xff]);
+    table[8..12].copy_from_slice(&sectors(PARTITION_OFFSET));
+    table[12..16].copy_from_slice(&sectors(size - PARTITION_OFFSET));
+    table[64..].copy_from_slice(&[0x55, 0xaa]);
+    file.write_all_at(&table, 446).map_err(io("write", path))?;
+    Ok(file)
+}
