@@ -30,6 +30,24 @@ pub enum Code {
     Interrupted = 130,
 }
 
+impl Code {
+    /// What to do next where nothing more is known.
+    fn usual_hint(self) -> &'static str {
+        match self {
+            Self::Usage => "see what a verb takes with: leeward VERB --help",
+            Self::Differs => "see where with: leeward diff, or leeward disk compare",
+            Self::Damaged => "try another copy of the image or repository",
+            Self::Refused => "if it is what you want, the message says how to allow it",
+            Self::NotFound => "see what there is with: leeward images, leeward log IMAGE",
+            Self::Conflict => "run the command again",
+            Self::Interrupted => "run the same command again",
+            Self::Failed | Self::Io => {
+                "see that the medium or the other side is there and may be written or read, then run the command again"
+            }
+        }
+    }
+}
+
 impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
         Self::from(code as u8)
@@ -64,6 +82,7 @@ impl Failure {
 
     /// Prints the error, its causes and the hint, and returns the exit code.
     pub fn report(&self, output: &Output) -> ExitCode {
+        let hint = self.hint.as_deref().unwrap_or_else(|| self.code.usual_hint());
         let mut causes = Vec::new();
         let mut next = self.error.source();
         while let Some(cause) = next {
@@ -74,7 +93,7 @@ impl Failure {
             output.json_line(&serde_json::json!({
                 "error": self.error.to_string(),
                 "causes": causes,
-                "hint": self.hint,
+                "hint": hint,
                 "code": self.code as u8,
             }));
         }
@@ -83,9 +102,7 @@ impl Failure {
             eprint!(": {cause}");
         }
         eprintln!();
-        if let Some(hint) = &self.hint {
-            eprintln!("  hint: {hint}");
-        }
+        eprintln!("  hint: {hint}");
         self.code.into()
     }
 }
@@ -135,6 +152,10 @@ impl From<leeward_repository::Error> for Failure {
                 Some("see the snapshots with: leeward log IMAGE")
             }
             Error::NoImage { .. } => Some("see the images with: leeward images"),
+            Error::RepositoryExists { .. } => Some("use it as it is, or choose another directory"),
+            Error::Store(error) if error.kind() == leeward_store::ErrorKind::NoSpace => Some(
+                "free some space where the repository is, then run the command again; what was stored is used again",
+            ),
             _ => None,
         };
         Self { code, error: Box::new(error), hint: hint.map(str::to_owned) }

@@ -14,7 +14,7 @@ use crate::index::{Index, Location};
 use crate::repository::{Repository, pack_key};
 use crate::tree::Node;
 use crate::writer::lock;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Packs whose objects are kept open, at most.
 const OPEN_PACKS_MAX: usize = 128;
@@ -70,6 +70,8 @@ pub(crate) struct Blobs {
     decoders: Mutex<Vec<Decoding>>,
     /// Buffers of frames that are not kept any more: to allocate a megabyte anew for each costs more than to copy it.
     spare: Mutex<Vec<Vec<u8>>>,
+    /// Whether the runs have to be compared with their names when the index is loaded: once that was needed, always.
+    is_compared: Mutex<bool>,
 }
 
 /// What a thread needs to decode a frame.
@@ -81,7 +83,7 @@ struct Decoding {
 impl Blobs {
     /// Opens the index.
     pub(crate) fn open(repository: &Repository) -> Result<Self> {
-        Ok(Self::with_index(repository, repository.load_index()?))
+        Ok(Self::with_index(repository, repository.load_index_to_read(false)?))
     }
 
     /// Reads by an index that is open already.
@@ -93,7 +95,13 @@ impl Blobs {
             frames: Mutex::new(Recent::new(FRAMES_MAX)),
             decoders: Mutex::default(),
             spare: Mutex::default(),
+            is_compared: Mutex::new(false),
         }
+    }
+
+    /// Reads by an index whose runs were compared with their names, and never by one that was not.
+    pub(crate) fn with_compared_index(repository: &Repository, index: Index) -> Self {
+        Self { is_compared: Mutex::new(true), ..Self::with_index(repository, index) }
     }
 
     /// The index as it was last loaded.
@@ -174,7 +182,7 @@ impl Blobs {
     }
 
     /// As [`Blobs::any_copy`]; when a pack has gone, a collection has moved what was in it: then with a fresh index
-    /// again.
+    /// again. Packs that no run speaks of are looked into as well, so a lost index only costs time.
     fn any_copy_by_fresh_index<T>(
         &self,
         kind: BlobKind,
@@ -187,11 +195,28 @@ impl Blobs {
                 Err(error) if error.is_not_found() || matches!(error, Error::MissingBlob { .. }) => {}
                 _ => break,
             }
-            *self.index.write().unwrap_or_else(PoisonError::into_inner) =
-                Arc::new(self.repository.load_index()?);
+            let is_compared = *lock(&self.is_compared);
+            self.look_again(is_compared)?;
+            result = self.any_copy(kind, id, &mut read);
+        }
+        let is_damaged = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Damaged);
+        if is_damaged {
+            // The index itself may be what is damaged. Held while it is loaded, so that other threads wait for the better one.
+            let mut is_compared = lock(&self.is_compared);
+            if !std::mem::replace(&mut *is_compared, true) {
+                self.look_again(true)?;
+            }
+            drop(is_compared);
             result = self.any_copy(kind, id, &mut read);
         }
         result
+    }
+
+    fn look_again(&self, compare: bool) -> Result<()> {
+        let mut index = self.repository.load_index_to_read(compare)?;
+        self.repository.adopt_orphans_in_memory(&mut index)?;
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
+        Ok(())
     }
 
     /// Runs `read` on one copy of a blob after the other, until it succeeds.

@@ -16,7 +16,7 @@ use crate::index::{Entry, Index, PackStates, Run};
 use crate::pack::{self, Directory};
 use crate::record::{self, Kind, RECORD_BYTES_MAX};
 use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS, pack_key, run_key};
-use crate::session::{SESSIONS, SessionRecord, State};
+use crate::session::{SESSIONS, SessionRecord, State, session_key};
 use crate::tree::Node;
 use crate::{Error, Result};
 
@@ -66,6 +66,8 @@ pub struct CheckOutcome {
 const LOOKS_MAX: usize = 3;
 const FROM_A_COPY: &str =
     "restore this object from another copy of the repository, or forget the snapshots that it touches";
+const LOST_REF: &str =
+    "restore this object from another copy of the repository; until then collections keep the snapshots";
 const REBUILD: &str = "run rebuild-index";
 const HARMLESS: &str = "nothing is lost; delete the object";
 
@@ -110,7 +112,7 @@ impl Repository {
         };
         let runs = check.runs()?;
         let present = self.present_packs()?;
-        let blobs = Blobs::with_index(self, Index::new(runs, PackStates { present, condemned }));
+        let blobs = Blobs::with_compared_index(self, Index::new(runs, PackStates { present, condemned }));
         check.packs(&blobs, read)?;
         check.trees(&blobs)?;
         check.drop_harmless();
@@ -194,6 +196,16 @@ impl Check<'_> {
         self.snapshots.sort_unstable();
         self.snapshots.dedup();
         let published: HashSet<SnapshotId> = self.snapshots.iter().map(|(_, id)| *id).collect();
+        for (id, snapshot) in self.repository.stranded_snapshots(&published)? {
+            // The first backup of an image has no ref yet while it runs.
+            if session_key(&snapshot.session).is_some_and(|key| store.open(&key).is_ok()) {
+                continue;
+            }
+            let Ok(image) = snapshot.image.parse::<ImageName>() else { continue };
+            let what = "it is missing, but snapshots of the image are there";
+            let number = self.find(image.key()?.as_str(), what, LOST_REF);
+            self.outcome.findings[number].touches.push(format!("{image}@{}", id.short()));
+        }
         for entry in store.list(SNAPSHOTS)? {
             let Ok(id) = entry.key.name().parse::<SnapshotId>() else {
                 self.find(entry.key.as_str(), "its name is not a digest", HARMLESS);

@@ -13,10 +13,12 @@ use crate::blobs::Blobs;
 use crate::condemned::FoundList;
 use crate::frame::{BlobKind, FrameDecoder, FrameEncoder};
 use crate::id::{BlobId, PackId, SnapshotId};
-use crate::image::{REFS, SnapshotEntry};
+use crate::image::REFS;
 use crate::index::{Index, Run, merge, run, visit_sorted};
-use crate::mark::Marks;
-use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS, pack_key, put_once, run_key, snapshot_key};
+use crate::mark::{Live, Marks};
+use crate::repository::{
+    Damage, INDEX, PACKS, Repository, SNAPSHOTS, pack_key, put_once, run_key, snapshot_key,
+};
 use crate::session::{FoundSession, SESSIONS, State};
 use crate::tree::Node;
 use crate::writer::Writer;
@@ -115,8 +117,8 @@ impl Repository {
     /// # Errors
     /// Something that a live snapshot needs is missing or damaged, or the store fails.
     pub fn plan_collect(&self, options: &CollectOptions) -> Result<CollectOutcome> {
-        let live = self.live_snapshots()?;
-        let blobs = Blobs::open(self)?;
+        let live = self.live()?;
+        let blobs = Blobs::with_index(self, self.load_index()?);
         let (plan, _, mut outcome) = self.look(&blobs, &live, options)?;
         outcome.describe(&plan, &blobs.index().states().present);
         Ok(outcome)
@@ -166,12 +168,12 @@ impl Repository {
     /// Snapshots first: what is published between the two looks is then in the index though not among the snapshots,
     /// never the other way round. The index is compared with its names, because whatever it does not speak of is about
     /// to be deleted, and because merging would give a damaged entry a sound name.
-    fn look_at_all(&self) -> Result<(Vec<SnapshotEntry>, Blobs)> {
-        let live = self.live_snapshots()?;
+    fn look_at_all(&self) -> Result<(Live, Blobs)> {
+        let live = self.live()?;
         let mut index = self.load_index()?;
         self.verify_runs(index.runs())?;
         self.adopt_orphans(&mut index)?;
-        Ok((live, Blobs::with_index(self, index)))
+        Ok((live, Blobs::with_compared_index(self, index)))
     }
 
     /// Compares runs with their names.
@@ -191,7 +193,7 @@ impl Repository {
     fn look(
         &self,
         blobs: &Blobs,
-        live: &[SnapshotEntry],
+        live: &Live,
         options: &CollectOptions,
     ) -> Result<(Plan, Marks, CollectOutcome)> {
         let marks = self.mark(blobs, live)?;
@@ -206,7 +208,7 @@ impl Repository {
             .collect();
         let (unused, rewrite) =
             plan(&uses, &candidates, options.unused_max, u64::from(self.config().pack_bytes));
-        let kept: HashSet<SnapshotId> = live.iter().map(|entry| entry.id).collect();
+        let kept = live.ids();
         let listed: HashSet<SnapshotId> =
             self.condemned_lists()?.into_iter().flat_map(|list| list.record.snapshots).collect();
         let manifests = self
@@ -216,7 +218,7 @@ impl Repository {
             .filter_map(|entry| entry.key.name().parse().ok())
             .filter(|id| !kept.contains(id) && !listed.contains(id))
             .collect();
-        let outcome = CollectOutcome { snapshots: live.len(), ..CollectOutcome::default() };
+        let outcome = CollectOutcome { snapshots: live.published.len(), ..CollectOutcome::default() };
         Ok((Plan { unused, rewrite, manifests }, marks, outcome))
     }
 
@@ -226,7 +228,7 @@ impl Repository {
             let dead = session.record.state == State::Open
                 && (self.has_ended(&session.record.process) || revoke.contains(&session.record.id));
             if dead && session.revoke(self)? {
-                self.store().delete(&session.key)?;
+                self.bury(&session)?;
             }
         }
         Ok(())
@@ -290,7 +292,7 @@ impl Repository {
         for prefix in [SESSIONS, REFS, PACKS, INDEX] {
             self.store().settle(prefix)?;
         }
-        let kept: HashSet<SnapshotId> = live.iter().map(|entry| entry.id).collect();
+        let kept = live.ids();
         list.record.packs.retain(|pack| !marks.needed_condemned.contains(pack));
         list.record.snapshots.retain(|snapshot| !kept.contains(snapshot));
         list.record.decided = true;
@@ -322,7 +324,7 @@ impl Repository {
     /// Merges all runs into few, without the entries of `without` and of packs that are gone.
     pub(crate) fn merge_runs(&self, without: &HashSet<PackId>) -> Result<()> {
         // Runs first, packs after: a pack that a run speaks of and that is not there is then gone, not still to come.
-        let runs = self.load_runs(&mut HashMap::new())?;
+        let runs = self.load_runs(Damage::Refuse)?;
         self.verify_runs(&runs)?;
         let present = self.present_packs()?;
         let mut kept = HashSet::new();

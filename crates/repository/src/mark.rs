@@ -9,7 +9,8 @@ use crate::image::SnapshotEntry;
 use crate::index::{Index, PackState, Place};
 use crate::repository::Repository;
 use crate::session::State;
-use crate::{Error, Result};
+use crate::snapshot::Snapshot;
+use crate::{Error, ErrorKind, Result};
 
 /// The entries of an index that live snapshots need.
 pub(crate) struct Marks {
@@ -35,7 +36,30 @@ impl Marks {
     }
 }
 
+/// What must not be deleted.
+pub(crate) struct Live {
+    /// Snapshots that are kept.
+    pub(crate) published: Vec<SnapshotEntry>,
+    /// Snapshots whose image has lost its ref, see [`Repository::stranded_snapshots`].
+    stranded: Vec<(SnapshotId, Snapshot)>,
+}
+
+impl Live {
+    /// Their names.
+    pub(crate) fn ids(&self) -> HashSet<SnapshotId> {
+        let stranded = self.stranded.iter().map(|(id, _)| *id);
+        self.published.iter().map(|entry| entry.id).chain(stranded).collect()
+    }
+}
+
 impl Repository {
+    /// All that must not be deleted.
+    pub(crate) fn live(&self) -> Result<Live> {
+        let published = self.live_snapshots()?;
+        let stranded = self.stranded_snapshots(&published.iter().map(|entry| entry.id).collect())?;
+        Ok(Live { published, stranded })
+    }
+
     /// All snapshots that are kept: those in refs, and those that a session has committed.
     pub(crate) fn live_snapshots(&self) -> Result<Vec<SnapshotEntry>> {
         // Sessions first: a commit that moves into its ref between the two looks is then seen twice, never missed.
@@ -62,15 +86,23 @@ impl Repository {
     /// # Errors
     /// Something that a live snapshot needs is missing or damaged: then nothing may be deleted, for what is missing
     /// may lie in what looks unused.
-    pub(crate) fn mark(&self, blobs: &Blobs, live: &[SnapshotEntry]) -> Result<Marks> {
+    pub(crate) fn mark(&self, blobs: &Blobs, live: &Live) -> Result<Marks> {
         let index = blobs.index();
         let mut marker =
             Marker { blobs, index: &index, marks: Marks::new(&index), nodes: HashSet::new(), snapshot: None };
-        for entry in live {
+        for entry in &live.published {
             let snapshot = self.snapshot(entry.id)?;
             marker.snapshot = Some(entry.id);
             if let Some(root) = snapshot.root {
                 marker.node(root, snapshot.root_level)?;
+            }
+        }
+        for (_, snapshot) in &live.stranded {
+            let Some(root) = snapshot.root else { continue };
+            match marker.node(root, snapshot.root_level) {
+                // It may be of a writer that was declared dead and lost what it had stored. What is there is kept.
+                Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {}
+                other => other?,
             }
         }
         Ok(marker.marks)

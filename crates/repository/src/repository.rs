@@ -182,8 +182,50 @@ impl Repository {
         let payload = serde_json::to_vec(snapshot)
             .map_err(|error| Error::Invalid(format!("the manifest cannot be written: {error}")))?;
         let id = self.keys.snapshot(&payload);
-        put_once(self.store(), &snapshot_key(id)?, &record::encode(Kind::Snapshot, &payload))?;
-        Ok(id)
+        let stored = put_once(self.store(), &snapshot_key(id)?, &record::encode(Kind::Snapshot, &payload));
+        if stored.is_err() {
+            self.withdraw_snapshot(id);
+        }
+        stored.map(|()| id)
+    }
+
+    /// Deletes the manifest of a snapshot that is certain never to be published. A manifest names the session that made
+    /// it, so it is nobody else's. A failure is no harm: the manifest is then left for a collection.
+    pub(crate) fn withdraw_snapshot(&self, id: SnapshotId) {
+        if let Ok(key) = snapshot_key(id) {
+            // For good, before the session that explains it goes.
+            let _ = self.store.delete(&key).and_then(|_| self.store.settle(SNAPSHOTS));
+        }
+    }
+
+    /// Snapshots that no ref and no session has, and whose image has no ref at all. No ref is ever deleted, so the ref
+    /// was lost; or the first backup of the image has not yet published, or died before it did.
+    pub(crate) fn stranded_snapshots(
+        &self,
+        live: &HashSet<SnapshotId>,
+    ) -> Result<Vec<(SnapshotId, Snapshot)>> {
+        // Manifests first: a ref that is made between the two looks is then seen.
+        let manifests = self.unpublished(live)?;
+        let images: HashSet<String> = self.images()?.iter().map(ToString::to_string).collect();
+        Ok(manifests.into_iter().filter(|(_, snapshot)| !images.contains(&snapshot.image)).collect())
+    }
+
+    /// The sound manifests that are not among `live`.
+    pub(crate) fn unpublished(&self, live: &HashSet<SnapshotId>) -> Result<Vec<(SnapshotId, Snapshot)>> {
+        let mut found = Vec::new();
+        for entry in self.store.list(SNAPSHOTS)? {
+            let Ok(id) = entry.key.name().parse::<SnapshotId>() else { continue };
+            if live.contains(&id) {
+                continue;
+            }
+            match self.snapshot(id) {
+                Ok(snapshot) => found.push((id, snapshot)),
+                Err(Error::Damaged { .. }) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     pub(crate) fn read_ref(&self, name: &ImageName) -> Result<Option<(ImageRef, Version)>> {
@@ -260,6 +302,21 @@ impl Repository {
             .collect())
     }
 
+    /// As [`Repository::load_index`], for readers: they do without a damaged condemned list and without damaged runs. That
+    /// the entries of a run are damaged shows only when it is compared with its name, which takes reading all of it.
+    pub(crate) fn load_index_to_read(&self, compare: bool) -> Result<Index> {
+        let condemned = match self.condemned_packs() {
+            Err(Error::Damaged { .. }) => HashSet::new(),
+            other => other?,
+        };
+        let mut runs = self.load_runs(Damage::LeaveOut)?;
+        if compare {
+            runs.retain(|run| run.verify().unwrap_or(false));
+        }
+        let present = self.present_packs()?;
+        Ok(Index::new(runs, PackStates { present, condemned }))
+    }
+
     /// Looks at the store and opens the whole index.
     ///
     /// The order matters. A pack that is condemned after the look at the lists is one whose collection waits for the
@@ -268,14 +325,15 @@ impl Repository {
     /// which the runs do not have any more, and the new one, whose pack was not there yet.
     pub(crate) fn load_index(&self) -> Result<Index> {
         let condemned = self.condemned_packs()?;
-        let runs = self.load_runs(&mut HashMap::new())?;
+        let runs = self.load_runs(Damage::Refuse)?;
         let present = self.present_packs()?;
         Ok(Index::new(runs, PackStates { present, condemned }))
     }
 
-    /// Opens all runs; those in `known` are not opened again. A run that disappears between listing and opening was
-    /// merged by a collection: the listing is then repeated.
-    pub(crate) fn load_runs(&self, known: &mut HashMap<RunId, Arc<Run>>) -> Result<Vec<Arc<Run>>> {
+    /// Opens all runs. A run that disappears between listing and opening was merged by a collection: the listing is then
+    /// repeated, but no run is opened twice.
+    pub(crate) fn load_runs(&self, damage: Damage) -> Result<Vec<Arc<Run>>> {
+        let mut known: HashMap<RunId, Arc<Run>> = HashMap::new();
         'listing: for _ in 0..ATTEMPTS_MAX {
             let mut runs = Vec::new();
             for entry in self.store.list(INDEX)? {
@@ -288,7 +346,11 @@ impl Repository {
                             Err(error) if error.kind() == StoreErrorKind::NotFound => continue 'listing,
                             Err(error) => return Err(error.into()),
                         };
-                        let run = Arc::new(Run::open(id, object, self.location())?);
+                        let run = match Run::open(id, object, self.location()) {
+                            Ok(run) => Arc::new(run),
+                            Err(Error::Damaged { .. }) if damage == Damage::LeaveOut => continue,
+                            Err(error) => return Err(error),
+                        };
                         known.insert(id, Arc::clone(&run));
                         run
                     }
@@ -317,6 +379,15 @@ impl Repository {
         object.read_at(&mut directory, footer.directory_offset)?;
         pack::read_directory(id, &header, footer, &directory).map_err(damaged)
     }
+}
+
+/// What becomes of a damaged run when the index is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// It is an error: whoever stores or deletes has to know everything.
+    Refuse,
+    /// The index goes without it.
+    LeaveOut,
 }
 
 /// Writes an object that is named by its content; one that is there already is as good.

@@ -9,10 +9,10 @@
 use leeward_store::{ErrorKind as StoreErrorKind, Key, Version};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{from_hex, to_hex};
+use crate::id::{SnapshotId, from_hex, to_hex};
 use crate::image::{ImageName, SnapshotEntry};
 use crate::record::{self, Kind, RECORD_BYTES_MAX};
-use crate::repository::Repository;
+use crate::repository::{Repository, SNAPSHOTS, snapshot_key};
 use crate::{Error, Result};
 
 /// Prefix of the keys of sessions.
@@ -137,36 +137,48 @@ impl Session {
         &self.record.id
     }
 
-    /// Publishes a snapshot: from here on it is kept, whatever happens to this process.
+    /// Publishes a snapshot: from here on it is kept, whatever happens to this process. The session is brought to its
+    /// end when that fails.
     pub(crate) fn commit(
-        &mut self,
+        mut self,
         repository: &Repository,
         image: ImageName,
         entry: SnapshotEntry,
-    ) -> Result<()> {
+    ) -> Result<Self> {
+        let snapshot = entry.id;
         self.record.state = State::Committed { image, entry };
         let bytes = record::encode_value(Kind::Session, &self.record);
         match repository.store().put_if_match(&self.key, &bytes, &self.version) {
             Ok(()) => {
                 self.version = Version::of(&bytes);
-                Ok(())
+                Ok(self)
             }
             Err(error) if error.kind() == StoreErrorKind::Conflict => {
+                repository.withdraw_snapshot(snapshot);
+                // What is left of it says that it was revoked; a failure is no harm, others remove it.
+                let _ = self.end(repository);
                 Err(Error::Revoked { store: repository.store().name().to_owned() })
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                // The first error is the one to tell; a session left behind is found to be dead by a collection.
+                let _ = self.withdraw(repository, snapshot);
+                Err(error.into())
+            }
         }
     }
 
     /// Ends a session whose commit has failed, unless it was made all the same: then somebody may be publishing the
     /// snapshot right now and count on the session, and whoever completes it removes it.
-    pub(crate) fn withdraw(self, repository: &Repository) -> Result<()> {
+    fn withdraw(self, repository: &Repository, snapshot: SnapshotId) -> Result<()> {
         let (bytes, _) = repository.store().get(&self.key, RECORD_BYTES_MAX)?;
         let found: SessionRecord = record::decode_value(Kind::Session, &bytes)
             .map_err(|what| repository.damaged(self.key.as_str(), what))?;
         match found.state {
             State::Committed { .. } => Ok(()),
-            State::Open | State::Revoked => self.end(repository),
+            State::Open | State::Revoked => {
+                repository.withdraw_snapshot(snapshot);
+                self.end(repository)
+            }
         }
     }
 
@@ -219,14 +231,26 @@ impl Repository {
         Ok(found)
     }
 
+    /// Removes a session that was revoked, after the manifest that it may have stored: nothing will ever publish that.
+    pub(crate) fn bury(&self, session: &FoundSession) -> Result<()> {
+        let live = self.live_snapshots()?.into_iter().map(|entry| entry.id).collect();
+        for (id, snapshot) in self.unpublished(&live)? {
+            if snapshot.session == session.record.id {
+                self.store().delete(&snapshot_key(id)?)?;
+            }
+        }
+        // The session is what tells that manifest from one whose ref was lost.
+        self.store().settle(SNAPSHOTS)?;
+        self.store().delete(&session.key)?;
+        Ok(())
+    }
+
     /// Brings into the refs what dead writers had published, and removes the sessions that have come to an end.
     pub(crate) fn complete_sessions(&self) -> Result<()> {
         for session in self.sessions()? {
             match &session.record.state {
                 State::Open => {}
-                State::Revoked => {
-                    self.store().delete(&session.key)?;
-                }
+                State::Revoked => self.bury(&session)?,
                 State::Committed { image, entry } => {
                     self.publish(image, entry, &session.key)?;
                     self.store().delete(&session.key)?;

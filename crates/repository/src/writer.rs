@@ -229,22 +229,26 @@ impl Writer {
 
     /// Publishes a snapshot whose blobs are all stored. When this returns, it survives anything.
     pub(crate) fn commit(mut self, image: &ImageName, entry: &SnapshotEntry) -> Result<()> {
-        self.flush()?;
         let repository = self.shared.repository.clone();
-        // What others stored and this snapshot refers to may have been listed before it was durable.
-        for prefix in [PACKS, INDEX, SNAPSHOTS] {
-            repository.store().settle(prefix)?;
-        }
-        let Some(mut session) = self.session.take() else {
-            return Err(Error::Invalid("the session has ended".to_owned()));
-        };
-        if let Err(error) = session.commit(&repository, image.clone(), entry.clone()) {
-            // The first error is the one to tell; a session left behind is found to be dead by a collection.
-            let _ = session.withdraw(&repository);
+        if let Err(error) = self.settle() {
+            repository.withdraw_snapshot(entry.id);
             return Err(error);
         }
+        let Some(session) = self.session.take() else {
+            return Err(Error::Invalid("the session has ended".to_owned()));
+        };
+        let session = session.commit(&repository, image.clone(), entry.clone())?;
         session.publish(&repository)?;
         session.end(&repository)
+    }
+
+    /// Makes durable what the snapshot refers to, also what others stored: it may have been listed before it was durable.
+    fn settle(&mut self) -> Result<()> {
+        self.flush()?;
+        for prefix in [PACKS, INDEX, SNAPSHOTS] {
+            self.shared.repository.store().settle(prefix)?;
+        }
+        Ok(())
     }
 
     /// Ends the session without publishing anything; what was stored stays and is used by a rerun.
@@ -333,6 +337,31 @@ impl Pending {
     }
 }
 
+/// A run that is not stored.
+struct InMemory(Vec<u8>);
+
+impl leeward_store::Object for InMemory {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> leeward_store::Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        match self.0.get(start..).and_then(|rest| rest.get(..buffer.len())) {
+            Some(found) => buffer.copy_from_slice(found),
+            None => {
+                return Err(leeward_store::Error::Io {
+                    store: "memory".to_owned(),
+                    action: "read",
+                    key: "a run".to_owned(),
+                    source: std::io::ErrorKind::UnexpectedEof.into(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Repository {
     /// Stores a run of sorted entries and opens it.
     pub(crate) fn put_run(&self, entries: &[Entry]) -> Result<Arc<Run>> {
@@ -345,6 +374,28 @@ impl Repository {
 
     /// Finds packs that no run speaks of (their writer died before it wrote one) and adds them to the index.
     pub(crate) fn adopt_orphans(&self, index: &mut Index) -> Result<()> {
+        let (entries, sizes) = self.orphan_entries(index)?;
+        for part in entries.chunks(run::RUN_ENTRIES_MAX) {
+            let run = self.put_run(part)?;
+            index.add(run, sizes.iter().copied());
+        }
+        Ok(())
+    }
+
+    /// As [`Repository::adopt_orphans`], for readers, who store nothing.
+    pub(crate) fn adopt_orphans_in_memory(&self, index: &mut Index) -> Result<()> {
+        let (entries, sizes) = self.orphan_entries(index)?;
+        for part in entries.chunks(run::RUN_ENTRIES_MAX) {
+            let encoded = run::encode(part);
+            let object = Arc::new(InMemory(encoded.bytes));
+            let run = Arc::new(Run::open(encoded.id, object, self.location())?);
+            index.add(run, sizes.iter().copied());
+        }
+        Ok(())
+    }
+
+    /// The sorted entries of packs that no run speaks of, and the sizes of those packs.
+    fn orphan_entries(&self, index: &Index) -> Result<(Vec<Entry>, Vec<(PackId, u64)>)> {
         let known: HashSet<PackId> = index.runs().iter().flat_map(|run| run.packs.iter().copied()).collect();
         let states = index.states();
         let orphans: Vec<(PackId, u64)> = states
@@ -368,11 +419,7 @@ impl Repository {
         }
         entries.sort_unstable();
         entries.dedup();
-        for part in entries.chunks(run::RUN_ENTRIES_MAX) {
-            let run = self.put_run(part)?;
-            index.add(run, sizes.iter().copied());
-        }
-        Ok(())
+        Ok((entries, sizes))
     }
 
     /// The index entries of a pack, from the pack alone, and what is wrong with frames that had to be left out.

@@ -1,5 +1,6 @@
 //! `leeward forget` and `leeward collect`: letting go of snapshots, then of data.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -83,13 +84,21 @@ pub fn forget(
     if by_rules && !named.is_empty() {
         return Err(Failure::new(Code::Usage, "either name snapshots or give images and rules, not both"));
     }
+    // All are found before any is forgotten: what `~1` means changes with the first.
+    let mut found: BTreeMap<ImageName, Vec<SnapshotId>> = BTreeMap::new();
     for text in &named {
         let spec: SnapshotSpec = text.parse()?;
-        let entry = repository.resolve(&spec)?;
-        if !arguments.dry_run {
-            repository.forget(&spec.image, &[entry.id])?;
+        let id = repository.resolve(&spec)?.id;
+        let ids = found.entry(spec.image).or_default();
+        if !ids.contains(&id) {
+            ids.push(id);
         }
-        tell(&spec.image, &[entry.id], arguments.dry_run, output);
+    }
+    for (image, ids) in &found {
+        if !arguments.dry_run {
+            repository.forget(image, ids)?;
+        }
+        tell(image, ids, arguments.dry_run, output);
     }
     let images: Vec<ImageName> = if arguments.all {
         repository.images()?
