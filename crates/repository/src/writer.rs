@@ -362,6 +362,9 @@ impl leeward_store::Object for InMemory {
     }
 }
 
+/// Entries of packs that no run speaks of, and the sizes of those packs.
+type Orphans = (Vec<Entry>, Vec<(PackId, u64)>);
+
 impl Repository {
     /// Stores a run of sorted entries and opens it.
     pub(crate) fn put_run(&self, entries: &[Entry]) -> Result<Arc<Run>> {
@@ -395,7 +398,7 @@ impl Repository {
     }
 
     /// The sorted entries of packs that no run speaks of, and the sizes of those packs.
-    fn orphan_entries(&self, index: &Index) -> Result<(Vec<Entry>, Vec<(PackId, u64)>)> {
+    fn orphan_entries(&self, index: &Index) -> Result<Orphans> {
         let known: HashSet<PackId> = index.runs().iter().flat_map(|run| run.packs.iter().copied()).collect();
         let states = index.states();
         let orphans: Vec<(PackId, u64)> = states

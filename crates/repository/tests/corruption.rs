@@ -1,7 +1,7 @@
 //! One stored object of each kind is damaged or lost: a check names it and the snapshots that it touches, a restore
 //! gives the right bytes or an error, a collection deletes nothing that is needed, and making the index anew mends an
 //! index.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Something fails in the middle of the work: it ends with the reason, nothing that was acknowledged is lost, and the
 //! next run succeeds.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
 

@@ -8,7 +8,7 @@
 //! - snapshots are looked at before the index: `a_backup_within_a_collection`;
 //! - an ended session is durable before its snapshot is forgotten, and all that a deletion rests on before it is made:
 //!   `power_loss.rs`.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
 
@@ -21,6 +21,9 @@ use leeward_repository::{CollectOptions, Error, Repository, SnapshotId, Unattend
 use leeward_store::simulation::{Operation, Random};
 
 const DISK_BYTES: usize = 1_500_000;
+
+/// What backups have published: image, snapshot and its bytes.
+type Published = Arc<Mutex<Vec<(String, SnapshotId, Arc<Vec<u8>>)>>>;
 
 /// A repository with two images, of which half of the data is not needed any more.
 struct Start {
@@ -169,7 +172,7 @@ fn a_writer_that_was_declared_dead() {
 fn a_backup_within_a_collection() {
     let steps = at_every_step(|at| {
         let Start { machine, mut model, forgotten, disk } = start(at % 7);
-        let published: Arc<Mutex<Vec<(String, SnapshotId, Arc<Vec<u8>>)>>> = Arc::default();
+        let published: Published = Arc::default();
         let stopped = with_intruder(
             &machine,
             at,

@@ -1,5 +1,5 @@
 //! Random operations against a model that knows only names and bytes; a failing case shrinks.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
 

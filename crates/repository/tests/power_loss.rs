@@ -1,6 +1,6 @@
 //! The power fails at every change that a day in the life of a repository makes; after each, what was acknowledged is
 //! there, all is sound, and work goes on.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
 
