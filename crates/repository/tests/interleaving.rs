@@ -22,9 +22,6 @@ use leeward_store::simulation::{Operation, Random};
 
 const DISK_BYTES: usize = 1_500_000;
 
-/// What backups have published: image, snapshot and its bytes.
-type Published = Arc<Mutex<Vec<(String, SnapshotId, Arc<Vec<u8>>)>>>;
-
 /// A repository with two images, of which half of the data is not needed any more.
 struct Start {
     machine: Machine,
