@@ -188,6 +188,10 @@ fn play(mut stream: impl Read + Write, script: &Script) -> Option<()> {
     negotiate(&mut stream, script)?;
     loop {
         let request: [u8; 28] = number(&mut stream)?;
+        if request[6..8] == [0, 2] {
+            // The client takes its leave; depending on who is faster it is heard or not.
+            return Some(());
+        }
         let word = |at: usize| u64::from_be_bytes(request[at..at + 8].try_into().unwrap());
         let length = u32::from_be_bytes(request[24..].try_into().unwrap());
         stream.write_all(&(script.answer)(word(8), word(16), length)).ok()?;
