@@ -22,6 +22,9 @@ use leeward_store::simulation::{Operation, Random};
 
 const DISK_BYTES: usize = 1_500_000;
 
+/// What was acknowledged meanwhile.
+type Published = Arc<Mutex<Vec<(String, SnapshotId, Arc<Vec<u8>>)>>>;
+
 /// A repository with two images, of which half of the data is not needed any more.
 struct Start {
     machine: Machine,
@@ -169,7 +172,7 @@ fn a_writer_that_was_declared_dead() {
 fn a_backup_within_a_collection() {
     let steps = at_every_step(|at| {
         let Start { machine, mut model, forgotten, disk } = start(at % 7);
-        let published: Published = Arc::default();
+        let published = Published::default();
         let stopped = with_intruder(
             &machine,
             at,
@@ -352,8 +355,6 @@ impl Turns {
         self.changed.notify_all();
     }
 }
-
-type Published = Arc<Mutex<Vec<(String, SnapshotId, Arc<Vec<u8>>)>>>;
 
 /// What one of the processes does.
 #[derive(Clone, Copy, Debug)]
