@@ -455,7 +455,9 @@ fn turns(seed: u64) {
 fn processes_that_take_turns_lose_nothing() {
     let seeds: Vec<u64> = match std::env::var("LEEWARD_SEED").ok().and_then(|text| text.parse().ok()) {
         Some(seed) => vec![seed],
-        None => (0..if is_full() { 3000 } else { 200 }).collect(),
+        None if is_full() => (0..3000).collect(),
+        // 614 lost a published snapshot while a collection still counted on a copy that another had condemned.
+        None => (0..200).chain([614]).collect(),
     };
     for seed in seeds {
         turns(seed);
