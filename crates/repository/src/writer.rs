@@ -337,6 +337,13 @@ impl Pending {
     }
 }
 
+/// Packs that no run speaks of.
+struct Orphans {
+    /// What is in them, in order.
+    entries: Vec<Entry>,
+    sizes: Vec<(PackId, u64)>,
+}
+
 /// A run that is not stored.
 struct InMemory(Vec<u8>);
 
@@ -362,58 +369,57 @@ impl leeward_store::Object for InMemory {
     }
 }
 
-/// Entries of packs that no run speaks of, and the sizes of those packs.
-type Orphans = (Vec<Entry>, Vec<(PackId, u64)>);
-
 impl Repository {
     /// Stores a run of sorted entries and opens it.
     pub(crate) fn put_run(&self, entries: &[Entry]) -> Result<Arc<Run>> {
         let encoded = run::encode(entries);
         let key = run_key(encoded.id)?;
         put_once(self.store(), &key, &encoded.bytes)?;
-        let object = self.store().open(&key)?;
+        let object = match self.store().open(&key) {
+            Ok(object) => object,
+            // A collection has merged it into another already: what it says still holds.
+            Err(error) if error.kind() == leeward_store::ErrorKind::NotFound => {
+                Arc::new(InMemory(encoded.bytes))
+            }
+            Err(error) => return Err(error.into()),
+        };
         Ok(Arc::new(Run::open(encoded.id, object, self.location())?))
     }
 
     /// Finds packs that no run speaks of (their writer died before it wrote one) and adds them to the index.
     pub(crate) fn adopt_orphans(&self, index: &mut Index) -> Result<()> {
-        let (entries, sizes) = self.orphan_entries(index)?;
-        for part in entries.chunks(run::RUN_ENTRIES_MAX) {
+        // Nothing new may refer to a condemned pack.
+        let orphans = self.orphans(index, |pack| !index.states().condemned.contains(pack))?;
+        for part in orphans.entries.chunks(run::RUN_ENTRIES_MAX) {
             let run = self.put_run(part)?;
-            index.add(run, sizes.iter().copied());
+            index.add(run, orphans.sizes.iter().copied());
         }
         Ok(())
     }
 
     /// As [`Repository::adopt_orphans`], for readers, who store nothing.
     pub(crate) fn adopt_orphans_in_memory(&self, index: &mut Index) -> Result<()> {
-        let (entries, sizes) = self.orphan_entries(index)?;
-        for part in entries.chunks(run::RUN_ENTRIES_MAX) {
+        let orphans = self.orphans(index, |_| true)?;
+        for part in orphans.entries.chunks(run::RUN_ENTRIES_MAX) {
             let encoded = run::encode(part);
             let object = Arc::new(InMemory(encoded.bytes));
             let run = Arc::new(Run::open(encoded.id, object, self.location())?);
-            index.add(run, sizes.iter().copied());
+            index.add(run, orphans.sizes.iter().copied());
         }
         Ok(())
     }
 
-    /// The sorted entries of packs that no run speaks of, and the sizes of those packs.
-    fn orphan_entries(&self, index: &Index) -> Result<Orphans> {
+    /// What is in the packs that no run speaks of, as far as `wanted` has it.
+    fn orphans(&self, index: &Index, wanted: impl Fn(&PackId) -> bool) -> Result<Orphans> {
         let known: HashSet<PackId> = index.runs().iter().flat_map(|run| run.packs.iter().copied()).collect();
-        let states = index.states();
-        let orphans: Vec<(PackId, u64)> = states
-            .present
-            .iter()
-            .filter(|(pack, _)| !known.contains(*pack) && !states.condemned.contains(*pack))
-            .map(|(pack, size)| (*pack, *size))
-            .collect();
         let mut entries = Vec::new();
         let mut sizes = Vec::new();
-        for (pack, size) in orphans {
-            match self.pack_entries(pack) {
+        let present = index.states().present.iter();
+        for (pack, size) in present.filter(|(pack, _)| !known.contains(*pack) && wanted(pack)) {
+            match self.pack_entries(*pack) {
                 Ok((found, _)) => {
                     entries.extend(found);
-                    sizes.push((pack, size));
+                    sizes.push((*pack, *size));
                 }
                 // Gone again, or damaged: nothing will refer to it, and `check` names it.
                 Err(error) if error.is_not_found() || matches!(error, Error::Damaged { .. }) => {}
@@ -422,7 +428,7 @@ impl Repository {
         }
         entries.sort_unstable();
         entries.dedup();
-        Ok((entries, sizes))
+        Ok(Orphans { entries, sizes })
     }
 
     /// The index entries of a pack, from the pack alone, and what is wrong with frames that had to be left out.

@@ -22,6 +22,9 @@ use leeward_store::simulation::{Operation, Random};
 
 const DISK_BYTES: usize = 1_500_000;
 
+/// What was acknowledged meanwhile.
+type Published = Arc<Mutex<Vec<(String, SnapshotId, Arc<Vec<u8>>)>>>;
+
 /// A repository with two images, of which half of the data is not needed any more.
 struct Start {
     machine: Machine,
@@ -169,7 +172,7 @@ fn a_writer_that_was_declared_dead() {
 fn a_backup_within_a_collection() {
     let steps = at_every_step(|at| {
         let Start { machine, mut model, forgotten, disk } = start(at % 7);
-        let published: Published = Arc::default();
+        let published = Published::default();
         let stopped = with_intruder(
             &machine,
             at,
@@ -353,8 +356,6 @@ impl Turns {
     }
 }
 
-type Published = Arc<Mutex<Vec<(String, SnapshotId, Arc<Vec<u8>>)>>>;
-
 /// What one of the processes does.
 #[derive(Clone, Copy, Debug)]
 enum Role {
@@ -454,7 +455,9 @@ fn turns(seed: u64) {
 fn processes_that_take_turns_lose_nothing() {
     let seeds: Vec<u64> = match std::env::var("LEEWARD_SEED").ok().and_then(|text| text.parse().ok()) {
         Some(seed) => vec![seed],
-        None => (0..if is_full() { 3000 } else { 200 }).collect(),
+        None if is_full() => (0..3000).collect(),
+        // 614 lost a published snapshot while a collection still counted on a copy that another had condemned.
+        None => (0..200).chain([614]).collect(),
     };
     for seed in seeds {
         turns(seed);
