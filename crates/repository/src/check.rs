@@ -70,6 +70,7 @@ const LOST_REF: &str =
     "restore this object from another copy of the repository; until then collections keep the snapshots";
 const REBUILD: &str = "run rebuild-index";
 const HARMLESS: &str = "nothing is lost; delete the object";
+const NO_COLLECT: &str = "nothing is lost; delete the object while no collect runs";
 
 impl Repository {
     /// Checks the repository.
@@ -189,7 +190,8 @@ impl Check<'_> {
                     _ => record::decode_value::<crate::condemned::CondemnedRecord>(kind, &bytes).err(),
                 };
                 if let Some(what) = flaw {
-                    self.find(entry.key.as_str(), what, HARMLESS);
+                    let advice = if kind == Kind::Condemned { NO_COLLECT } else { HARMLESS };
+                    self.find(entry.key.as_str(), what, advice);
                 }
             }
         }

@@ -224,7 +224,15 @@ impl Repository {
 
     /// Declares sessions dead whose processes have ended for certain, and those that the caller names.
     pub(crate) fn end_dead_sessions(&self, revoke: &[String]) -> Result<()> {
-        for session in self.sessions()? {
+        let sessions = self.sessions()?;
+        for id in revoke {
+            if !sessions.iter().any(|session| session.record.id == *id) {
+                return Err(Error::Invalid(format!(
+                    "there is no session {id}: collect without --revoke lists them"
+                )));
+            }
+        }
+        for session in sessions {
             let dead = session.record.state == State::Open
                 && (self.has_ended(&session.record.process) || revoke.contains(&session.record.id));
             if dead && session.revoke(self)? {

@@ -230,6 +230,22 @@ impl Store for DirectoryStore {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        // Some file systems leave out a name that is renamed over while a directory is read; so no replacement happens
+        // meanwhile. Whoever may only read the store cannot hold one up, and does not decide anything either.
+        let _lock = match self.file_system.lock(&self.root.join(LOCK)) {
+            Ok(lock) => Some(lock),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::ReadOnlyFilesystem
+                        | io::ErrorKind::NotFound
+                ) =>
+            {
+                None
+            }
+            Err(source) => return Err(self.error("lock", prefix, source)),
+        };
         let files = match self.file_system.list(&join(&self.root, prefix)) {
             Ok(files) => files,
             Err(source) => return Err(self.error("list", prefix, source)),
