@@ -169,7 +169,7 @@ impl Drop for Server {
     }
 }
 
-/// Starts qemu-nbd and waits until the socket is there.
+/// Starts qemu-nbd and waits until it takes connections: the socket is there a moment earlier.
 pub fn serve(socket: &Path, arguments: &[&str]) -> Server {
     let child = Command::new("qemu-nbd")
         .args(["--persistent", "--shared=8", "--socket", text(socket)])
@@ -178,7 +178,7 @@ pub fn serve(socket: &Path, arguments: &[&str]) -> Server {
         .spawn()
         .unwrap();
     let server = Server(child);
-    wait_for(|| socket.exists());
+    wait_for(|| std::os::unix::net::UnixStream::connect(socket).is_ok());
     server
 }
 
