@@ -301,10 +301,7 @@ fn an_image_that_is_two_formats_is_refused() {
         bytes.extend(footer);
     });
     let storage = || std::sync::Arc::new(MemoryStorage::new("both.qcow2", bytes.clone()));
-    if leeward_disk::detect(storage().as_ref()).unwrap().len() < 2 {
-        eprintln!("\n*** SKIPPED: there is no vhd reader to recognise the footer ***\n");
-        return;
-    }
+    assert_eq!(leeward_disk::detect(storage().as_ref()).unwrap().len(), 2);
     let error = open_storage(storage(), &OpenOptions::default()).err().unwrap();
     assert!(matches!(error, Error::Ambiguous { .. }), "{error}");
 }

@@ -18,8 +18,10 @@ use crate::{Error, ErrorKind, Result};
 
 /// Packs whose objects are kept open, at most.
 const OPEN_PACKS_MAX: usize = 128;
-/// Decoded frames that are kept, at most. With frames of 1 MiB this bounds memory at 32 MiB.
+/// Decoded frames that are kept, at most. With frames of 2 MiB this bounds memory at 64 MiB.
 const FRAMES_MAX: usize = 32;
+/// Buffers that wait for a frame, at most.
+const SPARE_MAX: usize = 8;
 /// How often the index is loaded anew for one blob: collections may follow each other.
 const LOOKS_MAX: usize = 2;
 
@@ -138,7 +140,7 @@ impl Blobs {
         // Somebody may still be reading the oldest; then its buffer goes when they are done.
         if let Some(buffer) = oldest.and_then(Arc::into_inner) {
             let mut spare = lock(&self.spare);
-            if spare.len() < FRAMES_MAX {
+            if spare.len() < SPARE_MAX {
                 spare.push(buffer);
             }
         }
