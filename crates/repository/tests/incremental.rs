@@ -170,6 +170,8 @@ fn a_group_is_published_whole_or_not_at_all() {
     Model::default().assert_clean(&repository, "after a refused group");
     let outcomes = backup_group(&repository, &[("m/a", &disks[0], None), ("m/b", &disks[1], None)]).unwrap();
     for (outcome, disk) in outcomes.iter().zip(&disks) {
+        let statistics = outcome.snapshot.statistics;
+        assert!(statistics.stored_bytes > statistics.new_bytes / 100, "{statistics:?}");
         assert!(restore(&repository, outcome.id).unwrap() == *disk);
         let group = outcome.snapshot.group.clone().unwrap();
         assert_eq!(group.images, ["m/a", "m/b"]);
