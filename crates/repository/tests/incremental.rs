@@ -98,6 +98,7 @@ fn nothing_else_is_read_than_what_has_changed() {
         repository.backup_group(&[member("a", &source, Some(changed))], &options(), &Unattended).unwrap();
     assert_eq!(outcome[0].snapshot.statistics.read_bytes, 6 * chunk);
     assert_eq!(outcome[0].snapshot.statistics.new_bytes, 6 * chunk);
+    assert!(outcome[0].snapshot.statistics.stored_bytes > 6 * chunk, "noise does not compress");
     assert_eq!(outcome[0].snapshot.parents, [base]);
     for (offset, length) in source.asked.into_inner().unwrap() {
         let is_wanted = wanted.iter().any(|(from, size)| *from <= offset && offset + length <= from + size);
@@ -170,8 +171,6 @@ fn a_group_is_published_whole_or_not_at_all() {
     Model::default().assert_clean(&repository, "after a refused group");
     let outcomes = backup_group(&repository, &[("m/a", &disks[0], None), ("m/b", &disks[1], None)]).unwrap();
     for (outcome, disk) in outcomes.iter().zip(&disks) {
-        let statistics = outcome.snapshot.statistics;
-        assert!(statistics.stored_bytes > statistics.new_bytes / 100, "{statistics:?}");
         assert!(restore(&repository, outcome.id).unwrap() == *disk);
         let group = outcome.snapshot.group.clone().unwrap();
         assert_eq!(group.images, ["m/a", "m/b"]);
