@@ -79,6 +79,12 @@ pub enum Error {
         /// Why it is not used.
         why: String,
     },
+    /// A running machine has the disk.
+    #[error("{path}: refused: a running machine or another program has it open and locked")]
+    InUse {
+        /// File or device.
+        path: String,
+    },
     /// The content matches more than one format.
     #[error(
         "{path}: refused: the file can be read as {first} and as {second} — name the one you mean with -f"
@@ -187,6 +193,7 @@ impl Error {
             Self::ReferenceRefused { .. }
             | Self::ReferenceUnusable { .. }
             | Self::Ambiguous { .. }
+            | Self::InUse { .. }
             | Self::WouldOverwrite { .. } => ErrorKind::Refused,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::WrongFormat { .. } | Self::OutOfRange { .. } | Self::Invalid { .. } => ErrorKind::Usage,

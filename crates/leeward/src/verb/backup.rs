@@ -10,7 +10,7 @@ use leeward_disk::{Format, OpenOptions, References, default_threads, open_source
 use leeward_repository::{BackupOptions, BackupOutcome, Consistency, ImageName, SourceRecord, host_name};
 
 use super::repository::{RepositoryArgument, Watch};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::limit::{self, LimitedSource, RateLimit};
 use crate::output::Output;
 use crate::size;
@@ -62,6 +62,7 @@ pub fn run(
         ..OpenOptions::default()
     };
     let repository = repository.open_limited(arguments.limit_write)?;
+    refuse_in_use(&arguments.source)?;
     let read_limit = arguments.limit_read.map(RateLimit::new);
     let source = LimitedSource::wrap(open_source(&arguments.source, &options)?, read_limit.as_ref());
     let info = source.info();
@@ -109,6 +110,22 @@ pub fn run(
     let outcome = result?;
     report(&outcome, started.elapsed(), output);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a disk that a running machine writes: what is read of it would be of no one moment.
+fn refuse_in_use(source: &str) -> Result<(), Failure> {
+    let path = std::path::Path::new(source);
+    // What cannot be asked fails where it is opened, with a better message.
+    if path.exists() && leeward_disk::in_use::is_written(path).unwrap_or(false) {
+        return Err(Failure::new(
+            Code::Refused,
+            format!("{source}: a running machine has this disk open for writing"),
+        )
+        .hint(
+            "back the machine up through its QMP socket: leeward backup qmp:SOCKET IMAGE; or stop it first",
+        ));
+    }
+    Ok(())
 }
 
 fn report(outcome: &BackupOutcome, time: std::time::Duration, output: &Output) {
