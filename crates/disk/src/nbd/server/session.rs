@@ -1,6 +1,7 @@
 //! One connection after its negotiation: requests come, replies go.
 
 use std::io::{self, BufReader, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
@@ -159,7 +160,11 @@ impl<'a> Session<'a> {
         let worker = || {
             let mut buffer = Vec::new();
             while let Some(job) = self.queue.take() {
-                self.perform(job, &mut buffer);
+                let performed = catch_unwind(AssertUnwindSafe(|| self.perform(job, &mut buffer)));
+                if performed.is_err() {
+                    // Devices are guarded: this is an error of the server itself, and a request stays unanswered.
+                    self.outbox.fail();
+                }
             }
         };
         let started = std::thread::Builder::new().name("nbd-worker".to_owned()).spawn_scoped(scope, worker);
