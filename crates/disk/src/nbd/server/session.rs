@@ -211,8 +211,7 @@ pub fn serve_bytes(exports: &[Export], input: &[u8]) -> Vec<u8> {
         let outbox = Outbox::new(Box::new(output.clone()), Box::new(|| {}));
         Session::new(&exports[agreed.export], agreed, 0, &counters, outbox).run(input);
     }
-    let sent = std::mem::take(&mut *output.0.lock().unwrap_or_else(PoisonError::into_inner));
-    sent
+    std::mem::take(&mut *output.0.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 struct Recorded<'a> {
