@@ -60,6 +60,6 @@ pub use restore::{RestoreMode, RestoreOutcome};
 pub use retention::{Decision, KeepRules, plan_retention};
 pub use session::{Process, host_name};
 pub use snapshot::{BackupStatistics, Consistency, Snapshot, SourceRecord};
-pub use source::{ReadOptions, SnapshotSource};
+pub use source::{ReadOptions, SnapshotReader, SnapshotSource};
 pub use statistics::{ImageStatistics, Statistics};
 pub use walk::Difference;

@@ -50,7 +50,7 @@ pub struct SnapshotSource {
 
 /// What reads need, shared with the threads that read ahead.
 struct Disk {
-    chunks: Chunks,
+    chunks: Arc<Chunks>,
     snapshot: Snapshot,
     name: String,
     chunk_bytes: u64,
@@ -72,16 +72,45 @@ impl Repository {
     /// # Errors
     /// Those of [`Repository::source`].
     pub fn source_with(&self, id: SnapshotId, options: ReadOptions) -> Result<SnapshotSource> {
-        let snapshot = self.snapshot(id)?;
-        let config = self.config();
+        self.reader(options)?.source(id)
+    }
+
+    /// Opens the index once for any number of snapshots, which then share one cache.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn reader(&self, options: ReadOptions) -> Result<SnapshotReader> {
+        let chunks = Arc::new(Chunks::new(Blobs::open(self)?, options.cache_bytes));
+        Ok(SnapshotReader { chunks, options })
+    }
+}
+
+/// Opens snapshots as disks that share an index and a cache: what two of them have in common is decoded once.
+#[derive(Clone)]
+pub struct SnapshotReader {
+    chunks: Arc<Chunks>,
+    options: ReadOptions,
+}
+
+impl SnapshotReader {
+    /// Opens a snapshot as a disk, also one that was published after the reader was opened. It reads ahead on threads of
+    /// its own.
+    ///
+    /// # Errors
+    /// Those of [`Repository::source`].
+    pub fn source(&self, id: SnapshotId) -> Result<SnapshotSource> {
+        let (repository, options) = (self.chunks.blobs.repository(), self.options);
+        let snapshot = repository.snapshot(id)?;
+        let config = repository.config();
         if (snapshot.chunk_bits, snapshot.fanout_bits) != (config.chunk_bits, config.fanout_bits) {
-            return Err(self.damaged("snapshots", "the snapshot was cut otherwise than this repository"));
+            let what = "the snapshot was cut otherwise than this repository";
+            return Err(repository.damaged("snapshots", what));
         }
         let leaves = usize::try_from(options.cache_bytes / CACHE_BYTES_PER_LEAF).unwrap_or(usize::MAX);
         let leaves = leaves.max(LEAVES_MIN) / LEAF_SHARDS;
         let disk = Arc::new(Disk {
-            chunks: Chunks::new(Blobs::open(self)?, options.cache_bytes),
-            name: format!("{}: snapshot {} of {}", self.location(), id.short(), snapshot.image),
+            chunks: Arc::clone(&self.chunks),
+            name: format!("{}: snapshot {} of {}", repository.location(), id.short(), snapshot.image),
             chunk_bytes: config.chunk_bytes() as u64,
             leaves: std::array::from_fn(|_| Mutex::new(Recent::new(leaves))),
             snapshot,
