@@ -43,7 +43,7 @@ impl Mount {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let mount = Self { child, place: place.to_owned() };
-        assert!(line.contains("mounted"), "{line:?}");
+        assert!(line.starts_with("{\"mounted\":"), "{line:?}");
         mount
     }
 

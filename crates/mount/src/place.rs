@@ -26,7 +26,8 @@ pub(crate) fn prepare(path: &Path) -> Result<PathBuf> {
         Err(error) => return Err(failed(error)),
     };
     if let Some(mount) = mount_at(&place) {
-        let is_left_over = std::fs::metadata(&place).is_err_and(|error| is_dead(&error));
+        // The kernel remembers what the directory looked like, but has to ask for what is in it.
+        let is_left_over = place.read_dir().is_err_and(|error| is_dead(&error));
         if !mount.is_ours() || !is_left_over {
             return Err(Error::Occupied { path: place, what: mount.kind });
         }
