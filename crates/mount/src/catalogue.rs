@@ -93,10 +93,15 @@ impl Catalogue {
             || images.range(below.clone()..).next().is_some_and(|image| image.starts_with(&below)))
     }
 
-    /// What a directory holds, by name.
-    pub(crate) fn list(&self, directory: &str) -> Result<Vec<(String, Node)>> {
+    /// What a directory holds, by name. An image whose ref cannot be read does not hide those below it: what is wrong
+    /// with it goes to `tell`.
+    pub(crate) fn list(&self, directory: &str, tell: impl Fn(&Error)) -> Result<Vec<(String, Node)>> {
         let mut entries = Vec::new();
-        if let Some((name, image)) = self.image_at(directory)? {
+        let image = self.image_at(directory).unwrap_or_else(|error| {
+            tell(&error);
+            None
+        });
+        if let Some((name, image)) = image {
             for snapshot in &image.snapshots {
                 entries.push((snapshot_name(snapshot), Node::Snapshot(name.clone(), snapshot.id)));
             }
@@ -127,7 +132,12 @@ impl Catalogue {
 
     /// What has this name in a directory.
     pub(crate) fn find(&self, directory: &str, name: &str) -> Result<Option<Node>> {
-        if let Some((image_name, image)) = self.image_at(directory)? {
+        let image = match self.image_at(directory) {
+            // As in a listing.
+            Err(Error::Damaged { .. }) => None,
+            other => other?,
+        };
+        if let Some((image_name, image)) = image {
             if name == LATEST && !image.snapshots.is_empty() {
                 return Ok(Some(Node::Latest(image_name)));
             }

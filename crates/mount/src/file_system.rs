@@ -140,7 +140,7 @@ impl RepositoryFileSystem {
     /// What a directory holds, but for the two dots.
     fn list(&self, node: &Node) -> Answer<Vec<(String, Node)>> {
         match node {
-            Node::Directory(directory) => Ok(self.catalogue.list(directory)?),
+            Node::Directory(directory) => Ok(self.catalogue.list(directory, |error| self.tell(error))?),
             Node::Snapshot(image, id) => {
                 self.entry(image, *id)?;
                 let mut entries = vec![(DISK.to_owned(), Node::Disk(image.clone(), *id))];
