@@ -287,7 +287,6 @@ fn next_block(stream: &mut DCtx<'_>, input: &mut InBuffer<'_>, length: usize) ->
         let position = block.len();
         let mut output = OutBuffer::around_pos(&mut block, position);
         stream.decompress_stream(&mut output, input).map_err(unusable)?;
-        drop(output);
         if before == (input.pos(), block.len()) {
             return Err("the compressed content of the frame ends too early".to_owned());
         }
