@@ -79,6 +79,22 @@ pub enum Error {
         /// Why it is not used.
         why: String,
     },
+    /// The map of an overlay is damaged, or is none.
+    #[error("{path}: not a sound map of an overlay: {what}")]
+    DamagedMap {
+        /// The map.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Somebody else has the overlay open.
+    #[error(
+        "{path}: the overlay is in use by another process (an export, a hydration or a backup): end that first"
+    )]
+    InUse {
+        /// Its map.
+        path: String,
+    },
     /// The content matches more than one format.
     #[error(
         "{path}: refused: the file can be read as {first} and as {second} — name the one you mean with -f"
@@ -169,6 +185,8 @@ pub enum ErrorKind {
     Unsupported,
     /// Refused for safety; the caller may allow it.
     Refused,
+    /// Somebody else holds it; trying again later may help.
+    Busy,
     /// The caller asked for something impossible.
     Usage,
     /// The caller asked to stop.
@@ -182,7 +200,8 @@ impl Error {
         match self {
             Self::Io { .. } | Self::Open { .. } | Self::Protocol { .. } => ErrorKind::Io,
             Self::Backend { kind, .. } => *kind,
-            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::DamagedMap { .. } => ErrorKind::Corrupt,
+            Self::InUse { .. } => ErrorKind::Busy,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::ReferenceRefused { .. }
             | Self::ReferenceUnusable { .. }

@@ -18,6 +18,7 @@ mod format;
 pub mod formats;
 pub mod nbd;
 mod open;
+pub mod overlay;
 mod plan;
 mod source;
 mod storage;
