@@ -2,6 +2,7 @@
 
 mod failure;
 mod interrupt;
+mod limit;
 mod output;
 mod progress;
 mod size;

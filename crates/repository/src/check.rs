@@ -180,9 +180,10 @@ impl Check<'_> {
                 };
                 let flaw = match kind {
                     Kind::Session => match record::decode_value::<SessionRecord>(kind, &bytes) {
-                        Ok(SessionRecord { state: State::Committed { image, entry }, .. }) => {
-                            // Published, though its writer did not get to the ref.
-                            self.snapshots.push((image, entry.id));
+                        Ok(SessionRecord { state: State::Committed { snapshots }, .. }) => {
+                            // Published, though its writer did not get to the refs.
+                            let published = snapshots.into_iter();
+                            self.snapshots.extend(published.map(|one| (one.image, one.entry.id)));
                             None
                         }
                         other => other.err(),

@@ -147,6 +147,20 @@ pub enum Error {
     /// The caller asked for something impossible.
     #[error("{0}")]
     Invalid(String),
+    /// A backup cannot build on the snapshot.
+    #[error("snapshot {}: {what}", snapshot.short())]
+    Unfit {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// Why not.
+        what: String,
+    },
+    /// The source turned out not to be what it should be, after it had been read.
+    #[error("nothing was published: {source}")]
+    Unconfirmed {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The work was interrupted; a rerun continues.
     #[error("interrupted; what was stored so far is kept, and the next run continues from it")]
     Interrupted,
@@ -202,7 +216,9 @@ impl Error {
             | Self::BadImageName { .. }
             | Self::AmbiguousSnapshot { .. }
             | Self::BadSpec { .. }
+            | Self::Unfit { .. }
             | Self::Invalid(_) => ErrorKind::Usage,
+            Self::Unconfirmed { .. } => ErrorKind::Io,
             Self::Interrupted => ErrorKind::Interrupted,
         }
     }

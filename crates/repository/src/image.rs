@@ -107,6 +107,9 @@ pub struct SnapshotEntry {
     pub created: Timestamp,
     /// Size of the disk that a guest sees, in bytes.
     pub virtual_size: u64,
+    /// The group of snapshots of one moment to which it belongs, see [`crate::GroupRecord`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// What people say of it.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
@@ -256,6 +259,7 @@ mod tests {
                 id: SnapshotId([0xa0 + number as u8 / 2; 32]),
                 created: time.parse().unwrap(),
                 virtual_size: 0,
+                group: None,
                 tags: BTreeMap::from([(format!("t{number}"), String::new())]),
                 holds: Vec::new(),
             });

@@ -46,7 +46,7 @@ mod tree;
 mod walk;
 mod writer;
 
-pub use backup::{BackupOptions, BackupOutcome, Control, Unattended};
+pub use backup::{BackupOptions, BackupOutcome, Changed, Control, GroupOptions, Member, Unattended};
 pub use check::{CheckOutcome, Finding, ReadData};
 pub use collect::{CollectOptions, CollectOutcome};
 pub use config::{Config, FORMAT_VERSION, InitOptions, tool};
@@ -55,11 +55,13 @@ pub use frame::BlobKind;
 pub use id::{BlobId, PackId, SnapshotId};
 pub use image::{Hold, ImageName, ImageRef, SnapshotEntry, SnapshotSpec, Which};
 pub use maintenance::RebuildOutcome;
-pub use repository::{HasEnded, PREFIXES, Repository};
+pub use repository::{Group, HasEnded, PREFIXES, Repository, WriterInfo};
 pub use restore::{RestoreMode, RestoreOutcome};
 pub use retention::{Decision, KeepRules, plan_retention};
 pub use session::{Process, host_name};
-pub use snapshot::{BackupStatistics, Consistency, Snapshot, SourceRecord};
+pub use snapshot::{
+    BackupStatistics, CaptureMode, CaptureRecord, Consistency, GroupRecord, Snapshot, SourceRecord,
+};
 pub use source::SnapshotSource;
 pub use statistics::{ImageStatistics, Statistics};
 pub use walk::Difference;

@@ -66,10 +66,11 @@ impl Repository {
         let mut live: Vec<SnapshotEntry> = self
             .sessions()?
             .into_iter()
-            .filter_map(|session| match session.record.state {
-                State::Committed { entry, .. } => Some(entry),
-                State::Open | State::Revoked => None,
+            .flat_map(|session| match session.record.state {
+                State::Committed { snapshots } => snapshots,
+                State::Open | State::Revoked => Vec::new(),
             })
+            .map(|published| published.entry)
             .collect();
         for name in self.images()? {
             if let Some((image, _)) = self.read_ref(&name)? {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use leeward_store::{ErrorKind as StoreErrorKind, Key, SharedStore, Store, Version};
+use serde::Serialize;
 
 use crate::condemned::CONDEMNED;
 use crate::config::{Config, InitOptions};
@@ -12,7 +13,7 @@ use crate::image::{ImageName, ImageRef, REFS, SnapshotEntry, SnapshotSpec};
 use crate::index::{Index, PackStates, Run};
 use crate::pack::{self, Directory, FOOTER_BYTES, HEADER_BYTES};
 use crate::record::{self, Kind, RECORD_BYTES_MAX};
-use crate::session::{Process, SESSIONS};
+use crate::session::{Process, SESSIONS, State};
 use crate::snapshot::Snapshot;
 use crate::{Error, Result};
 
@@ -32,6 +33,32 @@ const ATTEMPTS_MAX: usize = 1000;
 
 /// Judges whether the process behind a session has ended for certain.
 pub type HasEnded = Arc<dyn Fn(&Process) -> bool + Send + Sync>;
+
+/// Snapshots of one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Identity: 32 hexadecimal digits.
+    pub id: String,
+    /// When its backup began.
+    pub created: jiff::Timestamp,
+    /// Its snapshots, by image.
+    pub members: Vec<(ImageName, SnapshotEntry)>,
+}
+
+/// A writer that has not ended its session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WriterInfo {
+    /// Identity of the session: 32 hexadecimal digits.
+    pub session: String,
+    /// The process behind it.
+    pub process: Process,
+    /// What it does, for people.
+    pub purpose: String,
+    /// Since when, RFC 3339.
+    pub created: String,
+    /// Whether the process has ended for certain.
+    pub has_ended: bool,
+}
 
 /// An open repository. Cheap to share between threads; holds no lock and no state of the store.
 #[derive(Clone)]
@@ -157,6 +184,71 @@ impl Repository {
         spec.which.resolve(&image).cloned()
     }
 
+    /// The groups of snapshots that are kept, oldest first. A group of which a member was forgotten has the others.
+    ///
+    /// # Errors
+    /// A ref or session is damaged, or the store fails.
+    pub fn groups(&self) -> Result<Vec<Group>> {
+        let mut groups: HashMap<String, Group> = HashMap::new();
+        let mut add = |image: &ImageName, entry: SnapshotEntry| {
+            let Some(id) = entry.group.clone() else { return };
+            let group = groups.entry(id.clone()).or_insert_with(|| Group {
+                id,
+                created: entry.created,
+                members: Vec::new(),
+            });
+            if group.members.iter().all(|(_, other)| other.id != entry.id) {
+                group.members.push((image.clone(), entry));
+            }
+        };
+        // What a dead writer published counts, though it may not be in all refs yet. Sessions before refs: see `live`.
+        for session in self.sessions()? {
+            if let State::Committed { snapshots } = session.record.state {
+                snapshots.into_iter().for_each(|published| add(&published.image, published.entry));
+            }
+        }
+        for name in self.images()? {
+            if let Some((image, _)) = self.read_ref(&name)? {
+                image.snapshots.into_iter().for_each(|entry| add(&name, entry));
+            }
+        }
+        let mut groups: Vec<Group> = groups.into_values().collect();
+        for group in &mut groups {
+            group.members.sort_by(|(a, _), (b, _)| a.cmp(b));
+        }
+        groups.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        Ok(groups)
+    }
+
+    /// The writers that are at work, as far as their sessions tell: identity, process, what it does, since when.
+    ///
+    /// # Errors
+    /// A session is damaged, or the store fails.
+    pub fn writers(&self) -> Result<Vec<WriterInfo>> {
+        let sessions = self.sessions()?.into_iter().filter(|session| session.record.state == State::Open);
+        Ok(sessions
+            .map(|session| WriterInfo {
+                has_ended: self.has_ended(&session.record.process),
+                session: session.record.id,
+                process: session.record.process,
+                purpose: session.record.purpose,
+                created: session.record.created,
+            })
+            .collect())
+    }
+
+    /// Takes the right to publish from a writer; `false` when it had ended or published before.
+    ///
+    /// # Errors
+    /// The session is damaged, or the store fails.
+    pub fn revoke_writer(&self, session: &str) -> Result<bool> {
+        let found = self.sessions()?.into_iter().find(|found| found.record.id == session);
+        match found.filter(|found| found.record.state == State::Open) {
+            Some(found) => found.revoke(self),
+            None => Ok(false),
+        }
+    }
+
     /// The manifest of a snapshot, checked against its name.
     ///
     /// # Errors
@@ -196,6 +288,11 @@ impl Repository {
             // For good, before the session that explains it goes.
             let _ = self.store.delete(&key).and_then(|_| self.store.settle(SNAPSHOTS));
         }
+    }
+
+    /// As [`Repository::withdraw_snapshot`], for several.
+    pub(crate) fn withdraw_snapshots(&self, ids: &[SnapshotId]) {
+        ids.iter().for_each(|id| self.withdraw_snapshot(*id));
     }
 
     /// Snapshots that no ref and no session has, and whose image has no ref at all. No ref is ever deleted, so the ref

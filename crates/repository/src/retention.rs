@@ -144,6 +144,7 @@ mod tests {
             id: SnapshotId([number; 32]),
             created: time.parse().unwrap(),
             virtual_size: 0,
+            group: None,
             tags: Default::default(),
             holds: Vec::new(),
         }

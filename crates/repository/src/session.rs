@@ -84,10 +84,19 @@ fn start_time(pid: u32) -> Option<u64> {
 pub(crate) enum State {
     /// Its writer is at work.
     Open,
-    /// Its writer has published this snapshot.
-    Committed { image: ImageName, entry: SnapshotEntry },
+    /// Its writer has published these snapshots, all at once.
+    Committed { snapshots: Vec<Published> },
     /// Its writer may not publish any more.
     Revoked,
+}
+
+/// A snapshot that a session has published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Published {
+    /// The image to whose ref it is added.
+    pub(crate) image: ImageName,
+    /// What the ref says of it.
+    pub(crate) entry: SnapshotEntry,
 }
 
 /// The record of a session.
@@ -137,16 +146,11 @@ impl Session {
         &self.record.id
     }
 
-    /// Publishes a snapshot: from here on it is kept, whatever happens to this process. The session is brought to its
-    /// end when that fails.
-    pub(crate) fn commit(
-        mut self,
-        repository: &Repository,
-        image: ImageName,
-        entry: SnapshotEntry,
-    ) -> Result<Self> {
-        let snapshot = entry.id;
-        self.record.state = State::Committed { image, entry };
+    /// Publishes snapshots, all of them or none: from here on they are kept, whatever happens to this process. The
+    /// session is brought to its end when that fails.
+    pub(crate) fn commit(mut self, repository: &Repository, snapshots: Vec<Published>) -> Result<Self> {
+        let ids: Vec<SnapshotId> = snapshots.iter().map(|published| published.entry.id).collect();
+        self.record.state = State::Committed { snapshots };
         let bytes = record::encode_value(Kind::Session, &self.record);
         match repository.store().put_if_match(&self.key, &bytes, &self.version) {
             Ok(()) => {
@@ -154,14 +158,14 @@ impl Session {
                 Ok(self)
             }
             Err(error) if error.kind() == StoreErrorKind::Conflict => {
-                repository.withdraw_snapshot(snapshot);
+                repository.withdraw_snapshots(&ids);
                 // What is left of it says that it was revoked; a failure is no harm, others remove it.
                 let _ = self.end(repository);
                 Err(Error::Revoked { store: repository.store().name().to_owned() })
             }
             Err(error) => {
                 // The first error is the one to tell; a session left behind is found to be dead by a collection.
-                let _ = self.withdraw(repository, snapshot);
+                let _ = self.withdraw(repository, &ids);
                 Err(error.into())
             }
         }
@@ -169,14 +173,14 @@ impl Session {
 
     /// Ends a session whose commit has failed, unless it was made all the same: then somebody may be publishing the
     /// snapshot right now and count on the session, and whoever completes it removes it.
-    fn withdraw(self, repository: &Repository, snapshot: SnapshotId) -> Result<()> {
+    fn withdraw(self, repository: &Repository, snapshots: &[SnapshotId]) -> Result<()> {
         let (bytes, _) = repository.store().get(&self.key, RECORD_BYTES_MAX)?;
         let found: SessionRecord = record::decode_value(Kind::Session, &bytes)
             .map_err(|what| repository.damaged(self.key.as_str(), what))?;
         match found.state {
             State::Committed { .. } => Ok(()),
             State::Open | State::Revoked => {
-                repository.withdraw_snapshot(snapshot);
+                repository.withdraw_snapshots(snapshots);
                 self.end(repository)
             }
         }
@@ -251,8 +255,8 @@ impl Repository {
             match &session.record.state {
                 State::Open => {}
                 State::Revoked => self.bury(&session)?,
-                State::Committed { image, entry } => {
-                    self.publish(image, entry, &session.key)?;
+                State::Committed { snapshots } => {
+                    self.publish(snapshots, &session.key)?;
                     self.store().delete(&session.key)?;
                 }
             }
@@ -260,32 +264,34 @@ impl Repository {
         Ok(())
     }
 
-    /// Adds a committed snapshot to its image's ref, unless somebody has done so before.
+    /// Adds committed snapshots to the refs of their images, as far as nobody has done so before.
     ///
-    /// The session is looked for after the ref was read: whoever completes a session removes it before the snapshot
-    /// can be forgotten, so a forgotten snapshot never comes back.
-    pub(crate) fn publish(&self, image: &ImageName, entry: &SnapshotEntry, session: &Key) -> Result<()> {
-        self.change_ref(image, true, |image_ref| {
-            match self.store().open(session) {
-                Ok(_) => {}
-                Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(false),
-                Err(error) => return Err(error.into()),
-            }
-            if image_ref.entry(entry.id).is_some() {
-                return Ok(false);
-            }
-            image_ref.snapshots.push(entry.clone());
-            Ok(true)
-        })?;
+    /// The session is looked for after a ref was read: whoever completes a session removes it before one of its
+    /// snapshots can be forgotten, so a forgotten snapshot never comes back.
+    pub(crate) fn publish(&self, snapshots: &[Published], session: &Key) -> Result<()> {
+        for Published { image, entry } in snapshots {
+            self.change_ref(image, true, |image_ref| {
+                match self.store().open(session) {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(false),
+                    Err(error) => return Err(error.into()),
+                }
+                if image_ref.entry(entry.id).is_some() {
+                    return Ok(false);
+                }
+                image_ref.snapshots.push(entry.clone());
+                Ok(true)
+            })?;
+        }
         Ok(())
     }
 }
 
 impl Session {
-    /// Brings the committed snapshot into its ref.
+    /// Brings the committed snapshots into their refs.
     pub(crate) fn publish(&self, repository: &Repository) -> Result<()> {
         match &self.record.state {
-            State::Committed { image, entry } => repository.publish(image, entry, &self.key),
+            State::Committed { snapshots } => repository.publish(snapshots, &self.key),
             State::Open | State::Revoked => Ok(()),
         }
     }

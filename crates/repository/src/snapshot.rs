@@ -29,10 +29,48 @@ pub struct SourceRecord {
     pub host: String,
 }
 
+/// Snapshots of one moment: the disks of one machine, published together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// Identity: 32 hexadecimal digits, random.
+    pub id: String,
+    /// The images that have a snapshot in it.
+    pub images: Vec<String>,
+    /// The machine that had the disks, as its provider describes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<serde_json::Value>,
+}
+
+/// How much of a disk was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CaptureMode {
+    /// All of it, compared by digests.
+    Full,
+    /// What had changed since the parent, by the word of a changed-block map.
+    Incremental,
+}
+
+/// How the content of a running machine's disk was captured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureRecord {
+    /// How much was read.
+    pub mode: CaptureMode,
+    /// Why it was read whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The dirty bitmap in which the machine records what changes from this moment on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bitmap: Option<String>,
+    /// Bytes that the changed-block map named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_bytes: Option<u64>,
+}
+
 /// What a backup found and stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupStatistics {
-    /// Bytes of the disk that hold something other than zeros, in whole chunks.
+    /// Bytes, in whole chunks, of what was read that hold something other than zeros.
     pub data_bytes: u64,
     /// Bytes read from the source.
     pub read_bytes: u64,
@@ -61,9 +99,12 @@ pub struct Snapshot {
     pub root: Option<BlobId>,
     /// The snapshots from which this one went on.
     pub parents: Vec<SnapshotId>,
-    /// Snapshots of the same moment of one machine share a group.
+    /// The snapshots of the same moment to which it belongs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
+    pub group: Option<GroupRecord>,
+    /// How it was captured from a running machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<CaptureRecord>,
     /// Where the content came from.
     pub source: SourceRecord,
     /// How far the content agrees with itself.

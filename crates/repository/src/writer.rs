@@ -10,12 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use crate::frame::{BlobKind, Frame};
-use crate::id::{BlobId, PackId};
-use crate::image::{ImageName, SnapshotEntry};
+use crate::id::{BlobId, PackId, SnapshotId};
 use crate::index::{Entry, Index, Location, Run, run};
 use crate::pack::{FrameEntry, PackBuilder, SealedPack};
 use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS, pack_key, put_once, run_key};
-use crate::session::Session;
+use crate::session::{Published, Session};
 use crate::tree::Node;
 use crate::{Error, Result};
 
@@ -153,6 +152,12 @@ impl Writer {
         Ok(self.shared.shard(id).insert(*id))
     }
 
+    /// Whether a blob may be referred to: it lies in a pack that nobody means to delete, or this writer stores it.
+    pub(crate) fn can_refer(&self, id: &BlobId) -> Result<bool> {
+        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(self.shared.shard(id).contains(id) || index.can_reuse(id)?)
+    }
+
     /// Whether [`Writer::may_contain`] is enough to leave a blob of the parent snapshot alone.
     pub(crate) fn is_settled(&self) -> bool {
         self.shared.index.read().unwrap_or_else(PoisonError::into_inner).is_settled()
@@ -227,17 +232,23 @@ impl Writer {
         }
     }
 
-    /// Publishes a snapshot whose blobs are all stored. When this returns, it survives anything.
-    pub(crate) fn commit(mut self, image: &ImageName, entry: &SnapshotEntry) -> Result<()> {
+    /// Publishes snapshots whose blobs are all stored, all of them or none. `confirm` has the last word. When this
+    /// returns, they survive anything.
+    pub(crate) fn commit(
+        mut self,
+        snapshots: Vec<Published>,
+        confirm: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let repository = self.shared.repository.clone();
-        if let Err(error) = self.settle() {
-            repository.withdraw_snapshot(entry.id);
+        if let Err(error) = self.settle().and_then(|()| confirm()) {
+            let ids: Vec<SnapshotId> = snapshots.iter().map(|published| published.entry.id).collect();
+            repository.withdraw_snapshots(&ids);
             return Err(error);
         }
         let Some(session) = self.session.take() else {
             return Err(Error::Invalid("the session has ended".to_owned()));
         };
-        let session = session.commit(&repository, image.clone(), entry.clone())?;
+        let session = session.commit(&repository, snapshots)?;
         session.publish(&repository)?;
         session.end(&repository)
     }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use common::{Machine, Model, backup, collect, content, image, is_full, mutated};
+use common::{Machine, Model, backup, backup_group, collect, content, image, is_full, mutated};
 use leeward_repository::{CollectOptions, Error, Repository, SnapshotId, Unattended};
 use leeward_store::simulation::{Operation, Random};
 
@@ -195,6 +195,78 @@ fn a_backup_within_a_collection() {
         model.assert_holds(&repository, &format!("backup within step {at} of a collection"));
         collect(&repository).unwrap();
         model.assert_holds(&repository, &format!("backup within step {at} of a collection, and after"));
+        stopped
+    });
+    println!("{steps} steps");
+}
+
+#[test]
+fn an_incremental_backup_whose_base_is_forgotten_and_collected_meanwhile() {
+    let steps = at_every_step(|at| {
+        let Start { machine, mut model, disk, .. } = start(at % 7);
+        let (_, base, _) = model.kept.iter().find(|(name, ..)| name == "a").unwrap().clone();
+        let after = Arc::new(mutated(&mut Random::new(at), &disk));
+        model.contents.push(Arc::clone(&after));
+        model.forget(base);
+        let mut id = None;
+        let stopped = with_intruder(
+            &machine,
+            at,
+            |repository| {
+                let outcome = backup_group(repository, &[("a", &after, Some((base, &disk)))]).unwrap();
+                id = Some(outcome[0].id);
+            },
+            move |machine| {
+                let repository = machine.spawn().open().unwrap();
+                repository.forget(&image("a"), &[base]).unwrap();
+                for _ in 0..2 {
+                    collect(&repository).unwrap();
+                }
+            },
+        );
+        model.kept.push(("a".to_owned(), id.unwrap(), after));
+        let repository = machine.spawn().open().unwrap();
+        if !stopped {
+            repository.forget(&image("a"), &[base]).unwrap();
+        }
+        model.assert_holds(&repository, &format!("its base forgotten at step {at}"));
+        collect(&repository).unwrap();
+        model.assert_holds(&repository, &format!("its base forgotten at step {at}, and after"));
+        stopped
+    });
+    println!("{steps} steps");
+}
+
+#[test]
+fn an_incremental_backup_within_a_collection() {
+    let steps = at_every_step(|at| {
+        let Start { machine, mut model, disk, .. } = start(at % 7);
+        let (_, base, _) = model.kept.iter().find(|(name, ..)| name == "a").unwrap().clone();
+        let after = Arc::new(mutated(&mut Random::new(at), &disk));
+        model.contents.push(Arc::clone(&after));
+        let published = Published::default();
+        let stopped = with_intruder(
+            &machine,
+            at,
+            |repository| {
+                collect(repository).unwrap();
+            },
+            {
+                let (published, after) = (Arc::clone(&published), Arc::clone(&after));
+                move |machine| {
+                    let repository = machine.spawn().open().unwrap();
+                    let outcome = backup_group(&repository, &[("a", &after, Some((base, &disk)))]).unwrap();
+                    let capture = &outcome[0].snapshot.capture;
+                    assert_eq!(*capture, None, "it was read whole");
+                    published.lock().unwrap().push(("a".to_owned(), outcome[0].id, Arc::clone(&after)));
+                }
+            },
+        );
+        model.kept.append(&mut published.lock().unwrap());
+        let repository = machine.spawn().open().unwrap();
+        model.assert_holds(&repository, &format!("incremental at step {at} of a collection"));
+        collect(&repository).unwrap();
+        model.assert_holds(&repository, &format!("incremental at step {at} of a collection, and after"));
         stopped
     });
     println!("{steps} steps");

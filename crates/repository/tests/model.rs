@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{
-    CHUNK_BYTES, Machine, MemoryDisk, MemoryTarget, Model, backup, backup_options, collect, content, image,
-    is_full, mutated, restore,
+    CHUNK_BYTES, Machine, MemoryDisk, MemoryTarget, Model, backup, backup_group, backup_options, collect,
+    content, image, is_full, mutated, restore,
 };
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
@@ -105,7 +105,18 @@ struct Expected {
 }
 
 fn back_up(repository: &Repository, expected: &mut Expected, name: &str, content: Arc<Vec<u8>>) {
-    let id = backup(repository, name, &content).unwrap();
+    // Where there is a snapshot of the same size, by what has changed since.
+    let kept = expected.model.kept.iter().rev();
+    let before = kept.into_iter().find(|(image, _, old)| image == name && old.len() == content.len());
+    let id = match before {
+        Some((_, base, old)) => {
+            let outcomes = backup_group(repository, &[(name, &content, Some((*base, old)))]).unwrap();
+            assert_eq!(outcomes[0].snapshot.parents, [*base]);
+            assert_eq!(outcomes[0].snapshot.capture, None, "it was read whole");
+            outcomes[0].id
+        }
+        None => backup(repository, name, &content).unwrap(),
+    };
     expected.model.contents.push(Arc::clone(&content));
     expected.model.kept.push((name.to_owned(), id, content));
 }
@@ -356,6 +367,7 @@ fn retention(times: &[i64], counts: [usize; 6], within: Option<i64>, seed: u64) 
             id: SnapshotId([number as u8; 32]),
             created: now + Span::new().minutes(*minutes),
             virtual_size: 0,
+            group: None,
             tags: if random.chance(10) {
                 [("keep".to_owned(), String::new())].into()
             } else {

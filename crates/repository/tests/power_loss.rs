@@ -7,7 +7,7 @@ mod common;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{Machine, Model, backup, collect, content, image, is_full, mutated};
+use common::{Machine, Model, backup, backup_group, collect, content, image, is_full, mutated};
 use leeward_repository::{Repository, Unattended};
 use leeward_store::simulation::Random;
 
@@ -18,6 +18,40 @@ fn acknowledged_backup(repository: &Repository, model: &Shared, name: &str, cont
     model.lock().unwrap().contents.push(Arc::clone(&content));
     let id = backup(repository, name, &content).unwrap();
     model.lock().unwrap().kept.push((name.to_owned(), id, content));
+}
+
+/// The next snapshots of both images, as one group, by what has changed.
+fn acknowledged_group(repository: &Repository, model: &Shared, random: &mut Random) {
+    let last = |name: &str| {
+        let model = model.lock().unwrap();
+        let (_, id, content) = model.kept.iter().rev().find(|(image, ..)| image == name).unwrap();
+        (*id, Arc::clone(content))
+    };
+    let names = ["a", "b"];
+    let before = names.map(last);
+    let after = before.each_ref().map(|(_, content)| Arc::new(mutated(random, content)));
+    model.lock().unwrap().contents.extend(after.iter().cloned());
+    let disks: Vec<common::Disk<'_>> = (0..names.len())
+        .map(|index| {
+            let (id, old) = &before[index];
+            (names[index], after[index].as_slice(), Some((*id, old.as_slice())))
+        })
+        .collect();
+    let outcomes = backup_group(repository, &disks).unwrap();
+    let mut model = model.lock().unwrap();
+    for (index, outcome) in outcomes.iter().enumerate() {
+        assert_eq!(outcome.snapshot.capture, None, "it was read whole");
+        model.kept.push((names[index].to_owned(), outcome.id, Arc::clone(&after[index])));
+    }
+}
+
+/// Either all snapshots of a group are there or none.
+fn assert_groups_are_whole(repository: &Repository, context: &str) {
+    let count = |name: &str| {
+        let found = repository.image(&image(name)).map(|image| image.snapshots).unwrap_or_default();
+        found.iter().filter(|entry| entry.group.is_some()).count()
+    };
+    assert_eq!(count("a"), count("b"), "{context}: a part of a group");
 }
 
 fn acknowledged_forget(repository: &Repository, model: &Shared, name: &str) {
@@ -40,7 +74,7 @@ fn script(machine: &Machine, model: &Shared, seed: u64) {
     acknowledged_backup(&repository, model, "b", other);
     acknowledged_forget(&repository, model, "a");
     collect(&repository).unwrap();
-    acknowledged_backup(&repository, model, "a", mutated(&mut random, &second));
+    acknowledged_group(&repository, model, &mut random);
     repository.rebuild_index(&Unattended).unwrap();
     acknowledged_forget(&repository, model, "b");
     collect(&repository).unwrap();
@@ -55,6 +89,7 @@ fn survives(machine: &Machine, model: &Model, was_initialised: bool, context: &s
         }
     };
     model.assert_holds(&repository, context);
+    // Opened anew: a group that was being published is completed by whoever comes next.
     let mut model = model.clone();
     let more = Arc::new(content(&mut Random::new(99), 700_000));
     let id = backup(&repository, "a", &more).unwrap_or_else(|error| panic!("{context}: backup: {error}"));
@@ -62,6 +97,7 @@ fn survives(machine: &Machine, model: &Model, was_initialised: bool, context: &s
     model.contents.push(more);
     let outcome = collect(&repository).unwrap_or_else(|error| panic!("{context}: collect: {error}"));
     assert_eq!(outcome.pending_packs, 0, "{context}: dead writers hold a collection up: {outcome:?}");
+    assert_groups_are_whole(&repository, context);
     model.assert_holds(&repository, &format!("{context}, after a backup and a collection"));
 }
 

@@ -11,6 +11,7 @@ use leeward_repository::{BackupOptions, BackupOutcome, Consistency, ImageName, S
 
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::Failure;
+use crate::limit::{self, LimitedSource, RateLimit};
 use crate::output::Output;
 use crate::size;
 
@@ -36,6 +37,12 @@ pub struct BackupArguments {
     /// Threads that read, hash and compress [default: one per processor]
     #[arg(short = 'j', long)]
     threads: Option<usize>,
+    /// Read the disk no faster than this: bytes per second, as in 20M
+    #[arg(long, value_name = "RATE", value_parser = limit::parse_rate)]
+    limit_read: Option<u64>,
+    /// Write to the repository no faster than this
+    #[arg(long, value_name = "RATE", value_parser = limit::parse_rate)]
+    limit_write: Option<u64>,
     /// Open the disk, show what would be read, and store nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -54,8 +61,9 @@ pub fn run(
         snapshot: arguments.snapshot.clone(),
         ..OpenOptions::default()
     };
-    let repository = repository.open()?;
-    let source = open_source(&arguments.source, &options)?;
+    let repository = repository.open_limited(arguments.limit_write)?;
+    let read_limit = arguments.limit_read.map(RateLimit::new);
+    let source = LimitedSource::wrap(open_source(&arguments.source, &options)?, read_limit.as_ref());
     let info = source.info();
     if arguments.dry_run {
         let mut data = 0;

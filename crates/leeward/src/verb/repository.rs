@@ -10,6 +10,7 @@ use leeward_store::DirectoryStore;
 
 use crate::failure::{Code, Failure};
 use crate::interrupt;
+use crate::limit::{LimitedStore, RateLimit};
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::size;
@@ -34,10 +35,19 @@ impl RepositoryArgument {
     pub fn open(&self) -> Result<Repository, Failure> {
         open(self.path()?)
     }
+
+    /// Opens it to write so many bytes per second at most.
+    pub fn open_limited(&self, bytes_per_second: Option<u64>) -> Result<Repository, Failure> {
+        open_limited(self.path()?, bytes_per_second)
+    }
 }
 
 /// Opens the repository in a directory.
 pub fn open(path: &Path) -> Result<Repository, Failure> {
+    open_limited(path, None)
+}
+
+fn open_limited(path: &Path, bytes_per_second: Option<u64>) -> Result<Repository, Failure> {
     let missing = || {
         Failure::new(Code::NotFound, format!("{}: there is no repository here", path.display()))
             .hint(format!("make one with: leeward repo init -r {}", path.display()))
@@ -46,7 +56,8 @@ pub fn open(path: &Path) -> Result<Repository, Failure> {
         leeward_store::ErrorKind::NotFound => missing(),
         _ => Failure::from(leeward_repository::Error::from(error)),
     })?;
-    match Repository::open(Arc::new(store)) {
+    let limit = bytes_per_second.map(RateLimit::new);
+    match Repository::open(LimitedStore::wrap(Arc::new(store), limit.as_ref())) {
         Err(leeward_repository::Error::NoRepository { .. }) => Err(missing()),
         other => Ok(other?),
     }

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use leeward_disk::{Extent, ExtentKind, Format, Info, Source, Target};
 use leeward_repository::{
-    BackupOptions, CollectOptions, Consistency, ImageName, InitOptions, PREFIXES, Process, ReadData,
-    Repository, RestoreMode, SnapshotId, SourceRecord, Unattended,
+    BackupOptions, BackupOutcome, Changed, CollectOptions, Consistency, GroupOptions, GroupRecord, ImageName,
+    InitOptions, Member, PREFIXES, Process, ReadData, Repository, RestoreMode, SnapshotId, SourceRecord,
+    Unattended,
 };
 use leeward_store::DirectoryStore;
 use leeward_store::simulation::{Random, SimulatedFileSystem};
@@ -258,6 +259,56 @@ pub fn backup_options(name: &str) -> BackupOptions {
 pub fn backup(repository: &Repository, name: &str, content: &[u8]) -> leeward_repository::Result<SnapshotId> {
     let disk = MemoryDisk::with_holes(content.to_vec(), &mut Random::new(content.len() as u64));
     Ok(repository.backup(&disk, &backup_options(name), &Unattended)?.id)
+}
+
+/// A changed-block map as a hypervisor has it: in blocks, and with blocks that did not really change.
+pub fn changed_ranges(before: &[u8], after: &[u8], seed: u64) -> Vec<(u64, u64)> {
+    let mut random = Random::new(seed);
+    let block = 1 << (12 + random.below(5));
+    let mut ranges = Vec::new();
+    for (number, (old, new)) in before.chunks(block).zip(after.chunks(block)).enumerate() {
+        if old != new || random.chance(5) {
+            ranges.push(((number * block) as u64, block as u64));
+        }
+    }
+    ranges
+}
+
+/// One disk of a group: image, content, and what it is known to differ from.
+pub type Disk<'a> = (&'a str, &'a [u8], Option<(SnapshotId, &'a [u8])>);
+
+/// Backs several disks up as one group.
+pub fn backup_group(
+    repository: &Repository,
+    disks: &[Disk<'_>],
+) -> leeward_repository::Result<Vec<BackupOutcome>> {
+    let sources: Vec<MemoryDisk> = disks
+        .iter()
+        .map(|(_, content, _)| {
+            MemoryDisk::with_holes(content.to_vec(), &mut Random::new(content.len() as u64))
+        })
+        .collect();
+    let members: Vec<Member<'_>> = disks
+        .iter()
+        .zip(&sources)
+        .map(|((name, content, before), source)| Member {
+            image: image(name),
+            source,
+            record: backup_options(name).source,
+            changed: before.map(|(base, old)| {
+                assert_eq!(old.len(), content.len());
+                Changed { base, ranges: changed_ranges(old, content, content.len() as u64) }
+            }),
+            capture: None,
+        })
+        .collect();
+    let options = GroupOptions {
+        group: Some(GroupRecord { id: "0123456789abcdef".repeat(2), images: Vec::new(), machine: None }),
+        consistency: Consistency::Crash,
+        tags: BTreeMap::new(),
+        threads: 2,
+    };
+    repository.backup_group(&members, &options, &Unattended)
 }
 
 pub fn collect(repository: &Repository) -> leeward_repository::Result<leeward_repository::CollectOutcome> {
