@@ -98,7 +98,7 @@ impl Source for Slow {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.0.read_at(buffer, offset)?;
-        std::thread::sleep(std::time::Duration::from_micros(200));
+        std::thread::sleep(std::time::Duration::from_millis(2));
         Ok(())
     }
 }
