@@ -4,6 +4,7 @@ pub mod backup;
 pub mod check;
 pub mod disk;
 pub mod label;
+pub mod overlay;
 pub mod quickstart;
 pub mod repository;
 pub mod restore;
