@@ -91,8 +91,14 @@ pub enum Error {
     #[error(
         "{path}: the overlay is in use by another process (an export, a hydration or a backup): end that first"
     )]
-    InUse {
+    OverlayInUse {
         /// Its map.
+        path: String,
+    },
+    /// A running machine has the disk.
+    #[error("{path}: refused: a running machine or another program has it open and locked")]
+    InUse {
+        /// File or device.
         path: String,
     },
     /// The content matches more than one format.
@@ -201,11 +207,12 @@ impl Error {
             Self::Io { .. } | Self::Open { .. } | Self::Protocol { .. } => ErrorKind::Io,
             Self::Backend { kind, .. } => *kind,
             Self::Corrupt { .. } | Self::DamagedMap { .. } => ErrorKind::Corrupt,
-            Self::InUse { .. } => ErrorKind::Busy,
+            Self::OverlayInUse { .. } => ErrorKind::Busy,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::ReferenceRefused { .. }
             | Self::ReferenceUnusable { .. }
             | Self::Ambiguous { .. }
+            | Self::InUse { .. }
             | Self::WouldOverwrite { .. } => ErrorKind::Refused,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::WrongFormat { .. } | Self::OutOfRange { .. } | Self::Invalid { .. } => ErrorKind::Usage,

@@ -16,6 +16,7 @@ mod create;
 mod error;
 mod format;
 pub mod formats;
+pub mod in_use;
 pub mod nbd;
 mod open;
 pub mod overlay;

@@ -124,7 +124,9 @@ impl From<leeward_disk::Error> for Failure {
             ErrorKind::Cancelled => Code::Interrupted,
             _ => Code::Failed,
         };
-        Self { code, error: Box::new(error), hint: None }
+        let hint = matches!(error, leeward_disk::Error::InUse { .. })
+            .then(|| "stop the machine first, or restore to a new disk".to_owned());
+        Self { code, error: Box::new(error), hint }
     }
 }
 

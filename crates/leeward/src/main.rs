@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use verb::{backup, check, disk, label, quickstart, repository, restore, retain, snapshots};
+use verb::{backup, cancel, check, disk, groups, label, quickstart, repository, restore, retain, snapshots};
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
 /// back, byte for byte.
@@ -34,8 +34,10 @@ enum Verb {
     #[command(subcommand)]
     Repo(repository::RepoVerb),
     Backup(backup::BackupArguments),
+    Cancel(cancel::CancelArguments),
     /// List the images and their last snapshots
     Images,
+    Groups(groups::GroupsArguments),
     Log(snapshots::LogArguments),
     Show(snapshots::ShowArguments),
     Diff(snapshots::DiffArguments),
@@ -69,6 +71,8 @@ fn main() -> ExitCode {
         Verb::Quickstart(arguments) => quickstart::run(&arguments, &output),
         Verb::Repo(verb) => repository::run(&verb, repository, &output),
         Verb::Backup(arguments) => backup::run(arguments, repository, &output),
+        Verb::Cancel(arguments) => cancel::run(&arguments, repository, &output),
+        Verb::Groups(arguments) => groups::run(&arguments, repository, &output),
         Verb::Images => snapshots::images(repository, &output),
         Verb::Log(arguments) => snapshots::log(&arguments, repository, &output),
         Verb::Show(arguments) => snapshots::show(&arguments, repository, &output),

@@ -232,7 +232,9 @@ impl Repository {
             let run = base.and_then(|base| {
                 let job = Job::new(self, member.source, writer, None, control);
                 let tree = job.run(options.threads.max(1), Read::Changed(&base))?;
-                Ok((tree, job.into_counters()))
+                let mut counters = job.into_counters();
+                counters.data = (base.data_bytes + counters.data).saturating_sub(counters.replaced);
+                Ok((tree, counters))
             });
             match run {
                 Ok(done) => {
@@ -317,7 +319,8 @@ impl Repository {
         if (snapshot.chunk_bits, snapshot.fanout_bits) != (config.chunk_bits, config.fanout_bits) {
             return Err(unfit("it was cut otherwise"));
         }
-        Base::new(Tree::open(self, &snapshot)?, changed, writer.is_settled(), config)
+        let data_bytes = snapshot.statistics.data_bytes;
+        Base::new(Tree::open(self, &snapshot)?, data_bytes, changed, writer.is_settled(), config)
     }
 
     /// The tree of the parent snapshot: a hint that saves lookups, never believed about content.

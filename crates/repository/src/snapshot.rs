@@ -70,7 +70,7 @@ pub struct CaptureRecord {
 /// What a backup found and stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupStatistics {
-    /// Bytes, in whole chunks, of what was read that hold something other than zeros.
+    /// Bytes of the disk that hold something other than zeros, in whole chunks.
     pub data_bytes: u64,
     /// Bytes read from the source.
     pub read_bytes: u64,

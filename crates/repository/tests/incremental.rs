@@ -71,6 +71,7 @@ fn the_tree_is_the_same_as_of_a_full_backup() {
             assert_eq!(partly[0].snapshot.capture, None);
             assert_eq!(partly[0].snapshot.root, whole.root, "seed {seed}");
             assert_eq!(whole.statistics.new_bytes, 0, "seed {seed}");
+            assert_eq!(partly[0].snapshot.statistics.data_bytes, whole.statistics.data_bytes, "seed {seed}");
             assert!(restore(&repository, partly[0].id).unwrap() == after, "seed {seed}");
             (before, base) = (after, partly[0].id);
         }

@@ -62,11 +62,11 @@ impl RealFile {
     /// Takes the file for this process, until it is closed.
     ///
     /// # Errors
-    /// [`Error::InUse`] when another process, or another part of this one, has it.
+    /// [`Error::OverlayInUse`] when another process, or another part of this one, has it.
     pub(super) fn lock(&self, path: &Path) -> Result<()> {
         match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse { path: path.display().to_string() }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::OverlayInUse { path: path.display().to_string() }),
             Err(errno) => Err(Error::open(path, "lock", errno.into())),
         }
     }

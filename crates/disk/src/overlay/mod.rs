@@ -122,7 +122,7 @@ impl Overlay {
     /// Opens the overlay at `path`, whose base must be the one that it was made with ([`Overlay::describe`]).
     ///
     /// # Errors
-    /// [`Error::InUse`] while somebody else has it open; it is no overlay, is damaged, or its base has another size.
+    /// [`Error::OverlayInUse`] while somebody else has it open; it is no overlay, is damaged, or its base has another size.
     pub fn open(path: &Path, base: SharedSource) -> Result<Self> {
         let name = map_path(path);
         let map = RealFile::open(&name)?;

@@ -257,7 +257,7 @@ fn an_overlay_is_opened_once_and_over_its_own_base() {
     let path = directory.path().join("disk");
     let base = Arc::new(Base::new(100_000, 1));
     let overlay = Overlay::create(&path, base.clone(), 4096, "{}").unwrap();
-    assert!(matches!(Overlay::open(&path, base.clone()), Err(Error::InUse { .. })));
+    assert!(matches!(Overlay::open(&path, base.clone()), Err(Error::OverlayInUse { .. })));
     assert_eq!(Overlay::describe(&path).unwrap().virtual_size, 100_000);
     overlay.close().unwrap();
     assert!(overlay.write_at(&[1], 0).is_err(), "closed");

@@ -8,7 +8,7 @@ use rustix::fs::{OFlags, SeekFrom};
 
 use super::staged::{StagedFile, zero_range};
 use crate::source::check_range;
-use crate::{Error, Result, Target};
+use crate::{Error, Result, Target, in_use};
 
 /// A new raw file. What is not written takes no space.
 pub struct RawFileTarget {
@@ -85,6 +85,7 @@ impl DeviceTarget {
             .custom_flags(OFlags::EXCL.bits().cast_signed())
             .open(path)
             .map_err(|source| Error::open(path, "open for writing", source))?;
+        in_use::lock(&file, path)?;
         let size = rustix::fs::seek(&file, SeekFrom::End(0))
             .map_err(|errno| Error::open(path, "find the size of", errno.into()))?;
         if size < virtual_size {
@@ -102,7 +103,7 @@ impl DeviceTarget {
     /// An existing raw file, written in place; it grows to `virtual_size` where it is shorter.
     ///
     /// # Errors
-    /// It does not exist, is no regular file, or cannot be opened or extended.
+    /// It does not exist, is no regular file, a running machine has it, or it cannot be opened or extended.
     pub fn open_file(path: &Path, virtual_size: u64) -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -117,6 +118,7 @@ impl DeviceTarget {
                 what: "neither a regular file nor a block device".to_owned(),
             });
         }
+        in_use::lock(&file, path)?;
         if metadata.len() < virtual_size {
             file.set_len(virtual_size).map_err(|source| Error::open(path, "extend", source))?;
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 
-use crate::{Error, Result};
+use crate::{Error, Result, in_use};
 
 /// A new file under a temporary name beside its final one. Dropped without [`StagedFile::commit`] it disappears.
 #[derive(Debug)]
@@ -28,6 +28,9 @@ impl StagedFile {
         let existing = existing(path)?;
         if existing.is_some() && !overwrite {
             return Err(Error::WouldOverwrite { path: name, what: "the file exists".to_owned() });
+        }
+        if existing.is_some() {
+            in_use::refuse(path)?;
         }
         // A link is followed, as an ordinary overwriting would.
         let path = if existing.is_some() {

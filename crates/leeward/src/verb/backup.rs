@@ -70,6 +70,7 @@ pub fn run(
     if let Some(path) = arguments.source.strip_prefix(overlay::SCHEME) {
         return back_up_overlay(&arguments, Path::new(path), &repository, output);
     }
+    refuse_in_use(&arguments.source)?;
     let read_limit = arguments.limit_read.map(RateLimit::new);
     let source = LimitedSource::wrap(open_source(&arguments.source, &options)?, read_limit.as_ref());
     let info = source.info();
@@ -183,6 +184,22 @@ fn back_up_overlay(
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a disk that a running machine writes: what is read of it would be of no one moment.
+fn refuse_in_use(source: &str) -> Result<(), Failure> {
+    let path = std::path::Path::new(source);
+    // What cannot be asked fails where it is opened, with a better message.
+    if path.exists() && leeward_disk::in_use::is_written(path).unwrap_or(false) {
+        return Err(Failure::new(
+            Code::Refused,
+            format!("{source}: a running machine has this disk open for writing"),
+        )
+        .hint(
+            "back the machine up through its QMP socket: leeward backup qmp:SOCKET IMAGE; or stop it first",
+        ));
+    }
+    Ok(())
 }
 
 fn report(outcome: &BackupOutcome, time: std::time::Duration, output: &Output) {

@@ -1,8 +1,10 @@
 //! One module per verb, or per family of short ones.
 
 pub mod backup;
+pub mod cancel;
 pub mod check;
 pub mod disk;
+pub mod groups;
 pub mod label;
 pub mod overlay;
 pub mod quickstart;

@@ -51,6 +51,7 @@ enum Part {
 #[derive(Default)]
 struct AtomicCounters {
     data: AtomicU64,
+    replaced: AtomicU64,
     read: AtomicU64,
     new: AtomicU64,
 }
@@ -58,8 +59,10 @@ struct AtomicCounters {
 /// What was read and stored, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Counters {
-    /// Held something other than zeros.
+    /// What was read and held something other than zeros, in whole chunks.
     pub(super) data: u64,
+    /// Chunks of the base that were replaced.
+    pub(super) replaced: u64,
     /// Read from the source.
     pub(super) read: u64,
     /// Not in the repository before.
@@ -109,6 +112,7 @@ impl<'a> Job<'a> {
     pub(super) fn into_counters(self) -> Counters {
         Counters {
             data: self.counters.data.into_inner(),
+            replaced: self.counters.replaced.into_inner(),
             read: self.counters.read.into_inner(),
             new: self.counters.new.into_inner(),
         }
@@ -290,7 +294,10 @@ impl Job<'_> {
                 continue;
             }
             let count = is_changed[place..].iter().take_while(|is_changed| **is_changed).count();
-            node.children[place..place + count].fill(None);
+            let chunks = &mut node.children[place..place + count];
+            let held = chunks.iter().flatten().count() as u64;
+            self.counters.replaced.fetch_add(held * chunk_bytes, Ordering::Relaxed);
+            chunks.fill(None);
             let start = leaf_start + place as u64 * chunk_bytes;
             let end = (start + count as u64 * chunk_bytes).min(self.source.virtual_size());
             walk_extents(self.source, start, end - start, |extent| {

@@ -70,13 +70,21 @@ pub(super) struct Base {
     pub(super) tree: Tree,
     /// What may have changed, as chunk numbers, first and end, in order and apart.
     ranges: Vec<(u64, u64)>,
+    /// Bytes of it that hold something other than zeros.
+    pub(super) data_bytes: u64,
     /// Whether its blobs may be referred to without a look at where they lie.
     pub(super) is_settled: bool,
     fanout_bits: u8,
 }
 
 impl Base {
-    pub(super) fn new(tree: Tree, changed: &Changed, is_settled: bool, config: &Config) -> Result<Self> {
+    pub(super) fn new(
+        tree: Tree,
+        data_bytes: u64,
+        changed: &Changed,
+        is_settled: bool,
+        config: &Config,
+    ) -> Result<Self> {
         let chunk_bytes = config.chunk_bytes() as u64;
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for &(offset, length) in &changed.ranges {
@@ -91,7 +99,7 @@ impl Base {
                 _ => {}
             }
         }
-        Ok(Self { tree, ranges, is_settled, fanout_bits: config.fanout_bits })
+        Ok(Self { tree, ranges, data_bytes, is_settled, fanout_bits: config.fanout_bits })
     }
 
     /// Calls `visit` with the number of each leaf that has to be looked at, and the places of the chunks in it that may
@@ -150,7 +158,7 @@ mod tests {
                 .collect(),
         };
         let mut found = Vec::new();
-        let base = Base::new(tree, &changed, is_settled, &config).unwrap();
+        let base = Base::new(tree, 0, &changed, is_settled, &config).unwrap();
         base.leaves(|number, places| {
             found.push((number, places));
             Ok(())
