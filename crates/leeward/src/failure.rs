@@ -130,6 +130,25 @@ impl From<leeward_disk::Error> for Failure {
     }
 }
 
+impl From<leeward_cloud::Error> for Failure {
+    fn from(error: leeward_cloud::Error) -> Self {
+        use leeward_cloud::{Error, ErrorKind};
+        let error = match error {
+            Error::Disk(error) => return error.into(),
+            other => other,
+        };
+        let code = match error.kind() {
+            ErrorKind::Io => Code::Io,
+            ErrorKind::Refused => Code::Refused,
+            ErrorKind::Busy => Code::Conflict,
+            ErrorKind::NotFound => Code::NotFound,
+            ErrorKind::Cancelled => Code::Interrupted,
+            _ => Code::Failed,
+        };
+        Self { code, error: Box::new(error), hint: None }
+    }
+}
+
 impl From<leeward_repository::Error> for Failure {
     fn from(error: leeward_repository::Error) -> Self {
         use leeward_repository::{Error, ErrorKind};

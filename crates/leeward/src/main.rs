@@ -13,7 +13,10 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use verb::{backup, cancel, check, disk, groups, label, quickstart, repository, restore, retain, snapshots};
+use verb::{
+    backup, cancel, check, disk, export, groups, hydrate, label, quickstart, repository, restore, retain,
+    snapshots,
+};
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
 /// back, byte for byte.
@@ -43,6 +46,8 @@ enum Verb {
     Diff(snapshots::DiffArguments),
     Restore(restore::RestoreArguments),
     VerifyRestore(restore::VerifyArguments),
+    Export(export::ExportArguments),
+    Hydrate(hydrate::HydrateArguments),
     Tag(label::TagArguments),
     Hold(label::HoldArguments),
     Release(label::ReleaseArguments),
@@ -79,6 +84,8 @@ fn main() -> ExitCode {
         Verb::Diff(arguments) => snapshots::diff(&arguments, repository, &output),
         Verb::Restore(arguments) => restore::restore(&arguments, repository, &output),
         Verb::VerifyRestore(arguments) => restore::verify(&arguments, repository, &output),
+        Verb::Export(arguments) => export::run(&arguments, repository, &output),
+        Verb::Hydrate(arguments) => hydrate::run(&arguments, repository, &output),
         Verb::Tag(arguments) => label::tag(&arguments, repository, &output),
         Verb::Hold(arguments) => label::hold(&arguments, repository, &output),
         Verb::Release(arguments) => label::release(&arguments, repository, &output),

@@ -3,8 +3,8 @@
 //! A frame is read and decoded as a whole; the last few stay in memory, because neighbours on a disk are neighbours in
 //! a frame. Every blob is compared with its name before it is handed out; where one copy cannot be had, others are tried.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use leeward_store::Object;
 
@@ -69,6 +69,9 @@ pub(crate) struct Blobs {
     index: RwLock<Arc<Index>>,
     packs: Mutex<Recent<PackId, Arc<dyn Object>>>,
     frames: Mutex<Recent<(PackId, u32), Content>>,
+    /// Frames that a thread decodes at the moment: others that want one wait for it rather than decode it as well.
+    under_way: Mutex<HashSet<(PackId, u32)>>,
+    decoded: Condvar,
     decoders: Mutex<Vec<Decoding>>,
     /// Buffers of frames that are not kept any more: to allocate a megabyte anew for each costs more than to copy it.
     spare: Mutex<Vec<Vec<u8>>>,
@@ -95,6 +98,8 @@ impl Blobs {
             index: RwLock::new(Arc::new(index)),
             packs: Mutex::new(Recent::new(OPEN_PACKS_MAX)),
             frames: Mutex::new(Recent::new(FRAMES_MAX)),
+            under_way: Mutex::default(),
+            decoded: Condvar::new(),
             decoders: Mutex::default(),
             spare: Mutex::default(),
             is_compared: Mutex::new(false),
@@ -104,6 +109,13 @@ impl Blobs {
     /// Reads by an index whose runs were compared with their names, and never by one that was not.
     pub(crate) fn with_compared_index(repository: &Repository, index: Index) -> Self {
         Self { is_compared: Mutex::new(true), ..Self::with_index(repository, index) }
+    }
+
+    /// Keeps decoded frames of about so many bytes in all.
+    pub(crate) fn with_cache(mut self, bytes: u64) -> Self {
+        let frames = (bytes >> self.repository.config().frame_bits).clamp(2, 1 << 20);
+        self.frames = Mutex::new(Recent::new(frames as usize));
+        self
     }
 
     /// The index as it was last loaded.
@@ -132,11 +144,21 @@ impl Blobs {
     /// The decoded frame at a location, from memory where it is there.
     pub(crate) fn frame(&self, kind: BlobKind, location: &Location) -> Result<Content> {
         let key = (location.pack, location.offset);
-        if let Some(content) = lock(&self.frames).get(&key) {
-            return Ok(content);
+        let mut under_way = lock(&self.under_way);
+        loop {
+            if let Some(content) = lock(&self.frames).get(&key) {
+                return Ok(content);
+            }
+            if under_way.insert(key) {
+                break;
+            }
+            under_way = self.decoded.wait(under_way).unwrap_or_else(PoisonError::into_inner);
         }
-        let content = Arc::new(self.read_frame(kind, location)?);
-        let oldest = lock(&self.frames).put(key, Arc::clone(&content));
+        drop(under_way);
+        let read = self.read_frame(kind, location).map(Arc::new);
+        let oldest = read.as_ref().ok().and_then(|content| lock(&self.frames).put(key, Arc::clone(content)));
+        lock(&self.under_way).remove(&key);
+        self.decoded.notify_all();
         // Somebody may still be reading the oldest; then its buffer goes when they are done.
         if let Some(buffer) = oldest.and_then(Arc::into_inner) {
             let mut spare = lock(&self.spare);
@@ -144,7 +166,7 @@ impl Blobs {
                 spare.push(buffer);
             }
         }
-        Ok(content)
+        read
     }
 
     fn read_frame(&self, kind: BlobKind, location: &Location) -> Result<Vec<u8>> {

@@ -1,5 +1,6 @@
 //! URLs of exports.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::{Error, Format, Result};
@@ -67,6 +68,26 @@ impl NbdUrl {
         };
         Ok(Self { text: text.to_owned(), address, export })
     }
+
+    /// Whether two URLs name one export at one address, however they are written. Of Unix sockets the paths are
+    /// resolved; names of hosts are not.
+    #[must_use]
+    pub fn is_same_export(&self, other: &Self) -> bool {
+        let is_same_place = match (&self.address, &other.address) {
+            (Address::Unix(one), Address::Unix(two)) => {
+                one == two
+                    || matches!((one.canonicalize(), two.canonicalize()), (Ok(one), Ok(two)) if one == two)
+            }
+            (one, two) => one == two,
+        };
+        is_same_place && self.export == other.export
+    }
+}
+
+impl fmt::Display for NbdUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
 }
 
 fn tcp(authority: &str) -> Option<Address> {
@@ -114,6 +135,16 @@ mod tests {
         );
         let url = NbdUrl::parse("nbd+unix:///disk?socket=/run/a%20b").unwrap();
         assert_eq!((url.address, url.export.as_str()), (Address::Unix("/run/a b".into()), "disk"));
+    }
+
+    #[test]
+    fn one_export_has_many_urls() {
+        let same = |one, two| NbdUrl::parse(one).unwrap().is_same_export(&NbdUrl::parse(two).unwrap());
+        assert!(same("nbd://h/a%2Fb", "nbd://h:10809/a/b"));
+        assert!(same("nbd+unix:///a?socket=/no/x", "nbd+unix:///a?socket=%2Fno/x"));
+        assert!(!same("nbd+unix:///a?socket=/no/x", "nbd+unix:///b?socket=/no/x"));
+        assert!(!same("nbd+unix:///a?socket=/no/x", "nbd+unix:///a?socket=/no/y"));
+        assert!(!same("nbd://h/a", "nbd://h:1/a"));
     }
 
     #[test]

@@ -66,7 +66,9 @@ impl RealFile {
     pub(super) fn lock(&self, path: &Path) -> Result<()> {
         match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::OverlayInUse { path: path.display().to_string() }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(Error::OverlayInUse { path: path.display().to_string() })
+            }
             Err(errno) => Err(Error::open(path, "lock", errno.into())),
         }
     }

@@ -127,6 +127,9 @@ impl Overlay {
         let name = map_path(path);
         let map = RealFile::open(&name)?;
         map.lock(&name)?;
+        if crate::in_use::is_written(path)? {
+            return Err(Error::InUse { path: path.display().to_string() });
+        }
         Self::assemble(path, Box::new(RealFile::open(path)?), Box::new(map), base)
     }
 

@@ -129,7 +129,9 @@ fn back_up_overlay(
 ) -> Result<ExitCode, Failure> {
     if arguments.format.is_some() || arguments.allow_references.is_some() || arguments.snapshot.is_some() {
         let what = "an overlay has no format, references or internal snapshots";
-        return Err(Failure::new(Code::Usage, what).hint("leave out --format, --allow-references and --snapshot"));
+        return Err(
+            Failure::new(Code::Usage, what).hint("leave out --format, --allow-references and --snapshot")
+        );
     }
     let (disk, base) = overlay::open(path, repository)?;
     let ranges: Vec<(u64, u64)> =

@@ -96,7 +96,11 @@ pub fn open_over(path: &Path, base: SharedSource) -> Result<Overlay, Failure> {
 }
 
 /// Makes an overlay, or continues one that lies on the same snapshot.
-pub fn create_or_continue(path: &Path, source: SharedSource, base: &Base) -> Result<(Overlay, bool), Failure> {
+pub fn create_or_continue(
+    path: &Path,
+    source: SharedSource,
+    base: &Base,
+) -> Result<(Overlay, bool), Failure> {
     if !Overlay::exists(path) {
         let description = serde_json::to_string(base)
             .map_err(|error| Failure::new(Code::Failed, format!("the base cannot be described: {error}")))?;

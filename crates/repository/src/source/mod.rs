@@ -19,6 +19,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Tree nodes that one call for extents reads, at most, beyond the way down to the first leaf.
 const NODES_PER_CALL: usize = 64;
+/// Bytes of decoded frames that are kept unless told otherwise.
+const CACHE_BYTES: u64 = 64 << 20;
 /// Leaves that are remembered; one spans 8 MiB of disk by default and takes about 4 KiB.
 const LEAVES_MAX: usize = 64;
 
@@ -41,13 +43,22 @@ impl Repository {
     /// # Errors
     /// The manifest is missing or damaged, or the store fails.
     pub fn source(&self, id: SnapshotId) -> Result<SnapshotSource> {
+        self.source_with_cache(id, CACHE_BYTES)
+    }
+
+    /// As [`Repository::source`], with about so many bytes of decoded frames kept in memory. Small reads all over a disk
+    /// are faster with more; a frame is read and decoded as a whole.
+    ///
+    /// # Errors
+    /// As [`Repository::source`].
+    pub fn source_with_cache(&self, id: SnapshotId, cache_bytes: u64) -> Result<SnapshotSource> {
         let snapshot = self.snapshot(id)?;
         let config = self.config();
         if (snapshot.chunk_bits, snapshot.fanout_bits) != (config.chunk_bits, config.fanout_bits) {
             return Err(self.damaged("snapshots", "the snapshot was cut otherwise than this repository"));
         }
         Ok(SnapshotSource {
-            blobs: Blobs::open(self)?,
+            blobs: Blobs::open(self)?.with_cache(cache_bytes),
             name: format!("{}: snapshot {} of {}", self.location(), id.short(), snapshot.image),
             chunk_bytes: config.chunk_bytes() as u64,
             leaves: Mutex::new(Recent::new(LEAVES_MAX)),
