@@ -17,6 +17,7 @@ use super::session::{Session, workers};
 use super::statistics::Counters;
 use super::{Export, Listen, ServerOptions, Statistics};
 use crate::nbd::stream::Stream;
+use crate::nbd::tls;
 use crate::{Error, Result};
 
 /// How often the server looks whether it should stop.
@@ -71,16 +72,17 @@ impl Server {
         self.listener.tcp_address()
     }
 
-    /// The URL of an export, for clients on this machine.
+    /// The URL of an export, for clients on this machine. Under TLS they have to add `tls-certificates=DIRECTORY`.
     #[must_use]
     pub fn url(&self, export: &str) -> String {
         let export = encode(export.as_bytes());
+        let scheme = if self.shared.options.tls.is_some() { "nbds" } else { "nbd" };
         match (self.listener.tcp_address(), self.listener.unix_path()) {
-            (Some(address), _) => format!("nbd://{address}/{export}"),
+            (Some(address), _) => format!("{scheme}://{address}/{export}"),
             (None, path) => {
                 let path = path.unwrap_or_default();
                 let path = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
-                format!("nbd+unix:///{export}?socket={}", encode(path))
+                format!("{scheme}+unix:///{export}?socket={}", encode(path))
             }
         }
     }
@@ -194,14 +196,26 @@ impl Shared {
 
     fn negotiate_and_serve(&self, stream: &Stream) -> io::Result<()> {
         let mut timed = Timed { stream, deadline: Instant::now() + self.options.handshake_timeout };
-        let mut negotiation = Negotiation::new(&self.exports, Security::None);
+        let certificate = self.options.tls.as_ref();
+        let security = if certificate.is_some() { Security::Required } else { Security::None };
+        let mut negotiation = Negotiation::new(&self.exports, security);
         negotiation.greet(&mut timed)?;
-        match negotiation.options(&mut timed)? {
-            Outcome::Over | Outcome::StartTls => Ok(()),
-            Outcome::Serve(agreed) => {
-                stream.set_timeouts(None, Some(self.options.reply_timeout))?;
+        match (negotiation.options(&mut timed)?, certificate) {
+            (Outcome::Serve(agreed), _) => {
                 self.serve(agreed, stream, stream.try_clone()?, Box::new(stream.try_clone()?))
             }
+            (Outcome::StartTls, Some(certificate)) => {
+                let mut connection = certificate.accept(&mut timed)?;
+                negotiation.secured();
+                let mut secured = tls::Secured { state: &mut connection, stream: &mut timed };
+                let outcome = negotiation.options(&mut secured)?;
+                let (input, output) = tls::split(connection, stream)?;
+                match outcome {
+                    Outcome::Serve(agreed) => self.serve(agreed, stream, input, Box::new(output)),
+                    Outcome::Over | Outcome::StartTls => Ok(()),
+                }
+            }
+            (Outcome::Over | Outcome::StartTls, _) => Ok(()),
         }
     }
 
@@ -212,6 +226,7 @@ impl Shared {
         input: impl Read,
         output: Box<dyn Write + Send>,
     ) -> io::Result<()> {
+        control.set_timeouts(None, Some(self.options.reply_timeout))?;
         let control = control.try_clone()?;
         let outbox = Outbox::new(output, Box::new(move || control.shutdown()));
         let export = &self.exports[agreed.export];
