@@ -81,6 +81,20 @@ impl NbdUrl {
         Ok(Self { text: text.to_owned(), address, export, tls })
     }
 
+    /// Whether two URLs name one export at one address, however they are written. Of Unix sockets the paths are
+    /// resolved; names of hosts are not.
+    #[must_use]
+    pub fn is_same_export(&self, other: &Self) -> bool {
+        let is_same_place = match (&self.address, &other.address) {
+            (Address::Unix(one), Address::Unix(two)) => {
+                one == two
+                    || matches!((one.canonicalize(), two.canonicalize()), (Ok(one), Ok(two)) if one == two)
+            }
+            (one, two) => one == two,
+        };
+        is_same_place && self.export == other.export
+    }
+
     /// What the connection needs for TLS, if it is to have TLS.
     pub(super) fn tls(&self) -> Result<Option<TlsClient>> {
         let Some(security) = &self.tls else { return Ok(None) };
@@ -117,20 +131,6 @@ impl Query {
             }
         }
         Ok(found)
-    }
-
-    /// Whether two URLs name one export at one address, however they are written. Of Unix sockets the paths are
-    /// resolved; names of hosts are not.
-    #[must_use]
-    pub fn is_same_export(&self, other: &Self) -> bool {
-        let is_same_place = match (&self.address, &other.address) {
-            (Address::Unix(one), Address::Unix(two)) => {
-                one == two
-                    || matches!((one.canonicalize(), two.canonicalize()), (Ok(one), Ok(two)) if one == two)
-            }
-            (one, two) => one == two,
-        };
-        is_same_place && self.export == other.export
     }
 }
 
