@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use leeward_disk::nbd::{Device, Export, Listen, ReadOnly, Server, ServerOptions, Statistics};
+use leeward_disk::nbd::{
+    Clients, Device, Export, Listen, ReadOnly, Server, ServerOptions, Statistics, TlsServer,
+};
 use leeward_disk::overlay::Overlay;
 use leeward_disk::{Source, WorkOptions, default_threads};
 use leeward_repository::SnapshotSpec;
@@ -44,6 +46,10 @@ pub struct ExportArguments {
     /// Memory for decoded chunks
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
     cache: u64,
+    /// Demand TLS, with server-cert.pem, server-key.pem and ca-cert.pem from this directory; clients need a certificate
+    /// of that authority
+    #[arg(long, value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
     /// Bring the whole disk to the file of --cow meanwhile
     #[arg(long, requires = "cow")]
     hydrate: bool,
@@ -66,7 +72,9 @@ pub fn run(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let began = Instant::now();
-    let listen = parse_listen(&arguments.listen)?;
+    let listen = parse_listen(&arguments.listen, arguments.tls_dir.is_some())?;
+    let load = |directory| TlsServer::load(directory, Clients::Certified);
+    let tls = arguments.tls_dir.as_deref().map(load).transpose()?;
     if arguments.cow.is_some() && arguments.snapshots.len() > 1 {
         return Err(Failure::new(Code::Usage, "--cow goes with one snapshot, and several are given")
             .hint("start one export for each disk that is to be written"));
@@ -104,12 +112,17 @@ pub fn run(
         Listen::Unix(path) => Some(path.clone()),
         _ => None,
     };
-    let server = Server::bind(listen, exports, ServerOptions::default())?;
+    let server = Server::bind(listen, exports, ServerOptions { tls, ..ServerOptions::default() })?;
     let serving = match (&overlay, served.first()) {
         (Some((path, _)), Some(only)) => Some(Serving::announce(path, &server.url(&only.name))?),
         _ => None,
     };
-    announce(&served, &server, socket.as_deref(), arguments.cow.is_some(), output);
+    let place = Place {
+        socket: socket.as_deref(),
+        has_tls: arguments.tls_dir.is_some(),
+        is_writable: arguments.cow.is_some(),
+    };
+    announce(&served, &server, &place, output);
     let hydration = Hydration { is_over: AtomicBool::new(false), wanted: arguments.hydrate };
     let result = std::thread::scope(|scope| {
         if let Some((path, overlay)) = overlay.as_ref().filter(|_| hydration.wanted) {
@@ -181,17 +194,16 @@ impl Hydration {
     }
 }
 
-fn announce(served: &[Served], server: &Server, socket: Option<&Path>, is_writable: bool, output: &Output) {
+fn announce(served: &[Served], server: &Server, place: &Place<'_>, output: &Output) {
     let mut listening = Vec::new();
     for disk in served {
         let url = server.url(&disk.name);
-        let qemu =
-            if is_writable { qemu_line(&disk.name, server, socket) } else { qemu_line_read_only(&url) };
+        let qemu = qemu_line(&disk.name, server, place);
         output.line(format!("Serving {} ({}) at {url}", disk.label, size::show(disk.size)));
         output.line(format!("  for QEMU: {qemu}"));
         listening.push(json!({
             "name": disk.name, "snapshot": disk.label, "virtual_size": disk.size, "url": url,
-            "read_only": !is_writable, "qemu": qemu,
+            "read_only": !place.is_writable, "qemu": qemu,
         }));
     }
     if output.is_json() {
@@ -201,33 +213,55 @@ fn announce(served: &[Served], server: &Server, socket: Option<&Path>, is_writab
     let _ = std::io::stdout().flush();
 }
 
-/// What to add to the command line of QEMU for a disk that the guest may write.
-fn qemu_line(export: &str, server: &Server, socket: Option<&Path>) -> String {
+/// What to add to the command line of QEMU. Where the disk is read-only, QEMU keeps what the guest writes in a temporary
+/// file and throws it away.
+fn qemu_line(export: &str, server: &Server, place: &Place<'_>) -> String {
     let comma = |text: &str| text.replace(',', ",,");
-    let place = match (server.tcp_address(), socket) {
-        (Some(address), _) => {
-            format!("server.type=inet,server.host={},server.port={}", address.ip(), address.port())
+    let mut options = vec![("driver", "nbd".to_owned()), ("export", comma(export))];
+    match server.tcp_address() {
+        Some(address) => options.extend([
+            ("server.type", "inet".to_owned()),
+            ("server.host", address.ip().to_string()),
+            ("server.port", address.port().to_string()),
+        ]),
+        None => {
+            let path = place.socket.map(|path| path.display().to_string()).unwrap_or_default();
+            options.extend([("server.type", "unix".to_owned()), ("server.path", comma(&path))]);
         }
-        (None, path) => {
-            let path = path.map(|path| path.display().to_string()).unwrap_or_default();
-            format!("server.type=unix,server.path={}", comma(&path))
-        }
+    }
+    let mut words = Vec::new();
+    if place.has_tls {
+        options.push(("tls-creds", "tls0".to_owned()));
+        words.extend([
+            "-object".to_owned(),
+            "tls-creds-x509,id=tls0,endpoint=client,dir=DIRECTORY".to_owned(),
+        ]);
+    }
+    let listed = |prefix: &str| {
+        options.iter().map(|(name, value)| format!("{prefix}{name}={value}")).collect::<Vec<_>>().join(",")
     };
-    let disk = format!("driver=nbd,node-name=leeward0,export={},{place}", comma(export));
-    quote(&["-blockdev", &format!("{disk},discard=unmap"), "-device", "virtio-blk-pci,drive=leeward0"])
+    if place.is_writable {
+        words.extend(["-blockdev".to_owned(), format!("{},node-name=leeward0,discard=unmap", listed(""))]);
+        words.extend(["-device".to_owned(), "virtio-blk-pci,drive=leeward0".to_owned()]);
+    } else {
+        words.extend(["-drive".to_owned(), format!("{},format=raw,if=virtio,snapshot=on", listed("file."))]);
+    }
+    quote(&words)
 }
 
-/// The same for one that it may not: QEMU keeps what the guest writes in a temporary file and throws it away.
-fn qemu_line_read_only(url: &str) -> String {
-    quote(&["-drive", &format!("file={},format=raw,if=virtio,snapshot=on", url.replace(',', ",,"))])
+/// How clients reach the exports.
+struct Place<'a> {
+    socket: Option<&'a Path>,
+    has_tls: bool,
+    is_writable: bool,
 }
 
 /// Words for a shell.
-fn quote(words: &[&str]) -> String {
+fn quote(words: &[impl AsRef<str>]) -> String {
     let plain =
         |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_=.,/:@%+".contains(&byte));
-    let quoted = words.iter().map(|word| match plain(word) {
-        true => (*word).to_owned(),
+    let quoted = words.iter().map(AsRef::as_ref).map(|word| match plain(word) {
+        true => word.to_owned(),
         false => format!("'{}'", word.replace('\'', r"'\''")),
     });
     quoted.collect::<Vec<_>>().join(" ")
@@ -298,7 +332,7 @@ fn parse_snapshot(text: &str) -> Result<(String, SnapshotSpec), Failure> {
     Ok((name, spec))
 }
 
-fn parse_listen(text: &str) -> Result<Listen, Failure> {
+fn parse_listen(text: &str, has_tls: bool) -> Result<Listen, Failure> {
     if let Some(path) = text.strip_prefix("unix:") {
         if path.is_empty() {
             return Err(Failure::new(Code::Usage, "--listen unix: names no path").hint("write unix:PATH"));
@@ -312,12 +346,12 @@ fn parse_listen(text: &str) -> Result<Listen, Failure> {
             .hint("write unix:PATH, or HOST:PORT as in 127.0.0.1:10809")
     };
     let addresses: Vec<SocketAddr> = text.to_socket_addrs().map_err(|_| wrong())?.collect();
-    if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+    if let Some(open) = addresses.iter().find(|address| !has_tls && !address.ip().is_loopback()) {
         return Err(Failure::new(
             Code::Refused,
             format!("{text}: refused: {} can be reached from other machines, and the disk would be served to anybody", open.ip()),
         )
-        .hint("listen on unix:PATH or 127.0.0.1:PORT, and reach it from elsewhere through a tunnel (ssh -L)"));
+        .hint("give certificates with --tls-dir DIR, or listen on unix:PATH or 127.0.0.1:PORT"));
     }
     addresses.first().copied().map(Listen::Tcp).ok_or_else(wrong)
 }
@@ -327,15 +361,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_listens_beyond_this_machine() {
+    fn nothing_listens_beyond_this_machine_without_tls() {
         for open in ["0.0.0.0:10809", "[::]:0", "192.0.2.1:10809"] {
-            assert_eq!(parse_listen(open).unwrap_err().code(), Code::Refused, "{open}");
+            assert_eq!(parse_listen(open, false).unwrap_err().code(), Code::Refused, "{open}");
+            assert!(parse_listen(open, true).is_ok(), "{open}");
         }
         for wrong in ["unix:", "10809", "localhost", "a b:1", "127.0.0.1:99999"] {
-            assert_eq!(parse_listen(wrong).unwrap_err().code(), Code::Usage, "{wrong}");
+            assert_eq!(parse_listen(wrong, true).unwrap_err().code(), Code::Usage, "{wrong}");
         }
-        assert!(matches!(parse_listen("127.0.0.1:0"), Ok(Listen::Tcp(_))));
-        assert!(matches!(parse_listen("unix:x"), Ok(Listen::Unix(path)) if path.is_absolute()));
+        assert!(matches!(parse_listen("127.0.0.1:0", false), Ok(Listen::Tcp(_))));
+        assert!(matches!(parse_listen("unix:x", false), Ok(Listen::Unix(path)) if path.is_absolute()));
     }
 
     #[test]
