@@ -86,8 +86,9 @@ pub fn run(
     result?;
     closed?;
     let fetched = overlay.local_bytes() - before;
-    drop(overlay);
+    // While it is still ours: nobody opens it in between.
     Overlay::release(path)?;
+    drop(overlay);
     report(path, fetched, started, None, output);
     Ok(ExitCode::SUCCESS)
 }
