@@ -120,6 +120,7 @@ impl From<leeward_disk::Error> for Failure {
             ErrorKind::Corrupt => Code::Damaged,
             ErrorKind::Refused => Code::Refused,
             ErrorKind::Usage => Code::Usage,
+            ErrorKind::Busy => Code::Conflict,
             ErrorKind::Cancelled => Code::Interrupted,
             _ => Code::Failed,
         };

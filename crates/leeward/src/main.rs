@@ -14,7 +14,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use verb::{
-    backup, cancel, check, disk, groups, label, mount, quickstart, repository, restore, retain, snapshots,
+    backup, cancel, check, disk, export, groups, hydrate, label, mount, quickstart, repository, restore,
+    retain, snapshots,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -46,6 +47,8 @@ enum Verb {
     Restore(restore::RestoreArguments),
     VerifyRestore(restore::VerifyArguments),
     Mount(mount::MountArguments),
+    Export(export::ExportArguments),
+    Hydrate(hydrate::HydrateArguments),
     Tag(label::TagArguments),
     Hold(label::HoldArguments),
     Release(label::ReleaseArguments),
@@ -83,6 +86,8 @@ fn main() -> ExitCode {
         Verb::Restore(arguments) => restore::restore(&arguments, repository, &output),
         Verb::VerifyRestore(arguments) => restore::verify(&arguments, repository, &output),
         Verb::Mount(arguments) => mount::run(&arguments, repository, &output),
+        Verb::Export(arguments) => export::run(&arguments, repository, &output),
+        Verb::Hydrate(arguments) => hydrate::run(&arguments, repository, &output),
         Verb::Tag(arguments) => label::tag(&arguments, repository, &output),
         Verb::Hold(arguments) => label::hold(&arguments, repository, &output),
         Verb::Release(arguments) => label::release(&arguments, repository, &output),
