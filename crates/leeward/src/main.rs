@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use verb::{backup, check, disk, label, quickstart, repository, restore, retain, snapshots};
+use verb::{backup, check, disk, files, label, quickstart, repository, restore, retain, snapshots};
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
 /// back, byte for byte.
@@ -38,6 +38,8 @@ enum Verb {
     Log(snapshots::LogArguments),
     Show(snapshots::ShowArguments),
     Diff(snapshots::DiffArguments),
+    Files(files::FilesArguments),
+    Cp(files::CpArguments),
     Restore(restore::RestoreArguments),
     VerifyRestore(restore::VerifyArguments),
     Tag(label::TagArguments),
@@ -72,6 +74,8 @@ fn main() -> ExitCode {
         Verb::Log(arguments) => snapshots::log(&arguments, repository, &output),
         Verb::Show(arguments) => snapshots::show(&arguments, repository, &output),
         Verb::Diff(arguments) => snapshots::diff(&arguments, repository, &output),
+        Verb::Files(arguments) => files::list(&arguments, repository, &output),
+        Verb::Cp(arguments) => files::copy(&arguments, repository, &output),
         Verb::Restore(arguments) => restore::restore(&arguments, repository, &output),
         Verb::VerifyRestore(arguments) => restore::verify(&arguments, repository, &output),
         Verb::Tag(arguments) => label::tag(&arguments, repository, &output),

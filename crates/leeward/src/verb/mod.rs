@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod check;
 pub mod disk;
+pub mod files;
 pub mod label;
 pub mod quickstart;
 pub mod repository;
