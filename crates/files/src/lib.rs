@@ -14,11 +14,14 @@ mod crc;
 mod disk;
 mod error;
 mod ext;
+mod fat;
 mod guard;
+mod ntfs;
 mod open;
 mod path;
 mod types;
 mod volumes;
+mod xfs;
 
 pub use error::{Error, ErrorKind, Result};
 pub use open::{OpenOptions, identify, open};

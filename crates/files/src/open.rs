@@ -4,7 +4,10 @@ use leeward_disk::SharedSource;
 
 use crate::disk::Disk;
 use crate::ext::Ext;
+use crate::fat::{ExFat, Fat};
 use crate::guard::{Guarded, guarded};
+use crate::ntfs::Ntfs;
+use crate::xfs::Xfs;
 use crate::{Error, FileKind, FileSystem, Result, bytes};
 
 /// How to read a file system.
@@ -27,7 +30,17 @@ pub fn identify(source: &SharedSource) -> Result<Option<FileKind>> {
     if bytes::le16(&head, 1080) == 0xef53 {
         return Ok(Some(crate::ext::kind(bytes::part(&head, 1024, 1024))));
     }
-    Ok(None)
+    Ok(if head.starts_with(b"XFSB") {
+        Some(FileKind::Xfs)
+    } else if bytes::part(&head, 3, 8) == b"NTFS    " {
+        Some(FileKind::Ntfs)
+    } else if bytes::part(&head, 3, 8) == b"EXFAT   " {
+        Some(FileKind::ExFat)
+    } else if crate::fat::is_fat(&head) {
+        Some(FileKind::Fat)
+    } else {
+        None
+    })
 }
 
 /// Opens the file system that the disk or partition carries.
@@ -44,6 +57,10 @@ pub fn open(source: SharedSource, options: OpenOptions) -> Result<Box<dyn FileSy
             FileKind::Ext2 | FileKind::Ext3 | FileKind::Ext4 => {
                 Box::new(Ext::open(disk, options)?) as Box<dyn FileSystem>
             }
+            FileKind::Xfs => Box::new(Xfs::open(disk, options)?),
+            FileKind::Fat => Box::new(Fat::open(disk)?),
+            FileKind::ExFat => Box::new(ExFat::open(disk)?),
+            FileKind::Ntfs => Box::new(Ntfs::open(disk)?),
         })
     })?;
     Ok(Box::new(Guarded { inner }))

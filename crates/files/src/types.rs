@@ -30,6 +30,14 @@ pub enum FileKind {
     Ext3,
     /// ext4.
     Ext4,
+    /// XFS.
+    Xfs,
+    /// FAT with 12, 16 or 32 bits.
+    Fat,
+    /// exFAT.
+    ExFat,
+    /// NTFS.
+    Ntfs,
 }
 
 impl FileKind {
@@ -40,6 +48,10 @@ impl FileKind {
             Self::Ext2 => "ext2",
             Self::Ext3 => "ext3",
             Self::Ext4 => "ext4",
+            Self::Xfs => "XFS",
+            Self::Fat => "FAT",
+            Self::ExFat => "exFAT",
+            Self::Ntfs => "NTFS",
         }
     }
 }

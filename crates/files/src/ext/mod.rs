@@ -196,7 +196,13 @@ impl FileSystem for Ext {
         let inode = self.file(node)?;
         let size = inode.size();
         if inode.is_inline() {
-            return extent(offset, length, size, |_, length| Ok(Run { length, place: Some(0) }));
+            let there = inode.inline()?.len() as u64;
+            return extent(offset, length, size, |offset, length| {
+                Ok(match there.checked_sub(offset).filter(|left| *left > 0) {
+                    Some(left) => Run { length: left.min(length), place: Some(0) },
+                    None => Run { length, place: None },
+                })
+            });
         }
         extent(offset, length, size, |offset, length| self.map(&inode, offset, length))
     }
@@ -204,7 +210,12 @@ impl FileSystem for Ext {
     fn read_at(&self, node: Node, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let inode = self.file(node)?;
         if inode.is_inline() {
-            return Ok(read_memory(&inode.inline()?, buffer, offset));
+            // mke2fs leaves files of zeros in their inodes: what lies behind the sixty bytes is a hole.
+            let length = (buffer.len() as u64).min(inode.size().saturating_sub(offset)) as usize;
+            let target = buffer.get_mut(..length).unwrap_or_default();
+            target.fill(0);
+            read_memory(&inode.inline()?, target, offset);
+            return Ok(length);
         }
         self.disk.read_runs(buffer, offset, inode.size(), |offset, length| self.map(&inode, offset, length))
     }
@@ -215,11 +226,10 @@ impl FileSystem for Ext {
 }
 
 /// Reads from content that is in memory.
-fn read_memory(content: &[u8], buffer: &mut [u8], offset: u64) -> usize {
+fn read_memory(content: &[u8], buffer: &mut [u8], offset: u64) {
     let rest = usize::try_from(offset).ok().and_then(|offset| content.get(offset..)).unwrap_or_default();
     let length = rest.len().min(buffer.len());
     if let (Some(target), Some(from)) = (buffer.get_mut(..length), rest.get(..length)) {
         target.copy_from_slice(from);
     }
-    length
 }
