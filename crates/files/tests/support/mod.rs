@@ -1,6 +1,8 @@
 //! Trees of files as they are on this machine and as a reader sees them, and the tools that make file systems.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod exercise;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
