@@ -16,6 +16,7 @@ mod error;
 mod ext;
 mod fat;
 mod guard;
+mod lvm;
 mod ntfs;
 mod open;
 mod path;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use leeward_disk::{SharedSource, TableKind, partitions};
 
-use crate::{FileKind, FileSystem, OpenOptions, Result, bytes, identify, open};
+use crate::{FileKind, FileSystem, OpenOptions, Result, bytes, identify, lvm, open};
 
 /// What a volume holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +75,7 @@ pub fn volumes(source: &SharedSource) -> Result<Volumes> {
     let mut found = Volumes { table: table.kind, volumes: Vec::new(), problems: table.problems.clone() };
     if table.kind == TableKind::None {
         found.add("disk".to_owned(), Some(0), "whole disk", None, Some(Arc::clone(source)))?;
+        found.add_logical()?;
         return Ok(found);
     }
     for partition in &table.partitions {
@@ -86,10 +87,30 @@ pub fn volumes(source: &SharedSource) -> Result<Volumes> {
             volume.problem.clone_from(&partition.problem);
         }
     }
+    found.add_logical()?;
     Ok(found)
 }
 
 impl Volumes {
+    /// Adds the logical volumes that lie in the others.
+    fn add_logical(&mut self) -> Result<()> {
+        let mut physicals = Vec::new();
+        for source in self.volumes.iter().filter_map(|volume| volume.source.as_ref()) {
+            physicals.extend(lvm::physical(source)?);
+        }
+        for logical in lvm::logical(&physicals) {
+            let (opened, problem) = match logical.source {
+                Ok(source) => (Some(source), None),
+                Err(why) => (None, Some(why)),
+            };
+            self.add(logical.id, None, "logical volume", None, opened)?;
+            if let Some(volume) = self.volumes.last_mut() {
+                (volume.size, volume.problem) = (logical.size, problem);
+            }
+        }
+        Ok(())
+    }
+
     fn add(
         &mut self,
         id: String,

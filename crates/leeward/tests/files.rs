@@ -215,10 +215,13 @@ fn no_name_leads_out_of_the_target() {
             [&["cp", "--disk", image_name, "-f", "raw", "/", out.to_str().unwrap()][..], force].concat();
         let outcome = bench.fails(&arguments, 1);
         let failed = |name: &str| {
-            outcome.lines.iter().any(|line| text_of(line, "path") == name && line["failed"].is_string())
+            outcome
+                .lines
+                .iter()
+                .any(|line| text_of(line, "path").ends_with(name) && line["failed"].is_string())
         };
-        assert!(failed("out/c"), "the second c is refused: {}", outcome.stdout);
-        assert!(failed("out//home/evil") && failed("out/n\\u{0}l"), "{}", outcome.stdout);
+        assert!(failed("c"), "the second c is refused: {}", outcome.stdout);
+        assert!(failed("/home/evil") && failed("n\\u{0}l"), "{}", outcome.stdout);
         assert_eq!(std::fs::read(out.join("good")).unwrap(), b"good");
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "something was written outside");
         assert!(std::fs::symlink_metadata(out.join("c")).unwrap().is_symlink());

@@ -68,7 +68,7 @@ impl ExFat {
                 kind: FileKind::ExFat,
                 label: None,
                 uuid: Some(serial(bytes::part(&boot, 100, 4))),
-                size: bytes::le64(&boot, 72).checked_mul(1 << sector_bits).unwrap_or(u64::MAX),
+                size: bytes::le64(&boot, 72).saturating_mul(1 << sector_bits),
                 block_bytes: cluster_bytes as u32,
                 warnings,
             },
