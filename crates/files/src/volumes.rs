@@ -150,6 +150,8 @@ pub(crate) fn describe(source: &SharedSource) -> Result<String> {
         "an encrypted volume (BitLocker)"
     } else if bytes::le32(&head, 4096) == 0xa92b_4efc {
         "a member of a Linux RAID"
+    } else if bytes::part(&head, 0x10040, 8) == b"_BHRfS_M" {
+        "Btrfs, which is not read here"
     } else if head.starts_with(b"hsqs") {
         "squashfs"
     } else if bytes::part(&head, 32769, 5) == b"CD001" {

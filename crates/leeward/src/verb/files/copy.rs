@@ -113,7 +113,7 @@ pub fn run(
     };
     let done = match &name {
         Some(name) => copy.entry(node, parent.as_ref(), name, name.clone(), 0),
-        None => copy.into_directory(node, parent.as_ref(), b"", 0),
+        None => copy.directory(node, parent.as_ref(), b"", 0),
     };
     copy.progress.finish();
     match done {
@@ -211,7 +211,7 @@ impl Copy<'_> {
                     }
                     None => None,
                 };
-                self.into_directory(node, made.as_ref(), &path, depth)?;
+                self.directory(node, made.as_ref(), &path, depth)?;
             }
             FileType::File => {
                 if let Some(parent) = parent {
@@ -243,7 +243,7 @@ impl Copy<'_> {
     }
 
     /// Copies what is in a directory; what fails is told, and the rest goes on.
-    fn into_directory(
+    fn directory(
         &mut self,
         node: Node,
         made: Option<&Directory>,
