@@ -157,6 +157,33 @@ impl From<leeward_cloud::Error> for Failure {
     }
 }
 
+impl From<leeward_files::Error> for Failure {
+    fn from(error: leeward_files::Error) -> Self {
+        use leeward_files::{Error, ErrorKind};
+        let error = match error {
+            Error::Disk(error) => return error.into(),
+            other => other,
+        };
+        let (code, hint) = match error.kind() {
+            ErrorKind::Io => (Code::Io, None),
+            ErrorKind::Corrupt => (
+                Code::Damaged,
+                Some(
+                    "try an older snapshot; --ignore-checksums reads what has a wrong checksum all the same",
+                ),
+            ),
+            ErrorKind::NotFound => (Code::NotFound, Some("see what there is with: leeward files")),
+            ErrorKind::Cancelled => (Code::Interrupted, None),
+            ErrorKind::Unsupported => (
+                Code::Failed,
+                Some("restore the disk and mount it in a machine that knows it: leeward restore"),
+            ),
+            _ => (Code::Failed, None),
+        };
+        Self { code, error: Box::new(error), hint: hint.map(str::to_owned) }
+    }
+}
+
 impl From<leeward_repository::Error> for Failure {
     fn from(error: leeward_repository::Error) -> Self {
         use leeward_repository::{Error, ErrorKind};

@@ -14,8 +14,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use verb::{
-    backup, cancel, check, disk, export, groups, hydrate, label, mount, quickstart, repository, restore,
-    retain, snapshots,
+    backup, cancel, check, disk, export, files, groups, hydrate, label, mount, quickstart, repository,
+    restore, retain, snapshots,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -44,6 +44,8 @@ enum Verb {
     Log(snapshots::LogArguments),
     Show(snapshots::ShowArguments),
     Diff(snapshots::DiffArguments),
+    Files(files::FilesArguments),
+    Cp(files::CpArguments),
     Restore(restore::RestoreArguments),
     VerifyRestore(restore::VerifyArguments),
     Mount(mount::MountArguments),
@@ -83,6 +85,8 @@ fn main() -> ExitCode {
         Verb::Log(arguments) => snapshots::log(&arguments, repository, &output),
         Verb::Show(arguments) => snapshots::show(&arguments, repository, &output),
         Verb::Diff(arguments) => snapshots::diff(&arguments, repository, &output),
+        Verb::Files(arguments) => files::list(&arguments, repository, &output),
+        Verb::Cp(arguments) => files::copy(&arguments, repository, &output),
         Verb::Restore(arguments) => restore::restore(&arguments, repository, &output),
         Verb::VerifyRestore(arguments) => restore::verify(&arguments, repository, &output),
         Verb::Mount(arguments) => mount::run(&arguments, repository, &output),

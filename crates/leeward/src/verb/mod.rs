@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod check;
 pub mod disk;
 pub mod export;
+pub mod files;
 pub mod groups;
 pub mod hydrate;
 pub mod label;
