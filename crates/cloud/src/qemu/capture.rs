@@ -17,7 +17,7 @@ use leeward_disk::nbd::{NbdDisk, NbdOptions, NbdUrl};
 use leeward_repository::Consistency;
 use serde_json::json;
 
-use super::bitmap::{self, GRANULARITY, Mode};
+use super::bitmap::{self, Bitmap, GRANULARITY, Mode};
 use super::definition::MachineDefinition;
 use super::machine::{Machine, MachineDisk};
 use super::overlay::{self, Names};
@@ -198,7 +198,10 @@ impl Capture {
             let what = format!("file systems at rest were asked for, but {why}");
             return Err(Error::Refused { peer: self.monitor().peer().to_owned(), what });
         }
-        for (number, (disk, mode)) in plan.into_iter().enumerate() {
+        let nodes = self.monitor().execute("query-named-block-nodes", json!({ "flat": true }))?;
+        for (number, (mut disk, mode)) in plan.into_iter().enumerate() {
+            // The guest went on until the moment: only what the stopped bitmaps hold now counts.
+            disk.bitmaps = bitmaps(&nodes, &disk.node);
             let opened = server.open(&mut self.claim.monitor, number, disk, mode, &started, options)?;
             self.disks.push(opened);
         }
@@ -307,11 +310,10 @@ impl Capture {
 
     /// Removes the bitmaps of this repository that nothing needs any more.
     fn remove_old_bitmaps(&mut self) -> Result<()> {
-        let bitmaps = std::mem::take(&mut self.bitmaps);
+        let pairs = std::mem::take(&mut self.bitmaps);
         let nodes = self.monitor().execute("query-named-block-nodes", json!({ "flat": true }))?;
-        for (node, _, new) in bitmaps {
-            let found = nodes.as_array().into_iter().flatten().find(|found| found["node-name"] == node);
-            let list = found.map_or(Vec::new(), |found| bitmap::Bitmap::list(&found["dirty-bitmaps"]));
+        for (node, _, new) in pairs {
+            let list = bitmaps(&nodes, &node);
             for old in list.iter().filter(|old| old.name.starts_with(&self.prefix) && old.name != new) {
                 let name = json!({ "node": node, "name": old.name });
                 self.claim.monitor.execute("block-dirty-bitmap-remove", name)?;
@@ -327,6 +329,12 @@ impl Drop for Capture {
             self.undo();
         }
     }
+}
+
+/// The bitmaps of a node, in a list of all nodes.
+fn bitmaps(nodes: &serde_json::Value, node: &str) -> Vec<Bitmap> {
+    let found = nodes.as_array().into_iter().flatten().find(|found| found["node-name"] == node);
+    found.map_or(Vec::new(), |found| Bitmap::list(&found["dirty-bitmaps"]))
 }
 
 /// The actions that make the moment. New bitmaps begin to record before copying begins, and old ones stop after it, so
