@@ -188,11 +188,12 @@ impl Capture {
         let actions = transaction(&disks, &started);
         // From here on events concern this capture, and not what an earlier one had left.
         self.monitor().forget_events();
-        self.moment =
-            Moment::take(&mut self.claim.monitor, machine, options, &actions).inspect_err(|_| {
-                // It was all or nothing, and it was nothing.
-                self.bitmaps.clear();
-            })?;
+        let taken = Moment::take(&mut self.claim.monitor, machine, options, &actions);
+        if taken.is_err() && !self.monitor().is_over() {
+            // It was all or nothing, and it was nothing.
+            self.bitmaps.clear();
+        }
+        self.moment = taken?;
         if options.consistency == Wanted::Filesystem && self.moment.consistency != Consistency::Filesystem {
             let why = self.moment.reason.clone().unwrap_or_default();
             let what = format!("file systems at rest were asked for, but {why}");
@@ -238,6 +239,7 @@ impl Capture {
     pub fn finish(mut self) -> Vec<String> {
         self.done = true;
         let mut troubles = Vec::new();
+        self.mend();
         let cleared = self.clear().and_then(|()| self.remove_old_bitmaps());
         troubles.extend(cleared.and_then(|()| self.release()).err().map(|error| error.to_string()));
         troubles
@@ -252,6 +254,7 @@ impl Capture {
     fn undo(&mut self) -> Vec<String> {
         self.done = true;
         let mut troubles = Vec::new();
+        self.mend();
         // A bitmap that is exported cannot be changed.
         let exports = owner::remove_exports(&mut self.claim.monitor, self.serves).map(|_| ());
         let restored = exports.and_then(|()| self.restore_bitmaps());
@@ -259,6 +262,14 @@ impl Capture {
         let cleared = self.clear().and_then(|()| self.release());
         troubles.extend(cleared.err().map(|error| error.to_string()));
         troubles
+    }
+
+    /// Connects anew where the connection is over: QEMU may live on, and what was made there must go.
+    fn mend(&mut self) {
+        if self.claim.monitor.is_over() {
+            // Where QEMU is gone, so is everything that was made there.
+            let _ = self.claim.monitor.reconnect();
+        }
     }
 
     /// Takes everything away but bitmaps.
