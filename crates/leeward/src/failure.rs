@@ -137,15 +137,23 @@ impl From<leeward_cloud::Error> for Failure {
             Error::Disk(error) => return error.into(),
             other => other,
         };
-        let code = match error.kind() {
-            ErrorKind::Io => Code::Io,
-            ErrorKind::Refused => Code::Refused,
-            ErrorKind::Busy => Code::Conflict,
-            ErrorKind::NotFound => Code::NotFound,
-            ErrorKind::Cancelled => Code::Interrupted,
-            _ => Code::Failed,
+        let (code, hint) = match error.kind() {
+            ErrorKind::Io | ErrorKind::Protocol => (
+                Code::Io,
+                Some("see that the machine runs and that its QMP socket is the one that was given"),
+            ),
+            ErrorKind::Refused => (Code::Refused, None),
+            ErrorKind::Busy => {
+                (Code::Conflict, Some("wait until the other one has ended, then run the command again"))
+            }
+            ErrorKind::NotFound => (
+                Code::NotFound,
+                Some("see the machine's disks with: leeward backup --dry-run qmp:SOCKET IMAGE"),
+            ),
+            ErrorKind::Cancelled => (Code::Interrupted, None),
+            _ => (Code::Failed, None),
         };
-        Self { code, error: Box::new(error), hint: None }
+        Self { code, error: Box::new(error), hint: hint.map(str::to_owned) }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -188,8 +189,8 @@ impl Shared {
     /// One connection, from its greeting to its end.
     fn converse(&self, stream: Stream) {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
-        // Who is on the other side, and gone, cannot be told why.
-        let _ = self.negotiate_and_serve(&stream);
+        // Who is on the other side, and gone, cannot be told why; a panic ends this connection and no other.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.negotiate_and_serve(&stream)));
         stream.shutdown();
         self.counters.connections.fetch_sub(1, Ordering::Relaxed);
     }
