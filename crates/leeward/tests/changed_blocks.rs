@@ -209,7 +209,8 @@ fn others_read_points_in_time_and_what_changed_between_them() {
     let point = Point::start(&stage.bench, &machine, &[]);
     since_start.extend(stage.scribble(&machine, 3));
     point.kill();
-    assert!(stage.states(&machine).contains(&("other".to_owned(), "in use".to_owned())));
+    let states = stage.states(&machine);
+    assert!(states.contains(&("other".to_owned(), "in use".to_owned())), "{states:?}");
     let point = Point::start(&stage.bench, &machine, &["--until-disconnect"]);
     for number in 0..DISKS {
         assert_eq!(granules_of(&point.marked(number)), granules(&since_start, number), "disk {number}");

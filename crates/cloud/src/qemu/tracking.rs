@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::bitmap::{Bitmap, GRANULARITY, Mode};
 use super::capture::Claim;
-use super::machine::MachineDisk;
+use super::machine::{Machine, MachineDisk};
 use super::owner::PREFIX;
+use super::qmp::Qmp;
 use crate::{Error, Result};
 
 /// The longest name: bitmaps of qcow2 have names of 1023 bytes at most.
@@ -46,6 +47,27 @@ pub fn decide(disk: &MachineDisk, prefix: &str) -> Mode {
         [bitmap] if bitmap.recording && !bitmap.busy => Mode::Incremental { bitmap: bitmap.name.clone() },
         _ => full("the bitmap is in use, or did not record all the time"),
     }
+}
+
+/// The bitmaps of all chains on the disks of a machine, with the names of the disks.
+///
+/// # Errors
+/// QEMU does not answer.
+pub fn list(monitor: &mut Qmp, machine: &Machine) -> Result<Vec<(String, Bitmap)>> {
+    let nodes = monitor.execute("query-named-block-nodes", json!({ "flat": true }))?;
+    let mut found = Vec::new();
+    for node in nodes.as_array().into_iter().flatten() {
+        // While a point is served a filter of QEMU is between the device and this node: only the file tells.
+        let is_disk = |disk: &&MachineDisk| node["node-name"] == disk.node.as_str();
+        let is_file = |disk: &&MachineDisk| !disk.file.is_empty() && node["file"] == disk.file.as_str();
+        let disk = machine.disks.iter().find(is_disk).or_else(|| machine.disks.iter().find(is_file));
+        let Some(disk) = disk else { continue };
+        let bitmaps = Bitmap::list(&node["dirty-bitmaps"]).into_iter();
+        let of_chains = bitmaps.filter(|bitmap| chain(&bitmap.name).is_some());
+        found.extend(of_chains.map(|bitmap| (disk.name.clone(), bitmap)));
+    }
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    Ok(found)
 }
 
 /// Begins to record the changes of disks.

@@ -144,23 +144,20 @@ fn list(arguments: &MachineArgument, output: &Output) -> Result<(), Failure> {
     let place = arguments.place()?;
     let mut monitor = Qmp::connect(&place.socket, &QmpOptions::default())?;
     let machine = selected(Machine::discover(&mut monitor)?, &place)?;
-    for disk in &machine.disks {
-        for bitmap in &disk.bitmaps {
-            let Some(name) = tracking::chain(&bitmap.name) else { continue };
-            let state = match bitmap {
-                _ if bitmap.inconsistent => "inconsistent",
-                _ if bitmap.busy => "in use",
-                _ if bitmap.recording => "recording",
-                _ => "stopped",
-            };
-            print_json(output, &json!({ "name": name, "disk": disk.name, "state": state, "bitmap": bitmap }));
-            output.line(format!(
-                "{name}  {}  {state}  {} changed{}",
-                disk.name,
-                size::show(bitmap.dirty_bytes),
-                if bitmap.persistent { "" } else { "  (until QEMU ends)" }
-            ));
-        }
+    for (disk, bitmap) in tracking::list(&mut monitor, &machine)? {
+        let name = tracking::chain(&bitmap.name).unwrap_or_default();
+        let state = match &bitmap {
+            _ if bitmap.inconsistent => "inconsistent",
+            _ if bitmap.busy => "in use",
+            _ if bitmap.recording => "recording",
+            _ => "stopped",
+        };
+        print_json(output, &json!({ "name": name, "disk": disk, "state": state, "bitmap": bitmap }));
+        output.line(format!(
+            "{name}  {disk}  {state}  {} changed{}",
+            size::show(bitmap.dirty_bytes),
+            if bitmap.persistent { "" } else { "  (until QEMU ends)" }
+        ));
     }
     Ok(())
 }
