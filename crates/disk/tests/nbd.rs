@@ -121,6 +121,45 @@ fn a_read_only_export_is_no_target() {
     assert!(error.to_string().contains("read-only"), "{error}");
 }
 
+#[test]
+fn dirty_bitmaps_of_qemu_are_read() {
+    if !has("qemu-nbd") || !has("qemu-img") || !has("qemu-io") {
+        return;
+    }
+    const BITMAP: &str = "qemu:dirty-bitmap:b0";
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("a.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image), "64M"]);
+    run("qemu-img", &["bitmap", "--add", "-g", "64K", text(&image), "b0"]);
+    run(
+        "qemu-io",
+        &["-f", "qcow2", "-c", "write 0 1M", "-c", "write 10M 4k", "-c", "write 66977792 128k", text(&image)],
+    );
+    run("qemu-img", &["bitmap", "--disable", text(&image), "b0"]);
+    let socket = directory.path().join("socket");
+    let _server = serve(&socket, &["--read-only", "--format", "qcow2", "--bitmap", "b0", text(&image)]);
+    let url = NbdUrl::parse(&unix_url(&socket)).unwrap();
+    let options = NbdOptions::default();
+    let disk = NbdDisk::connect_with_contexts(&url, &options, &[BITMAP]).unwrap();
+    let size = 64 << 20;
+    let expected = [
+        (0, 1 << 20, 1),
+        (1 << 20, 9 << 20, 0),
+        (10 << 20, 64 << 10, 1),
+        ((10 << 20) + (64 << 10), size - (192 << 10) - (10 << 20), 0),
+        (size - (128 << 10), 128 << 10, 1),
+    ];
+    assert_eq!(disk.ranges(BITMAP, 0, size).unwrap(), expected);
+    assert_eq!(
+        disk.ranges(BITMAP, 1 << 19, 1 << 20).unwrap(),
+        [(1 << 19, 1 << 19, 1), (1 << 20, 1 << 19, 0)]
+    );
+    assert!(disk.extents(0, size).unwrap().len() > 1, "base:allocation is told as well");
+    assert!(disk.ranges("qemu:dirty-bitmap:b1", 0, size).unwrap_err().to_string().contains("not asked for"));
+    let missing = NbdDisk::connect_with_contexts(&url, &options, &["qemu:dirty-bitmap:b1"]).err().unwrap();
+    assert!(missing.to_string().contains("no meta context \"qemu:dirty-bitmap:b1\""), "{missing}");
+}
+
 // ---- servers that mean no good ----
 
 const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;

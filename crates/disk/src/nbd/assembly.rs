@@ -19,8 +19,8 @@ pub(super) struct Assembly {
     /// The stretches of `data` that have come, in order.
     covered: Vec<(u32, u32)>,
     parts: usize,
-    /// Lengths and flags of extents.
-    pub(super) extents: Vec<(u32, u32)>,
+    /// What was told, as number of a meta context, length, and flags: in order within one context.
+    pub(super) extents: Vec<(u32, u32, u32)>,
     pub(super) failure: Option<String>,
 }
 
@@ -69,7 +69,7 @@ impl Assembly {
     }
 
     /// Notes the extents of a chunk; `bytes` is its payload behind the number of the context.
-    pub(super) fn add_extents(&mut self, bytes: &[u8]) -> Result<(), String> {
+    pub(super) fn add_extents(&mut self, context: u32, bytes: &[u8]) -> Result<(), String> {
         let (entries, rest) = bytes.as_chunks::<8>();
         if self.command != Command::BlockStatus
             || !rest.is_empty()
@@ -84,7 +84,7 @@ impl Assembly {
             if number(length) == 0 {
                 return Err("the server sends an extent without length".to_owned());
             }
-            self.extents.push((number(length), number(flags)));
+            self.extents.push((context, number(length), number(flags)));
         }
         Ok(())
     }
@@ -123,9 +123,9 @@ mod tests {
     #[test]
     fn extents_have_a_length() {
         let mut reply = Assembly::new(Command::BlockStatus, 0, 100, Vec::new());
-        assert!(reply.add_extents(&[0; 8]).is_err());
-        assert!(reply.add_extents(&[0, 0, 0, 1, 0, 0, 0]).is_err());
-        reply.add_extents(&[0, 0, 1, 0, 0, 0, 0, 3]).unwrap();
-        assert_eq!(reply.extents, [(256, 3)]);
+        assert!(reply.add_extents(1, &[0; 8]).is_err());
+        assert!(reply.add_extents(1, &[0, 0, 0, 1, 0, 0, 0]).is_err());
+        reply.add_extents(7, &[0, 0, 1, 0, 0, 0, 0, 3]).unwrap();
+        assert_eq!(reply.extents, [(7, 256, 3)]);
     }
 }

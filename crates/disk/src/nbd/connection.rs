@@ -69,13 +69,13 @@ impl Shared {
 
 impl Connection {
     /// Connects and negotiates.
-    pub(super) fn open(url: &NbdUrl, options: &NbdOptions) -> Result<(Self, Export)> {
+    pub(super) fn open(url: &NbdUrl, options: &NbdOptions, contexts: &[&str]) -> Result<(Self, Export)> {
         let cannot = |action, source| Error::open(&url.text, action, source);
         let mut stream = Stream::connect(&url.address, options.connect_timeout)
             .map_err(|source| cannot("connect to", source))?;
         let limit = Some(options.connect_timeout);
         stream.set_timeouts(limit, limit).map_err(|source| cannot("set up the socket of", source))?;
-        let export = negotiate(&mut stream, url)?;
+        let export = negotiate(&mut stream, url, contexts)?;
         let socket = || -> io::Result<(Stream, Stream)> {
             // Replies are waited for by those who asked: a connection without requests may be silent.
             stream.set_timeouts(None, Some(options.reply_timeout))?;
@@ -83,8 +83,12 @@ impl Connection {
         };
         let (control, input) = socket().map_err(|source| cannot("set up the socket of", source))?;
         let shared = Arc::new(Shared::default());
-        let replies =
-            Replies { input: BufReader::with_capacity(32 << 10, input), shared: Arc::clone(&shared), export };
+        let replies = Replies {
+            input: BufReader::with_capacity(32 << 10, input),
+            shared: Arc::clone(&shared),
+            structured: export.structured,
+            contexts: export.contexts.iter().map(|context| context.number).collect(),
+        };
         let reader = std::thread::Builder::new()
             .name("nbd-replies".to_owned())
             .spawn(move || replies.run())
@@ -187,7 +191,9 @@ impl Drop for Connection {
 struct Replies {
     input: BufReader<Stream>,
     shared: Arc<Shared>,
-    export: Export,
+    structured: bool,
+    /// The numbers of the meta contexts that were agreed on.
+    contexts: Vec<u32>,
 }
 
 impl Replies {
@@ -212,7 +218,7 @@ impl Replies {
         let magic = u32::from_be_bytes(self.read()?);
         let (header, done) = match magic {
             wire::SIMPLE_REPLY_MAGIC => (Header::Simple { error: u32::from_be_bytes(self.read()?) }, true),
-            wire::STRUCTURED_REPLY_MAGIC if self.export.structured => {
+            wire::STRUCTURED_REPLY_MAGIC if self.structured => {
                 let [flags, kind] = [u16::from_be_bytes(self.read()?), u16::from_be_bytes(self.read()?)];
                 (Header::Chunk { kind }, flags & wire::CHUNK_DONE != 0)
             }
@@ -250,7 +256,7 @@ impl Replies {
             reply.failure = Some(wire::errno(error).to_owned());
             return Ok(());
         }
-        if needs_chunks && self.export.structured {
+        if needs_chunks && self.structured {
             return Err("the server sends a simple reply where a structured one was agreed on".to_owned());
         }
         if reply.command == Command::Read {
@@ -295,10 +301,11 @@ impl Replies {
             return Ok(());
         }
         if kind == wire::CHUNK_BLOCK_STATUS && payload.len() >= 4 {
-            if Some(be32(payload, 0)) != self.export.allocation_context {
+            let context = be32(payload, 0);
+            if !self.contexts.contains(&context) {
                 return Err("the server reports a context that was not asked for".to_owned());
             }
-            return reply.add_extents(&payload[4..]);
+            return reply.add_extents(context, &payload[4..]);
         }
         Err(format!("the server sends a chunk of unknown kind {kind}, {} bytes long", payload.len()))
     }

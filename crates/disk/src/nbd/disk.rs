@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::connection::{Connection, Ticket};
-use super::handshake::Export;
+use super::handshake::{ALLOCATION, Export};
 use super::wire::{self, Command};
 use super::{NbdOptions, NbdUrl};
 use crate::source::check_range;
@@ -34,13 +34,22 @@ impl NbdDisk {
     /// # Errors
     /// The server cannot be reached, refuses, or breaks the protocol.
     pub fn connect(url: &NbdUrl, options: &NbdOptions) -> Result<Self> {
-        let (first, export) = Connection::open(url, options)?;
+        Self::connect_with_contexts(url, options, &[])
+    }
+
+    /// Connects as [`NbdDisk::connect`] does, to an export that has all these meta contexts as well, such as
+    /// `qemu:dirty-bitmap:NAME`; [`NbdDisk::ranges`] tells what they say.
+    ///
+    /// # Errors
+    /// The server cannot be reached, refuses, breaks the protocol, or lacks one of the contexts.
+    pub fn connect_with_contexts(url: &NbdUrl, options: &NbdOptions, contexts: &[&str]) -> Result<Self> {
+        let (first, export) = Connection::open(url, options, contexts)?;
         let mut connections = vec![first];
         if export.has(wire::CAN_MULTI_CONN) {
             while connections.len() < options.connections_max {
                 // A server may limit how many it takes; one suffices.
-                let Ok((connection, again)) = Connection::open(url, options) else { break };
-                if again.size != export.size || again.allocation_context != export.allocation_context {
+                let Ok((connection, again)) = Connection::open(url, options, contexts) else { break };
+                if again.size != export.size || again.contexts != export.contexts {
                     return Err(Error::Protocol {
                         peer: url.text.clone(),
                         what: "the export changes from one connection to the next".to_owned(),
@@ -83,6 +92,71 @@ impl NbdDisk {
             return Ok(());
         }
         self.without_data(Command::Trim, offset, length, ZERO_BYTES_MAX)
+    }
+
+    /// Asks the server to bring a range into its cache, if it has one.
+    ///
+    /// # Errors
+    /// The server refuses or the connection breaks.
+    pub fn cache(&self, offset: u64, length: u64) -> Result<()> {
+        check_range(&self.url, offset, length, self.export.size)?;
+        if !self.export.has(wire::SEND_CACHE) {
+            return Ok(());
+        }
+        self.without_data(Command::Cache, offset, length, PIECE_BYTES.max(self.export.block_min))
+    }
+
+    /// What a meta context says of a range, as offset, length and flags: in order, without gaps, the whole range, and
+    /// neighbours with the same flags as one. What flags mean is up to the context; in `qemu:dirty-bitmap:NAME` bit 0
+    /// means that the range is dirty. Where a bitmap has many small ranges, ask for a part of the disk at a time.
+    ///
+    /// # Errors
+    /// The context was not asked for when connecting, or the connection breaks.
+    pub fn ranges(&self, context: &str, offset: u64, length: u64) -> Result<Vec<(u64, u64, u32)>> {
+        check_range(&self.url, offset, length, self.export.size)?;
+        let number = self.export.context(context).ok_or_else(|| Error::Invalid {
+            path: self.url.clone(),
+            what: format!("the meta context {context:?} was not asked for when connecting"),
+        })?;
+        let mut found: Vec<(u64, u64, u32)> = Vec::new();
+        let mut position = offset;
+        while position < offset + length {
+            for (start, length, flags) in self.told(number, position, offset + length - position)? {
+                position = start + length;
+                match found.last_mut() {
+                    Some(last) if last.2 == flags => last.1 += length,
+                    _ => found.push((start, length, flags)),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// What one reply tells of a range in a context, from its start on: at least something, and at most the range.
+    fn told(&self, context: u32, offset: u64, length: u64) -> Result<Vec<(u64, u64, u32)>> {
+        let (start, end) = self.aligned(offset, length.min(u64::from(RANGE_BYTES_MAX)));
+        let connection = self.connection();
+        let asked = (end - start) as u32;
+        let reply =
+            connection.wait(connection.send(Command::BlockStatus, start, asked, &[], Vec::new())?)?;
+        let mut found = Vec::new();
+        let mut position = start;
+        // The server may tell of less than was asked for, and of more, and differently for each context.
+        for (_, told, flags) in reply.extents.into_iter().filter(|&(number, ..)| number == context) {
+            let stop = (position + u64::from(told)).min(offset + length);
+            let from = position.max(offset);
+            if stop > from {
+                found.push((from, stop - from, flags));
+            }
+            position = stop.max(position);
+        }
+        if found.is_empty() {
+            return Err(Error::Protocol {
+                peer: self.url.clone(),
+                what: format!("the server tells nothing of the extents at {offset}"),
+            });
+        }
+        Ok(found)
     }
 
     fn connection(&self) -> &Connection {
@@ -179,7 +253,7 @@ impl Source for NbdDisk {
                 ("structured replies", if self.export.structured { "yes" } else { "no" }.to_owned()),
                 (
                     "extents",
-                    if self.export.allocation_context.is_some() { "base:allocation" } else { "not told" }
+                    if self.export.context(ALLOCATION).is_some() { ALLOCATION } else { "not told" }
                         .to_owned(),
                 ),
             ],
@@ -191,30 +265,12 @@ impl Source for NbdDisk {
         if length == 0 {
             return Ok(Vec::new());
         }
-        if self.export.allocation_context.is_none() {
+        let Some(context) = self.export.context(ALLOCATION) else {
             return Ok(vec![Extent { offset, length, kind: ExtentKind::Data }]);
-        }
-        let (start, end) = self.aligned(offset, length.min(u64::from(RANGE_BYTES_MAX)));
-        let connection = self.connection();
-        let asked = (end - start) as u32;
-        let reply =
-            connection.wait(connection.send(Command::BlockStatus, start, asked, &[], Vec::new())?)?;
+        };
         let mut found = Vec::new();
-        let mut position = start;
-        // The server may tell of less than was asked for, and of more.
-        for (length_told, flags) in reply.extents {
-            let stop = (position + u64::from(length_told)).min(offset + length);
-            let from = position.max(offset);
-            if stop > from {
-                Extent { offset: from, length: stop - from, kind: kind(flags) }.push_merged(&mut found);
-            }
-            position = stop.max(position);
-        }
-        if found.is_empty() {
-            return Err(Error::Protocol {
-                peer: self.url.clone(),
-                what: format!("the server tells nothing of the extents at {offset}"),
-            });
+        for (offset, length, flags) in self.told(context, offset, length)? {
+            Extent { offset, length, kind: kind(flags) }.push_merged(&mut found);
         }
         Ok(found)
     }

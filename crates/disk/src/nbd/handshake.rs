@@ -12,31 +12,50 @@ use crate::{Error, Result};
 const REPLY_BYTES_MAX: u32 = 64 << 10;
 const REPLIES_MAX: usize = 64;
 
+/// The meta context that tells holes from data.
+pub(super) const ALLOCATION: &str = "base:allocation";
+
+/// A meta context that was agreed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Context {
+    pub(super) name: String,
+    /// The number under which the server reports it.
+    pub(super) number: u32,
+}
+
 /// What the server says of the export.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Export {
     pub(super) size: u64,
     pub(super) flags: u16,
     pub(super) block_min: u32,
     pub(super) block_max: u32,
     pub(super) structured: bool,
-    /// The number under which `base:allocation` is reported.
-    pub(super) allocation_context: Option<u32>,
+    pub(super) contexts: Vec<Context>,
 }
 
 impl Export {
     pub(super) fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
+
+    /// The number under which a meta context is reported, if the server has it.
+    pub(super) fn context(&self, name: &str) -> Option<u32> {
+        self.contexts.iter().find(|context| context.name == name).map(|context| context.number)
+    }
 }
 
-/// Negotiates on a new connection, up to where requests may be sent.
-pub(super) fn negotiate(stream: &mut Stream, url: &NbdUrl) -> Result<Export> {
+/// Negotiates on a new connection, up to where requests may be sent. Next to `base:allocation`, which a server may lack,
+/// it must have all `contexts`.
+pub(super) fn negotiate(stream: &mut Stream, url: &NbdUrl, contexts: &[&str]) -> Result<Export> {
     let mut session = Session { stream, url };
     session.greet()?;
     let structured = session.structured_replies()?;
-    let allocation_context = if structured { session.allocation_context()? } else { None };
-    session.go(structured, allocation_context)
+    let agreed = if structured { session.contexts(contexts)? } else { Vec::new() };
+    if let Some(missing) = contexts.iter().find(|name| !agreed.iter().any(|context| context.name == **name)) {
+        return Err(session.broken(format!("the server has no meta context {missing:?} for this export")));
+    }
+    session.go(structured, agreed)
 }
 
 struct Session<'a> {
@@ -127,22 +146,30 @@ impl Session<'_> {
         Ok(last.kind == wire::REPLY_ACK)
     }
 
-    /// Asks for `base:allocation`. A server without it is read as if all were data.
-    fn allocation_context(&mut self) -> Result<Option<u32>> {
-        const QUERY: &str = "base:allocation";
+    /// Asks for `base:allocation` and `wanted`. A server without `base:allocation` is read as if all were data.
+    fn contexts(&mut self, wanted: &[&str]) -> Result<Vec<Context>> {
+        let names: Vec<&str> = std::iter::once(ALLOCATION).chain(wanted.iter().copied()).collect();
         let mut data = self.export_name();
-        data.extend(1_u32.to_be_bytes());
-        data.extend((QUERY.len() as u32).to_be_bytes());
-        data.extend(QUERY.as_bytes());
-        let (replies, last) = self.ask(wire::OPTION_SET_META_CONTEXT, &data)?;
-        if last.kind != wire::REPLY_ACK {
-            return Ok(None);
+        data.extend((names.len() as u32).to_be_bytes());
+        for name in &names {
+            data.extend((name.len() as u32).to_be_bytes());
+            data.extend(name.as_bytes());
         }
-        Ok(replies
-            .iter()
-            .filter(|reply| reply.kind == wire::REPLY_META_CONTEXT)
-            .find(|reply| reply.data.get(4..) == Some(QUERY.as_bytes()))
-            .map(|reply| be32(&reply.data, 0)))
+        let (replies, last) = self.ask(wire::OPTION_SET_META_CONTEXT, &data)?;
+        let mut agreed: Vec<Context> = Vec::new();
+        if last.kind != wire::REPLY_ACK {
+            return Ok(agreed);
+        }
+        for reply in replies.iter().filter(|reply| reply.kind == wire::REPLY_META_CONTEXT) {
+            let name = names.iter().find(|name| reply.data.get(4..) == Some(name.as_bytes()));
+            let number = be32(&reply.data, 0);
+            if let Some(name) = name
+                && !agreed.iter().any(|known| known.name == **name || known.number == number)
+            {
+                agreed.push(Context { name: (*name).to_owned(), number });
+            }
+        }
+        Ok(agreed)
     }
 
     fn export_name(&self) -> Vec<u8> {
@@ -151,7 +178,7 @@ impl Session<'_> {
         data
     }
 
-    fn go(&mut self, structured: bool, allocation_context: Option<u32>) -> Result<Export> {
+    fn go(&mut self, structured: bool, contexts: Vec<Context>) -> Result<Export> {
         let mut data = self.export_name();
         data.extend(1_u16.to_be_bytes());
         data.extend(wire::INFO_BLOCK_SIZE.to_be_bytes());
@@ -170,7 +197,7 @@ impl Session<'_> {
             _ => return Err(self.refused("the server refuses the export", &last)),
         }
         let mut export =
-            Export { size: 0, flags: 0, block_min: 1, block_max: 32 << 20, structured, allocation_context };
+            Export { size: 0, flags: 0, block_min: 1, block_max: 32 << 20, structured, contexts };
         let mut has_size = false;
         for reply in replies.iter().filter(|reply| reply.kind == wire::REPLY_INFO) {
             match (be16(&reply.data, 0), reply.data.len()) {

@@ -9,6 +9,7 @@ mod assembly;
 mod connection;
 mod disk;
 mod handshake;
+mod server;
 mod stream;
 mod url;
 mod wire;
@@ -16,6 +17,7 @@ mod wire;
 use std::time::Duration;
 
 pub use disk::NbdDisk;
+pub use server::{Device, ReadOnly, Writable};
 pub use url::NbdUrl;
 
 /// Limits of a connection.

@@ -32,6 +32,7 @@ pub(super) const SEND_FLUSH: u16 = 1 << 2;
 pub(super) const SEND_TRIM: u16 = 1 << 5;
 pub(super) const SEND_WRITE_ZEROES: u16 = 1 << 6;
 pub(super) const CAN_MULTI_CONN: u16 = 1 << 8;
+pub(super) const SEND_CACHE: u16 = 1 << 10;
 
 /// Chunks of structured replies.
 pub(super) const CHUNK_DONE: u16 = 1 << 0;
@@ -54,6 +55,7 @@ pub(super) enum Command {
     Disconnect = 2,
     Flush = 3,
     Trim = 4,
+    Cache = 5,
     WriteZeroes = 6,
     BlockStatus = 7,
 }
@@ -67,6 +69,7 @@ impl Command {
             Self::Disconnect => "disconnect from",
             Self::Flush => "flush",
             Self::Trim => "trim",
+            Self::Cache => "cache",
             Self::WriteZeroes => "zero",
             Self::BlockStatus => "ask for the extents",
         }

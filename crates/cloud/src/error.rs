@@ -1,0 +1,127 @@
+//! What can go wrong with a provider.
+
+use std::time::Duration;
+
+/// The result of an operation on a provider.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failed operation on a provider: what failed and where.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a call.
+    #[error("{place}: cannot {action}")]
+    Io {
+        /// Socket, file or directory.
+        place: String,
+        /// What was tried: `connect`, `send a command` …
+        action: &'static str,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The other side did not answer in time.
+    #[error("{peer}: no answer to {waited_for} within {} s", limit.as_secs_f32())]
+    TimedOut {
+        /// Socket.
+        peer: String,
+        /// What was waited for.
+        waited_for: String,
+        /// How long.
+        limit: Duration,
+    },
+    /// The other side broke its protocol.
+    #[error("{peer}: {what}")]
+    Protocol {
+        /// Socket.
+        peer: String,
+        /// What it did.
+        what: String,
+    },
+    /// QEMU, or the guest's agent, refused a command.
+    #[error("{peer}: {command} failed: {description}")]
+    Command {
+        /// Socket.
+        peer: String,
+        /// The command.
+        command: String,
+        /// Class of the error: `GenericError`, `CommandNotFound`, `DeviceNotFound` …
+        class: String,
+        /// Its text.
+        description: String,
+    },
+    /// The machine or the request does not allow it.
+    #[error("{peer}: {what}")]
+    Refused {
+        /// Machine or socket.
+        peer: String,
+        /// Why, and what to do.
+        what: String,
+    },
+    /// Another process is at work on the same machine.
+    #[error("{peer}: {what}")]
+    Busy {
+        /// Machine or socket.
+        peer: String,
+        /// Who, and what to do.
+        what: String,
+    },
+    /// What was asked for does not exist.
+    #[error("{peer}: {what}")]
+    NotFound {
+        /// Machine or socket.
+        peer: String,
+        /// What is missing, and what there is.
+        what: String,
+    },
+    /// A disk of the machine could not be read.
+    #[error(transparent)]
+    Disk(#[from] leeward_disk::Error),
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+/// What a caller can do about an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system, the provider or the connection failed; trying again may help.
+    Io,
+    /// The other side does not keep to its protocol.
+    Protocol,
+    /// Refused for safety, or because the machine cannot do it.
+    Refused,
+    /// Somebody else is at work; trying again later may help.
+    Busy,
+    /// Something that was named does not exist.
+    NotFound,
+    /// The caller asked to stop.
+    Cancelled,
+}
+
+impl Error {
+    /// The class of this error; stable.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } | Self::TimedOut { .. } | Self::Command { .. } | Self::Disk(_) => ErrorKind::Io,
+            Self::Protocol { .. } => ErrorKind::Protocol,
+            Self::Refused { .. } => ErrorKind::Refused,
+            Self::Busy { .. } => ErrorKind::Busy,
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Cancelled => ErrorKind::Cancelled,
+        }
+    }
+
+    /// Whether the other side answered that it failed, rather than not at all.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Command { .. })
+    }
+
+    /// An [`Error::Io`].
+    pub(crate) fn io(place: impl Into<String>, action: &'static str, source: std::io::Error) -> Self {
+        Self::Io { place: place.into(), action, source }
+    }
+}

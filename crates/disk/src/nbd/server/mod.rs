@@ -1,0 +1,5 @@
+//! A server of the network block device protocol.
+
+mod device;
+
+pub use device::{Device, ReadOnly, Writable};
