@@ -368,14 +368,15 @@ fn cpu_model(definition: &MachineDefinition) -> Option<String> {
         .then(|| model.to_owned())
 }
 
-/// Whether a restored disk holds the variables of a machine's firmware rather than anything that a bus takes.
-fn holds_variables(definition: &MachineDefinition, disk: &RestoredDisk) -> bool {
-    let described = disk.definition.as_ref();
+/// Whether a disk holds the variables of a machine's firmware rather than anything that a bus takes. Such a disk is to be
+/// restored as a raw file.
+#[must_use]
+pub fn holds_variables(definition: &MachineDefinition, disk: &DiskDefinition) -> bool {
     let is_named = match &definition.firmware {
-        Firmware::Flash { variables: Some(name), .. } => described.is_some_and(|found| found.name == *name),
+        Firmware::Flash { variables: Some(name), .. } => disk.name == *name,
         _ => false,
     };
-    is_named || described.is_some_and(|found| found.bus == "flash")
+    is_named || disk.bus == "flash"
 }
 
 fn start(
@@ -385,7 +386,9 @@ fn start(
     notes: &mut Vec<String>,
 ) -> Start {
     let Firmware::Flash { code, .. } = &definition.firmware else { return Start::Bios };
-    let disk = disks.iter().find(|disk| holds_variables(definition, disk));
+    let disk = disks
+        .iter()
+        .find(|disk| disk.definition.as_ref().is_some_and(|found| holds_variables(definition, found)));
     let is_small = disk
         .and_then(|disk| disk.definition.as_ref())
         .is_some_and(|disk| disk.virtual_size == SMALL_VARIABLES_BYTES);
