@@ -255,6 +255,12 @@ impl Qmp {
         Ok(self.events.pop_front())
     }
 
+    /// Drops the events that came before the last answer.
+    pub fn forget_events(&mut self) {
+        self.events.clear();
+        self.events_lost = false;
+    }
+
     /// Whether events came faster than they were looked at, so that some are missing.
     #[must_use]
     pub fn has_lost_events(&self) -> bool {
