@@ -56,7 +56,9 @@ impl Restorable {
         }
         let records: Vec<_> = members.iter().filter_map(|member| member.snapshot.group.clone()).collect();
         let Some(record) = records.first().filter(|record| {
-            record.id == group.id && records.len() == members.len() && records.iter().all(|other| other == *record)
+            record.id == group.id
+                && records.len() == members.len()
+                && records.iter().all(|other| other == *record)
         }) else {
             return Err(Failure::new(
                 Code::Damaged,

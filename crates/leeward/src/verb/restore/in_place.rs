@@ -161,7 +161,8 @@ impl<'a> Disk<'a> {
     /// Opens and locks it; changes nothing.
     fn open(member: &'a MemberDisk, place: Place, arguments: &RestoreArguments) -> Result<Self, Failure> {
         let Place { path, format } = place;
-        let refused = |what: String| Failure::new(Code::Refused, format!("{}: refused: {what}", path.display()));
+        let refused =
+            |what: String| Failure::new(Code::Refused, format!("{}: refused: {what}", path.display()));
         let metadata = path.metadata().map_err(io("examine", &path))?;
         let is_device = metadata.file_type().is_block_device();
         if !is_device && !metadata.is_file() {
@@ -234,7 +235,12 @@ fn check_apart(disks: &[Disk<'_>]) -> Result<(), Failure> {
         if let Some(other) = disks[..index].iter().find(|other| other.identity == disk.identity) {
             return Err(Failure::new(
                 Code::Usage,
-                format!("{} and {} are to become the same disk {}", other.member.label(), disk.member.label(), disk.name),
+                format!(
+                    "{} and {} are to become the same disk {}",
+                    other.member.label(),
+                    disk.member.label(),
+                    disk.name
+                ),
             )
             .hint("say where each of them is with --disk NAME=PATH"));
         }
@@ -325,14 +331,10 @@ impl Work<'_> {
         Ok(outcomes)
     }
 
-    fn restore(
-        &self,
-        disk: &Disk<'_>,
-        mode: RestoreMode<'_>,
-        what: &str,
-    ) -> Result<RestoreOutcome, Failure> {
+    fn restore(&self, disk: &Disk<'_>, mode: RestoreMode<'_>, what: &str) -> Result<RestoreOutcome, Failure> {
         let snapshot = &disk.member.snapshot;
-        let watch = Watch::new(self.output, snapshot.virtual_size, &format!("{what} {}", disk.member.label()));
+        let watch =
+            Watch::new(self.output, snapshot.virtual_size, &format!("{what} {}", disk.member.label()));
         let threads = self.arguments.threads.unwrap_or_else(default_threads);
         let result = self.repository.restore(snapshot, mode, threads, &watch);
         watch.finish();
@@ -404,7 +406,8 @@ impl Work<'_> {
             let mode = RestoreMode::Patch(target.as_ref(), existing.as_ref());
             let patched = self.restore(disk, mode, "revert");
             let patched = patched.map_err(|failure| {
-                let hint = "the disk may be partly as it was then: run the same command again, which completes it";
+                let hint =
+                    "the disk may be partly as it was then: run the same command again, which completes it";
                 failure.hint(hint)
             })?;
             target.finish(!self.arguments.no_sync)?;
@@ -446,9 +449,7 @@ fn swap(path: &Path, new: &Path, before: &Path) -> Result<(), Failure> {
     }
     std::fs::rename(new, path).map_err(io("give the new image the name", path))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
-    std::fs::File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(io("flush", directory))
+    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io("flush", directory))
 }
 
 fn report(

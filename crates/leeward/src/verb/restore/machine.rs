@@ -157,7 +157,10 @@ impl Recovery {
         let both = machine.script == machine.libvirt_xml;
         let format = arguments.output_format.unwrap_or(Format::Raw);
         if !matches!(format, Format::Raw | Format::Qcow2) {
-            return Err(Failure::new(Code::Usage, format!("disks are restored as raw or qcow2, not {format}")));
+            return Err(Failure::new(
+                Code::Usage,
+                format!("disks are restored as raw or qcow2, not {format}"),
+            ));
         }
         let disks: Vec<_> = group
             .members
@@ -195,8 +198,11 @@ impl Recovery {
             }),
         }
         if machine.start && recovery.blueprint.is_none() {
-            return Err(Failure::new(Code::Refused, format!("{name} cannot be started: {}", recovery.notes.join("; ")))
-                .hint("leave --start out, and start a machine of your own from the disks"));
+            return Err(Failure::new(
+                Code::Refused,
+                format!("{name} cannot be started: {}", recovery.notes.join("; ")),
+            )
+            .hint("leave --start out, and start a machine of your own from the disks"));
         }
         Ok(recovery)
     }
@@ -209,8 +215,9 @@ impl Recovery {
     fn documents(&self, group: &Restorable) -> Result<Vec<(String, String, bool)>, Failure> {
         let mut documents = Vec::new();
         if let Some(stored) = &group.stored_definition {
-            let text = serde_json::to_string_pretty(stored)
-                .map_err(|error| Failure::new(Code::Failed, format!("the definition cannot be written: {error}")))?;
+            let text = serde_json::to_string_pretty(stored).map_err(|error| {
+                Failure::new(Code::Failed, format!("the definition cannot be written: {error}"))
+            })?;
             documents.push((self.path("json"), text + "\n", false));
         }
         if let Some(blueprint) = &self.blueprint {
@@ -235,7 +242,12 @@ impl Recovery {
                 })).collect::<Vec<_>>(),
             }));
         }
-        output.line(format!("Would restore group {} of {} as {}:", group.group.id, group.machine(), self.name));
+        output.line(format!(
+            "Would restore group {} of {} as {}:",
+            group.group.id,
+            group.machine(),
+            self.name
+        ));
         for (member, disk) in group.members.iter().zip(&self.disks) {
             let data = size::show(member.snapshot.statistics.data_bytes);
             output.line(format!("  {} to {}: {data} of data", member.label(), disk.path));
@@ -250,10 +262,8 @@ impl Recovery {
         time: std::time::Duration,
         output: &Output,
     ) {
-        let (script, domain) = (
-            self.blueprint.is_some() && self.with_script,
-            self.blueprint.is_some() && self.with_domain,
-        );
+        let (script, domain) =
+            (self.blueprint.is_some() && self.with_script, self.blueprint.is_some() && self.with_domain);
         let path = |is_there: bool, ending| is_there.then(|| self.path(ending));
         if output.is_json() {
             output.json_line(&serde_json::json!({
@@ -351,20 +361,24 @@ fn restore_disk(
     let virtual_size = member.snapshot.virtual_size;
     let target = create_target(&place, virtual_size, &options)?;
     let watch = Watch::new(output, virtual_size, &format!("restore {}", member.label()));
-    let result =
-        repository.restore(&member.snapshot, RestoreMode::Write(target.as_ref()), threads, &watch);
+    let result = repository.restore(&member.snapshot, RestoreMode::Write(target.as_ref()), threads, &watch);
     watch.finish();
     let outcome = result?;
     target.finish(!arguments.no_sync)?;
     if arguments.verify {
         let source = open_source(&place, &OpenOptions::with_format(format))?;
         let watch = Watch::new(output, virtual_size, &format!("verify {}", member.label()));
-        let compared = repository.restore(&member.snapshot, RestoreMode::Compare(source.as_ref()), threads, &watch);
+        let compared =
+            repository.restore(&member.snapshot, RestoreMode::Compare(source.as_ref()), threads, &watch);
         watch.finish();
         if compared?.differing_bytes != 0 {
             return Err(Failure::new(
                 Code::Differs,
-                format!("what was restored of {} does not read as it was written, in {}", member.label(), disk.path),
+                format!(
+                    "what was restored of {} does not read as it was written, in {}",
+                    member.label(),
+                    disk.path
+                ),
             )
             .hint("the disk of this host, or its memory, gives wrong bytes; nothing was kept"));
         }

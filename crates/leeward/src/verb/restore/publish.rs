@@ -149,7 +149,8 @@ fn remove_leftovers(directory: &Path, prefix: &str) {
         let is_ours = name.to_str().is_some_and(|name| {
             // What is between is random letters and digits, so that no longer name of a machine is meant.
             let middle = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(SUFFIX));
-            middle.is_some_and(|middle| middle.len() == 6 && middle.bytes().all(|b| b.is_ascii_alphanumeric()))
+            middle
+                .is_some_and(|middle| middle.len() == 6 && middle.bytes().all(|b| b.is_ascii_alphanumeric()))
         });
         let Ok(file) = File::open(entry.path()) else { continue };
         let is_left = is_ours

@@ -46,17 +46,21 @@ fn wait(machine: &mut Child, files: &RunFiles) -> Result<(), Failure> {
     let started = Instant::now();
     let failed = |what: String| {
         let log = std::fs::read_to_string(&files.log).unwrap_or_default();
-        let said = log.lines().rev().find(|line| !line.trim().is_empty()).map_or_else(
-            || "it said nothing".to_owned(),
-            |line| printable(line.trim()),
-        );
+        let said = log
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+            .map_or_else(|| "it said nothing".to_owned(), |line| printable(line.trim()));
         Failure::new(Code::Failed, format!("the machine was restored, but {what}: {said}"))
             .hint(format!("see {}; what was restored is there", files.log))
     };
     loop {
         if interrupt::is_requested() {
-            return Err(Failure::new(Code::Interrupted, "the machine was restored, but its start was interrupted")
-                .hint("start it with its script"));
+            return Err(Failure::new(
+                Code::Interrupted,
+                "the machine was restored, but its start was interrupted",
+            )
+            .hint("start it with its script"));
         }
         let ended = machine.try_wait().map_err(io("wait for", Path::new(&files.log)))?;
         if let Some(status) = ended {
