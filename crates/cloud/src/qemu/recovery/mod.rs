@@ -454,13 +454,11 @@ fn plan_disks(
         let (name, path, is_qcow2) = (disk.name.clone(), disk.path.clone(), disk.is_qcow2);
         planned.push((order, PlannedDisk { name, path, is_qcow2, bus, boot_index: 0 }));
     }
-    // QEMU takes no index twice, and without any it is not told what the firmware tries first.
-    let mut order: Vec<usize> = (0..planned.len()).collect();
-    order.sort_by_key(|&index| planned[index].0);
-    for (place, index) in order.into_iter().enumerate() {
-        planned[index].1.boot_index = place + 1;
-    }
-    planned.into_iter().map(|(_, disk)| disk).collect()
+    // The disk that starts the machine comes first, in its slot too: what order the others had is not known. QEMU takes
+    // no index twice.
+    planned.sort_by_key(|(order, _)| *order);
+    let numbered = planned.into_iter().enumerate();
+    numbered.map(|(place, (_, disk))| PlannedDisk { boot_index: place + 1, ..disk }).collect()
 }
 
 fn plan_nics(

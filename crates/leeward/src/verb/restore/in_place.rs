@@ -221,6 +221,26 @@ impl<'a> Disk<'a> {
         Ok(())
     }
 
+    /// Removes what killed runs had begun to build. The lock on the disk tells that no other run is at it.
+    fn remove_leftovers(&self) {
+        let new = self.beside(AFTER);
+        let _ = std::fs::remove_file(&new);
+        let (Some(directory), Some(name)) = (new.parent(), new.file_name().and_then(|name| name.to_str())) else {
+            return;
+        };
+        // As unfinished targets are called: `.NAME.PROCESS-NUMBER.part`.
+        let prefix = format!(".{name}.");
+        let is_unfinished = |found: &str| {
+            let middle = found.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".part"));
+            middle.is_some_and(|middle| middle.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
+        };
+        for entry in directory.read_dir().into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(is_unfinished) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     fn beside(&self, ending: &str) -> PathBuf {
         let mut path = self.path.clone().into_os_string();
         path.push(".");
@@ -348,6 +368,7 @@ impl Work<'_> {
             if disk.format != Format::Qcow2 {
                 continue;
             }
+            disk.remove_leftovers();
             let virtual_size = disk.member.snapshot.virtual_size;
             if let Some(existing) = disk.existing.first().filter(|_| disk.size == virtual_size) {
                 let compared = self.restore(disk, RestoreMode::Compare(existing.as_ref()), "compare")?;
