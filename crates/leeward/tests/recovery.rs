@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::machine::{Disk, Machine, SIZE, Write, assert_same, has_qemu, qemu_img};
 use common::{Bench, MIB, Outcome, outcome, text};
 use leeward_cloud::qemu::{Qmp, QmpOptions};
-use leeward_disk::MemoryStorage;
+use leeward_disk::{MemoryStorage, Source};
 use leeward_repository::{
     Consistency, GroupOptions, GroupRecord, Member, Repository, SourceRecord, Unattended, host_name,
 };
@@ -141,6 +141,11 @@ fn a_group_becomes_a_machine_that_boots_and_is_backed_up_again() {
     assert_eq!(bench.succeeds(&["log", "m/vd0"]).lines.len(), 2);
     assert_eq!(again["disks"].as_array().unwrap().len(), 2);
 
+    // It does not run twice, and the attempt does not disturb it.
+    let second = Command::new(format!("{out}/drill.sh")).env("LEEWARD_ACCEL", "tcg").output().unwrap();
+    assert!(!second.status.success() && String::from_utf8_lossy(&second.stderr).contains("runs already"));
+    assert_eq!(drill.ask("query-status")["status"], "running");
+
     // A running machine's disks are not overwritten.
     let refused = bench.fails(&["restore", "m@~1", "--as", "drill", "--dir", out, "--force"], 5);
     assert!(refused.stderr.contains("running machine"), "{}", refused.stderr);
@@ -226,6 +231,87 @@ fn libvirt_takes_the_domain() {
     bench.fails(&["restore", "m", "--as", "b", "--dir", out.to_str().unwrap(), "--network", "bridge=br0"], 5);
 }
 
+#[test]
+fn a_machine_with_uefi_starts_from_its_firmware_or_says_that_there_is_none() {
+    if !has_qemu() {
+        return;
+    }
+    let bench = Bench::with_repository();
+    let images = ["m/root", "m/nvram"];
+    let mut machine = definition(&images);
+    machine["firmware"] =
+        json!({ "kind": "flash", "code": "/usr/share/OVMF/OVMF_CODE_4M.fd", "variables": "nvram" });
+    machine["disks"][1]["bus"] = json!("flash");
+    publish(&bench, &images, Some(machine));
+    let out = bench.path("out");
+    bench.succeeds(&["restore", "m", "--as", "x", "--dir", out.to_str().unwrap(), "-O", "qcow2"]);
+    // Flash memory is raw, whatever the disks are.
+    assert_eq!(names(&out), ["x-nvram.raw", "x-root.qcow2", "x.json", "x.sh", "x.xml"]);
+    let domain = std::fs::read_to_string(out.join("x.xml")).unwrap();
+    assert!(domain.contains("x-nvram.raw</nvram>") && domain.contains("OVMF_CODE"), "{domain}");
+    let code = std::env::var("OVMF_CODE").unwrap_or_else(|_| "/usr/share/OVMF/OVMF_CODE_4M.fd".to_owned());
+    if !Path::new(&code).exists() {
+        let told = Command::new(out.join("x.sh")).env("LEEWARD_ACCEL", "tcg").output().unwrap();
+        assert!(!told.status.success());
+        if String::from_utf8_lossy(&told.stderr).contains("no UEFI firmware is here") {
+            return println!("SKIPPED: no OVMF, so that only its absence was tested");
+        }
+        return println!("SKIPPED: no OVMF of 4 MiB is here");
+    }
+    // Its variables fit the program; those of the test are of no machine.
+    let variables = code.replace("CODE", "VARS");
+    std::fs::copy(&variables, out.join("x-nvram.raw")).unwrap();
+    let mut child =
+        Command::new(out.join("x.sh")).env("LEEWARD_ACCEL", "tcg").env("OVMF_CODE", &code).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let console =
+        || String::from_utf8_lossy(&std::fs::read(out.join("x.console")).unwrap_or_default()).into_owned();
+    while !console().contains("BdsDxe") {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "{}", console());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn an_interrupted_restore_leaves_nothing() {
+    let bench = Bench::with_repository();
+    publish(&bench, &["m/a", "m/b"], Some(definition(&["m/a", "m/b"])));
+    let disk = bench.disk("big.raw", 512, 400, 3);
+    bench.succeeds(&["backup", disk.to_str().unwrap(), "m/a"]);
+    let store = DirectoryStore::open(&bench.repository()).unwrap();
+    let repository = Repository::open(Arc::new(store)).unwrap();
+    let big = leeward_disk::open_path(&disk, &leeward_disk::OpenOptions::default()).unwrap();
+    group_of(&repository, &[("m/a", big.as_ref())], Some(definition(&["m/a"])));
+    let out = bench.path("out");
+    for signal in [Signal::INT, Signal::KILL] {
+        let child = bench.start(&[
+            "restore",
+            "m",
+            "--as",
+            "x",
+            "--dir",
+            out.to_str().unwrap(),
+            "-j",
+            "1",
+            "-O",
+            "qcow2",
+        ]);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !out.exists() || names(&out).is_empty() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
+        let outcome = outcome(child, &["restore"]);
+        assert_eq!(outcome.code, if signal == Signal::INT { 130 } else { -1 }, "{}", outcome.stderr);
+        assert_eq!(out.exists(), signal == Signal::KILL, "what was made is taken away, unless by a kill");
+    }
+    bench.succeeds(&["restore", "m", "--as", "x", "--dir", out.to_str().unwrap(), "-O", "qcow2"]);
+    assert_eq!(names(&out), ["x-a.qcow2", "x.json", "x.sh", "x.xml"], "what the kill left is gone");
+}
+
 fn definition(images: &[&str]) -> Value {
     let disks: Vec<_> = images
         .iter()
@@ -255,22 +341,24 @@ fn publish(bench: &Bench, images: &[&str], machine: Option<Value>) -> String {
             leeward_disk::open_storage(storage, &raw).unwrap()
         })
         .collect();
-    let members: Vec<_> = images
+    let pairs: Vec<_> =
+        images.iter().zip(&disks).map(|(image, disk)| (*image, disk.as_ref() as &dyn Source)).collect();
+    group_of(&repository, &pairs, machine)
+}
+
+fn group_of(repository: &Repository, disks: &[(&str, &dyn Source)], machine: Option<Value>) -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(1);
+    let record = SourceRecord { location: "qmp:x".to_owned(), format: "raw".to_owned(), host: host_name() };
+    let members: Vec<_> = disks
         .iter()
-        .zip(&disks)
-        .map(|(image, disk)| Member {
+        .map(|(image, source)| Member {
             image: image.parse().unwrap(),
-            source: disk.as_ref(),
-            record: SourceRecord {
-                location: "qmp:x".to_owned(),
-                format: "raw".to_owned(),
-                host: host_name(),
-            },
+            source: *source,
+            record: record.clone(),
             changed: None,
             capture: None,
         })
         .collect();
-    static COUNTER: AtomicU64 = AtomicU64::new(1);
     let id = format!("{:08x}", COUNTER.fetch_add(1, Ordering::Relaxed)).repeat(4);
     let options = GroupOptions {
         group: Some(GroupRecord { id: id.clone(), images: Vec::new(), machine }),

@@ -11,7 +11,7 @@ impl Blueprint {
     /// The script that starts the machine in the foreground.
     #[must_use]
     pub fn script(&self) -> String {
-        let (name, program) = (&self.name, self.program());
+        let (name, program, pid) = (&self.name, self.program(), quote(&self.run_files().pid));
         let mut text = format!(
             "#!/bin/sh
 # Starts the machine {name}, in the foreground. Arguments are added to those of QEMU, as in: {name}.sh -display gtk
@@ -19,6 +19,11 @@ impl Blueprint {
 set -eu
 umask 077
 fail() {{ echo '{name}:' \"$1\" >&2; exit 1; }}
+
+# A second one would take the sockets of the first before it finds that its disks are in use.
+if pid=$(cat {pid} 2>/dev/null) && grep -aqF {pid} \"/proc/$pid/cmdline\" 2>/dev/null; then
+  fail \"it runs already, as process $pid\"
+fi
 
 qemu=${{QEMU:-{program}}}
 command -v \"$qemu\" >/dev/null 2>&1 || fail \"$qemu is not installed (Debian: apt install qemu-system-x86)\"

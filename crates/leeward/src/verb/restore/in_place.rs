@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use leeward_disk::in_use::Held;
 use leeward_disk::{
-    CreateOptions, Format, OpenOptions, References, SharedSource, SharedTarget, create_target,
+    CreateOptions, Format, OpenOptions, References, SharedSource, SharedTarget, Source, create_target,
     default_threads, open_path, open_target,
 };
 use leeward_repository::{Repository, RestoreMode, RestoreOutcome, host_name};
@@ -225,7 +225,8 @@ impl<'a> Disk<'a> {
     fn remove_leftovers(&self) {
         let new = self.beside(AFTER);
         let _ = std::fs::remove_file(&new);
-        let (Some(directory), Some(name)) = (new.parent(), new.file_name().and_then(|name| name.to_str())) else {
+        let (Some(directory), Some(name)) = (new.parent(), new.file_name().and_then(|name| name.to_str()))
+        else {
             return;
         };
         // As unfinished targets are called: `.NAME.PROCESS-NUMBER.part`.
@@ -361,6 +362,17 @@ impl Work<'_> {
         Ok(result?)
     }
 
+    fn verify(&self, disk: &Disk<'_>, written: &dyn Source) -> Result<(), Failure> {
+        match self.restore(disk, RestoreMode::Compare(written), "verify")?.differing_bytes {
+            0 => Ok(()),
+            bytes => Err(Failure::new(
+                Code::Differs,
+                format!("{}: {bytes} bytes do not read as they were written", printable(&disk.name)),
+            )
+            .hint("the disk of this host, or its memory, gives wrong bytes")),
+        }
+    }
+
     /// New images for those qcow2 images that differ. There is no writing in the middle of such an image: its tables may
     /// be damaged by a crash half-way, and its dirty bitmaps would lie.
     fn build(&self, disks: &mut [Disk<'_>], outcomes: &mut [Option<RestoreOutcome>]) -> Result<(), Failure> {
@@ -392,6 +404,9 @@ impl Work<'_> {
             let written = self.restore(disk, RestoreMode::Write(target.as_ref()), "rebuild")?;
             target.finish(!self.arguments.no_sync)?;
             disk.new = Some(path.clone());
+            if self.arguments.verify {
+                self.verify(disk, open_path(&path, &OpenOptions::with_format(Format::Qcow2))?.as_ref())?;
+            }
             self.like_the_old(&disk.path, &path)?;
             *outcome = Some(written);
         }
@@ -432,6 +447,9 @@ impl Work<'_> {
                 failure.hint(hint)
             })?;
             target.finish(!self.arguments.no_sync)?;
+            if self.arguments.verify {
+                self.verify(disk, existing.as_ref())?;
+            }
             *outcome = Some(patched);
         }
         Ok(())
