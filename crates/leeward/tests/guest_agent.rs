@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use common::machine::{Disk, Machine, has_qemu};
 use common::{Bench, MIB, text};
+use leeward_cloud::qemu::{Qmp, QmpOptions};
 use serde_json::{Value, json};
 
 /// How an agent answers.
@@ -37,6 +38,11 @@ struct Agent {
 
 impl Agent {
     fn start(bench: &Bench, temper: Temper) -> Self {
+        Self::start_with(bench, temper, || ())
+    }
+
+    /// One that does something before it freezes.
+    fn start_with(bench: &Bench, temper: Temper, before: impl Fn() + Send + 'static) -> Self {
         let socket = bench.path(&format!("agent-{temper:?}"));
         let listener = UnixListener::bind(&socket).unwrap();
         let asked = Arc::<Mutex<Vec<String>>>::default();
@@ -44,7 +50,7 @@ impl Agent {
         // It ends with the process of the test: nobody connects any more by then.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                serve(&stream.unwrap(), temper, &log);
+                serve(&stream.unwrap(), temper, &log, &before);
             }
         });
         Self { socket, asked }
@@ -55,7 +61,7 @@ impl Agent {
     }
 }
 
-fn serve(stream: &UnixStream, temper: Temper, log: &Mutex<Vec<String>>) {
+fn serve(stream: &UnixStream, temper: Temper, log: &Mutex<Vec<String>>, before: &dyn Fn()) {
     // What is left of an earlier client's conversation.
     let _ = (&mut &*stream).write_all(b"{\"return\": {}}\n");
     for line in BufReader::new(stream).split(b'\n') {
@@ -66,6 +72,9 @@ fn serve(stream: &UnixStream, temper: Temper, log: &Mutex<Vec<String>>) {
         let thaws = log.lock().unwrap().iter().filter(|name| *name == "guest-fsfreeze-thaw").count();
         if name != "guest-sync-delimited" {
             log.lock().unwrap().push(name.clone());
+        }
+        if name == "guest-fsfreeze-freeze" {
+            before();
         }
         let answer = match (name.as_str(), temper) {
             (_, Temper::Dead) | ("guest-fsfreeze-freeze", Temper::Silent) => continue,
@@ -195,4 +204,30 @@ fn the_machine_tells_where_its_agent_is() {
     let machine = running(&bench, &["-chardev", &device, "-device", "virtio-serial-pci", "-device", port]);
     let outcome = bench.succeeds(&bench.back_up(&machine.source(), &[]));
     assert!(outcome.stdout.contains("runs no agent"), "{}", outcome.stdout);
+}
+
+#[test]
+fn what_the_guest_writes_until_it_is_frozen_is_in_the_snapshot() {
+    if !has_qemu() {
+        return;
+    }
+    let bench = Bench::with_repository();
+    let machine = running(&bench, &[]);
+    let source = machine.source();
+    bench.succeeds(&bench.back_up(&source, &[]));
+    let third = machine.socket("third");
+    let agent = Agent::start_with(&bench, Temper::Willing, move || {
+        let mut monitor = Qmp::connect(&third, &QmpOptions::default()).unwrap();
+        for disk in 0..2 {
+            let line = format!("qemu-io -d vd{disk}/virtio-backend \"write -P 9 128k 64k\"");
+            monitor.execute("human-monitor-command", json!({ "command-line": line })).unwrap();
+        }
+    });
+    // Nothing had changed when the backup looked first.
+    let outcome = bench.succeeds(&back_up(&bench, &source, &agent.socket, &["--consistency", "filesystem"]));
+    for line in &outcome.lines {
+        assert_eq!(line["capture"]["changed_bytes"], 64 << 10, "{line}");
+        let content = bench.content(&text(&line["image"]));
+        assert!(content[128 << 10..192 << 10].iter().all(|byte| *byte == 9), "{line}");
+    }
 }

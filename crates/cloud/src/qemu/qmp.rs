@@ -101,6 +101,23 @@ impl Qmp {
         Ok(monitor)
     }
 
+    /// Whether the connection takes no further command.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+
+    /// Connects anew, to clean up after an answer that did not come.
+    ///
+    /// # Errors
+    /// Those of [`Qmp::connect`].
+    pub fn reconnect(&mut self) -> Result<()> {
+        // A monitor serves one client: the old connection has to go first.
+        let _ = self.lines.socket().shutdown(std::net::Shutdown::Both);
+        *self = Self::connect(&self.path, &self.options)?;
+        Ok(())
+    }
+
     /// The socket's path.
     #[must_use]
     pub fn path(&self) -> &Path {
