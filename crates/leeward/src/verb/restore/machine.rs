@@ -116,14 +116,16 @@ pub fn restore(
         recovery.show_plan(&group, output);
         return Ok(ExitCode::SUCCESS);
     }
+    let documents = recovery.documents(&group)?;
     let staging = Staging::create(Path::new(&directory), &name.to_string(), arguments.force)?;
+    let disks = recovery.disks.iter().map(|disk| &disk.path);
+    disks.chain(documents.iter().map(|(path, ..)| path)).try_for_each(|path| staging.check_free(path))?;
     let mut outcomes = Vec::new();
     for (member, disk) in group.members.iter().zip(&recovery.disks) {
-        staging.check_free(&disk.path)?;
         outcomes.push(restore_disk(member, disk, &staging, arguments, repository, output)?);
     }
-    for (path, content, is_program) in recovery.documents(&group)? {
-        staging.write(&path, &content, is_program)?;
+    for (path, content, is_program) in &documents {
+        staging.write(path, content, *is_program)?;
     }
     staging.publish(!arguments.no_sync)?;
     recovery.report(&group, &outcomes, started.elapsed(), output);
