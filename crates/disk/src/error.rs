@@ -79,6 +79,22 @@ pub enum Error {
         /// Why it is not used.
         why: String,
     },
+    /// The map of an overlay is damaged, or is none.
+    #[error("{path}: not a sound map of an overlay: {what}")]
+    DamagedMap {
+        /// The map.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Somebody else has the overlay open.
+    #[error(
+        "{path}: the overlay is in use by another process (an export, a hydration or a backup): end that first"
+    )]
+    OverlayInUse {
+        /// Its map.
+        path: String,
+    },
     /// A running machine has the disk.
     #[error("{path}: refused: a running machine or another program has it open and locked")]
     InUse {
@@ -175,6 +191,8 @@ pub enum ErrorKind {
     Unsupported,
     /// Refused for safety; the caller may allow it.
     Refused,
+    /// Somebody else holds it; trying again later may help.
+    Busy,
     /// The caller asked for something impossible.
     Usage,
     /// The caller asked to stop.
@@ -188,7 +206,8 @@ impl Error {
         match self {
             Self::Io { .. } | Self::Open { .. } | Self::Protocol { .. } => ErrorKind::Io,
             Self::Backend { kind, .. } => *kind,
-            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::DamagedMap { .. } => ErrorKind::Corrupt,
+            Self::OverlayInUse { .. } => ErrorKind::Busy,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::ReferenceRefused { .. }
             | Self::ReferenceUnusable { .. }

@@ -19,6 +19,7 @@ pub mod formats;
 pub mod in_use;
 pub mod nbd;
 mod open;
+pub mod overlay;
 pub mod partitions;
 mod plan;
 mod slice;

@@ -16,6 +16,15 @@ pub(crate) enum Unit {
     Gap { offset: u64, length: u64 },
 }
 
+impl Unit {
+    /// Offset and length.
+    pub(crate) fn range(self) -> (u64, u64) {
+        match self {
+            Self::Data { offset, length } | Self::Gap { offset, length } => (offset, length),
+        }
+    }
+}
+
 /// Cuts a source into units that begin and end at multiples of a block, so that no two workers touch one block. Extents
 /// that do not are widened to blocks: the zeros beside them are then read, and found to be zeros again.
 pub(crate) struct Planner<'a> {

@@ -120,6 +120,7 @@ impl From<leeward_disk::Error> for Failure {
             ErrorKind::Corrupt => Code::Damaged,
             ErrorKind::Refused => Code::Refused,
             ErrorKind::Usage => Code::Usage,
+            ErrorKind::Busy => Code::Conflict,
             ErrorKind::Cancelled => Code::Interrupted,
             _ => Code::Failed,
         };
@@ -150,6 +151,33 @@ impl From<leeward_cloud::Error> for Failure {
                 Some("see the machine's disks with: leeward backup --dry-run qmp:SOCKET IMAGE"),
             ),
             ErrorKind::Cancelled => (Code::Interrupted, None),
+            _ => (Code::Failed, None),
+        };
+        Self { code, error: Box::new(error), hint: hint.map(str::to_owned) }
+    }
+}
+
+impl From<leeward_files::Error> for Failure {
+    fn from(error: leeward_files::Error) -> Self {
+        use leeward_files::{Error, ErrorKind};
+        let error = match error {
+            Error::Disk(error) => return error.into(),
+            other => other,
+        };
+        let (code, hint) = match error.kind() {
+            ErrorKind::Io => (Code::Io, None),
+            ErrorKind::Corrupt => (
+                Code::Damaged,
+                Some(
+                    "try an older snapshot; --ignore-checksums reads what has a wrong checksum all the same",
+                ),
+            ),
+            ErrorKind::NotFound => (Code::NotFound, Some("see what there is with: leeward files")),
+            ErrorKind::Cancelled => (Code::Interrupted, None),
+            ErrorKind::Unsupported => (
+                Code::Failed,
+                Some("restore the disk and mount it in a machine that knows it: leeward restore"),
+            ),
             _ => (Code::Failed, None),
         };
         Self { code, error: Box::new(error), hint: hint.map(str::to_owned) }

@@ -14,7 +14,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use verb::{
-    backup, cancel, check, disk, groups, label, mount, quickstart, repository, restore, retain, snapshots,
+    backup, cancel, check, disk, export, files, groups, hydrate, label, mount, quickstart, repository,
+    restore, retain, snapshots,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -43,9 +44,13 @@ enum Verb {
     Log(snapshots::LogArguments),
     Show(snapshots::ShowArguments),
     Diff(snapshots::DiffArguments),
+    Files(files::FilesArguments),
+    Cp(files::CpArguments),
     Restore(restore::RestoreArguments),
     VerifyRestore(restore::VerifyArguments),
     Mount(mount::MountArguments),
+    Export(export::ExportArguments),
+    Hydrate(hydrate::HydrateArguments),
     Tag(label::TagArguments),
     Hold(label::HoldArguments),
     Release(label::ReleaseArguments),
@@ -80,9 +85,13 @@ fn main() -> ExitCode {
         Verb::Log(arguments) => snapshots::log(&arguments, repository, &output),
         Verb::Show(arguments) => snapshots::show(&arguments, repository, &output),
         Verb::Diff(arguments) => snapshots::diff(&arguments, repository, &output),
+        Verb::Files(arguments) => files::list(&arguments, repository, &output),
+        Verb::Cp(arguments) => files::copy(&arguments, repository, &output),
         Verb::Restore(arguments) => restore::restore(&arguments, repository, &output),
         Verb::VerifyRestore(arguments) => restore::verify(&arguments, repository, &output),
         Verb::Mount(arguments) => mount::run(&arguments, repository, &output),
+        Verb::Export(arguments) => export::run(&arguments, repository, &output),
+        Verb::Hydrate(arguments) => hydrate::run(&arguments, repository, &output),
         Verb::Tag(arguments) => label::tag(&arguments, repository, &output),
         Verb::Hold(arguments) => label::hold(&arguments, repository, &output),
         Verb::Release(arguments) => label::release(&arguments, repository, &output),

@@ -17,6 +17,8 @@ const IN_FLIGHT_MAX: usize = 16;
 /// What is asked for, or zeroed, by one request without data.
 const RANGE_BYTES_MAX: u32 = 1 << 30;
 const ZERO_BYTES_MAX: u32 = 128 << 20;
+/// What is brought into a server's cache by one request.
+const CACHE_BYTES_MAX: u32 = 32 << 20;
 
 /// A disk that an NBD server exports.
 pub struct NbdDisk {
@@ -103,7 +105,15 @@ impl NbdDisk {
         if !self.export.has(wire::SEND_CACHE) {
             return Ok(());
         }
-        self.without_data(Command::Cache, offset, length, PIECE_BYTES.max(self.export.block_min))
+        let block = self.export.block_min;
+        let step = CACHE_BYTES_MAX.min(self.export.block_max & !(block - 1)).max(block);
+        self.without_data(Command::Cache, offset, length, step)
+    }
+
+    /// Whether the server takes requests to bring ranges into its cache.
+    #[must_use]
+    pub fn can_cache(&self) -> bool {
+        self.export.has(wire::SEND_CACHE)
     }
 
     /// What a meta context says of a range, as offset, length and flags: in order, without gaps, the whole range, and

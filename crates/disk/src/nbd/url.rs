@@ -1,5 +1,6 @@
 //! URLs of exports.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::tls::TlsClient;
@@ -80,6 +81,20 @@ impl NbdUrl {
         Ok(Self { text: text.to_owned(), address, export, tls })
     }
 
+    /// Whether two URLs name one export at one address, however they are written. Of Unix sockets the paths are
+    /// resolved; names of hosts are not.
+    #[must_use]
+    pub fn is_same_export(&self, other: &Self) -> bool {
+        let is_same_place = match (&self.address, &other.address) {
+            (Address::Unix(one), Address::Unix(two)) => {
+                one == two
+                    || matches!((one.canonicalize(), two.canonicalize()), (Ok(one), Ok(two)) if one == two)
+            }
+            (one, two) => one == two,
+        };
+        is_same_place && self.export == other.export
+    }
+
     /// What the connection needs for TLS, if it is to have TLS.
     pub(super) fn tls(&self) -> Result<Option<TlsClient>> {
         let Some(security) = &self.tls else { return Ok(None) };
@@ -116,6 +131,12 @@ impl Query {
             }
         }
         Ok(found)
+    }
+}
+
+impl fmt::Display for NbdUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
     }
 }
 
@@ -167,6 +188,16 @@ mod tests {
         let url = NbdUrl::parse("nbds://h/x?tls-certificates=/etc/pki&tls-hostname=backup").unwrap();
         let security = Security { directory: "/etc/pki".into(), hostname: Some("backup".into()) };
         assert_eq!(url.tls, Some(security));
+    }
+
+    #[test]
+    fn one_export_has_many_urls() {
+        let same = |one, two| NbdUrl::parse(one).unwrap().is_same_export(&NbdUrl::parse(two).unwrap());
+        assert!(same("nbd://h/a%2Fb", "nbd://h:10809/a/b"));
+        assert!(same("nbd+unix:///a?socket=/no/x", "nbd+unix:///a?socket=%2Fno/x"));
+        assert!(!same("nbd+unix:///a?socket=/no/x", "nbd+unix:///b?socket=/no/x"));
+        assert!(!same("nbd+unix:///a?socket=/no/x", "nbd+unix:///a?socket=/no/y"));
+        assert!(!same("nbd://h/a", "nbd://h:1/a"));
     }
 
     #[test]

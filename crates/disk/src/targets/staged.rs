@@ -169,6 +169,11 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Brings to stable storage which files lie beside `path`.
+pub(crate) fn sync_directory_of(path: &Path) -> std::io::Result<()> {
+    sync_directory(directory(path))
+}
+
 /// Makes a stretch of a file or device read as zeros, without changing its size: by a hole where the medium has holes, by
 /// its own way of zeroing otherwise, and by writing zeros at last.
 pub(crate) fn zero_range(file: &File, offset: u64, length: u64) -> std::io::Result<()> {
@@ -194,7 +199,8 @@ fn punch(file: &File, offset: u64, length: u64) -> bool {
         })
 }
 
-fn write_zeros(file: &File, mut position: u64, end: u64) -> std::io::Result<()> {
+/// Writes zeros from `position` to `end`.
+pub(crate) fn write_zeros(file: &File, mut position: u64, end: u64) -> std::io::Result<()> {
     let zeros = vec![0; (end - position).min(1 << 20) as usize];
     while position < end {
         let part = (end - position).min(zeros.len() as u64);

@@ -3,14 +3,19 @@
 mod machine;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use leeward_disk::{Format, OpenOptions, References, default_threads, open_source};
-use leeward_repository::{BackupOptions, BackupOutcome, Consistency, ImageName, SourceRecord, host_name};
+use leeward_disk::{Format, OpenOptions, References, Source, default_threads, open_source};
+use leeward_repository::{
+    BackupOptions, BackupOutcome, CaptureMode, CaptureRecord, Changed, Consistency, GroupOptions, ImageName,
+    Member, Repository, SourceRecord, host_name,
+};
 
+use super::overlay;
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::limit::{self, LimitedSource, RateLimit};
@@ -22,8 +27,8 @@ use crate::size;
 /// The disks of a running machine of QEMU (qmp:SOCKET) are backed up together, at one moment, as IMAGE/DISK each.
 #[derive(Args)]
 pub struct BackupArguments {
-    /// The disk: an image file, a block device, an nbd:// URL, or a running machine as
-    /// qmp:SOCKET[?disk=NAME&disk=NAME]
+    /// The disk: an image file, a block device, an nbd:// URL, overlay:PATH for the changes of an exported snapshot, or a
+    /// running machine as qmp:SOCKET[?disk=NAME&disk=NAME]
     source: String,
     /// The image to add the snapshot to, as in web-01/root
     image: ImageName,
@@ -64,7 +69,7 @@ pub fn run(
     if let Some(done) = machine::run(&arguments, repository, output) {
         return done;
     }
-    let references = arguments.allow_references.map_or(References::Refuse, References::Within);
+    let references = arguments.allow_references.clone().map_or(References::Refuse, References::Within);
     let options = OpenOptions {
         format: arguments.format,
         references,
@@ -72,6 +77,9 @@ pub fn run(
         ..OpenOptions::default()
     };
     let repository = repository.open_limited(arguments.limit_write)?;
+    if let Some(path) = arguments.source.strip_prefix(overlay::SCHEME) {
+        return back_up_overlay(&arguments, Path::new(path), &repository, output);
+    }
     refuse_in_use(&arguments.source)?;
     let read_limit = arguments.limit_read.map(RateLimit::new);
     let source = LimitedSource::wrap(open_source(&arguments.source, &options)?, read_limit.as_ref());
@@ -119,6 +127,74 @@ pub fn run(
     watch.finish();
     let outcome = result?;
     report(&outcome, started.elapsed(), output);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the guest wrote to an overlay becomes the next snapshot; nothing else is read.
+fn back_up_overlay(
+    arguments: &BackupArguments,
+    path: &Path,
+    repository: &Repository,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
+    if arguments.format.is_some() || arguments.allow_references.is_some() || arguments.snapshot.is_some() {
+        let what = "an overlay has no format, references or internal snapshots";
+        return Err(
+            Failure::new(Code::Usage, what).hint("leave out --format, --allow-references and --snapshot")
+        );
+    }
+    let (disk, base) = overlay::open(path, repository)?;
+    let ranges: Vec<(u64, u64)> =
+        disk.changed_ranges().into_iter().map(|range| (range.start, range.end - range.start)).collect();
+    let changed_bytes = disk.changed_bytes();
+    if arguments.dry_run {
+        if output.is_json() {
+            output.json_line(&serde_json::json!({
+                "dry_run": true, "base": base, "virtual_size": disk.virtual_size(), "changed_bytes": changed_bytes,
+            }));
+        }
+        output.line(format!(
+            "Would read the {} that were written since {} for {}",
+            size::show(changed_bytes),
+            base.label(),
+            arguments.image
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let limit = arguments.limit_read.map(RateLimit::new);
+    let source = LimitedSource::wrap(Arc::new(disk), limit.as_ref());
+    let member = Member {
+        image: arguments.image.clone(),
+        source: source.as_ref(),
+        record: SourceRecord {
+            location: arguments.source.clone(),
+            format: "overlay".to_owned(),
+            host: host_name(),
+        },
+        changed: Some(Changed { base: base.snapshot, ranges }),
+        capture: Some(CaptureRecord {
+            mode: CaptureMode::Incremental,
+            reason: None,
+            bitmap: None,
+            changed_bytes: Some(changed_bytes),
+        }),
+    };
+    let options = GroupOptions {
+        group: None,
+        consistency: Consistency::AtRest,
+        tags: arguments.tags.iter().cloned().collect(),
+        threads: arguments.threads.unwrap_or_else(default_threads),
+    };
+    let watch = Watch::new(output, changed_bytes, &format!("backup {}", arguments.image));
+    let started = Instant::now();
+    let result = repository.backup_group(&[member], &options, &watch);
+    watch.finish();
+    for outcome in result? {
+        report(&outcome, started.elapsed(), output);
+        if let Some(reason) = outcome.snapshot.capture.as_ref().and_then(|capture| capture.reason.as_ref()) {
+            output.line(format!("  read the whole disk: {reason}"));
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -67,10 +67,11 @@ impl Shard {
         }
     }
 
-    /// Removes chunks that nobody asked for since the last time, until the rest fits.
-    fn evict(&mut self, bytes_max: usize) {
+    /// Removes chunks that nobody asked for since the last time, until the rest fits; `false` when it did already.
+    fn evict(&mut self, bytes_max: usize) -> bool {
+        let is_full = self.bytes > bytes_max;
         while self.bytes > bytes_max {
-            let Some(id) = self.order.pop_front() else { return };
+            let Some(id) = self.order.pop_front() else { break };
             let used = self.chunks.get(&id).map(|chunk| chunk.is_used.swap(false, Ordering::Relaxed));
             match used {
                 Some(true) => self.order.push_back(id),
@@ -78,6 +79,7 @@ impl Shard {
                 None => {}
             }
         }
+        is_full
     }
 }
 
@@ -85,6 +87,7 @@ impl Shard {
 pub(super) struct ChunkCache {
     shards: Vec<Mutex<Shard>>,
     shard_bytes_max: usize,
+    is_full: AtomicBool,
 }
 
 impl ChunkCache {
@@ -94,12 +97,18 @@ impl ChunkCache {
         Self {
             shards: (0..count).map(|_| Mutex::default()).collect(),
             shard_bytes_max: (bytes_max / count).max(2 * chunk_bytes),
+            is_full: AtomicBool::new(false),
         }
     }
 
     fn shard(&self, id: &BlobId) -> &Mutex<Shard> {
         // Names are digests, hence evenly spread.
         &self.shards[usize::from(id.0[0]) % self.shards.len()]
+    }
+
+    /// Whether anything had to go already: from then on what is put in pushes something else out.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
     }
 
     /// Whether a chunk of this name is there, compared or not.
@@ -134,7 +143,9 @@ impl ChunkCache {
         shard.bytes += chunk.bytes.len();
         shard.chunks.insert(id, chunk);
         shard.order.push_back(id);
-        shard.evict(self.shard_bytes_max);
+        if shard.evict(self.shard_bytes_max) {
+            self.is_full.store(true, Ordering::Relaxed);
+        }
     }
 
     #[cfg(test)]
@@ -166,6 +177,7 @@ mod tests {
             cache.insert(id, Arc::new(Chunk::checked(bytes)));
             assert!(cache.bytes() <= 8 * SIZE);
         }
+        assert!(cache.is_full());
         assert!(!cache.contains(&chunk(&keys, 1).0));
         assert!(cache.contains(&chunk(&keys, 199).0));
     }

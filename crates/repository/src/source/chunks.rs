@@ -80,10 +80,12 @@ impl Chunks {
         let chunk_bytes = self.blobs.repository().config().chunk_bytes();
         let at = location.content_offset as usize;
         let neighbours = self.neighbours(location);
-        // For a random read only as far as the chunk. When the frame's beginning is there already the frame is of
-        // interest, and all of it is decoded, lest its beginning be decoded again and again.
+        // While there is room all of the frame is kept: soon everything is there. Once there is none, a random read decodes
+        // only as far as its chunk, which takes half the time. When the frame's beginning is there already the frame is
+        // of interest, and all of it is decoded, lest its beginning be decoded again and again.
         let is_known = neighbours.first().is_some_and(|first| *first != id && self.cache.contains(first));
-        let end = if reader == Reader::Stream || is_known { usize::MAX } else { at + chunk_bytes };
+        let whole = reader == Reader::Stream || is_known || !self.cache.is_full();
+        let end = if whole { usize::MAX } else { at + chunk_bytes };
         let mut wanted = None;
         self.blobs.blocks(location, end, |offset, bytes| {
             if offset == at {

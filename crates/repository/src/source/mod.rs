@@ -2,7 +2,7 @@
 //!
 //! Extents come from the tree alone, without reading any chunk: a chunk that is there is data, one that is not is
 //! unallocated. Every chunk is compared with its name when it is first read, also when only a part of it is asked for;
-//! then it stays in a bounded cache ([`cache`]). Random reads decode no more of a frame than they need ([`chunks`]);
+//! then it stays in a bounded cache ([`cache`]). Random reads decode no more of a frame than pays ([`chunks`]);
 //! ahead of sequential reads a few threads decode what comes next ([`ahead`]).
 
 mod ahead;

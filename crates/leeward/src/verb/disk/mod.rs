@@ -39,7 +39,7 @@ pub fn run(verb: DiskVerb, output: &Output) -> Result<ExitCode, Failure> {
 
 /// How an image is opened.
 #[derive(Args, Clone)]
-struct OpenArguments {
+pub struct OpenArguments {
     /// Format of the image: raw, qcow2, vmdk, vhd, vhdx or vdi
     #[arg(short, long)]
     format: Option<Format>,
@@ -62,7 +62,8 @@ impl OpenArguments {
         }
     }
 
-    fn open(&self, spec: &str) -> Result<SharedSource, Failure> {
+    /// Opens an image as they say.
+    pub fn open(&self, spec: &str) -> Result<SharedSource, Failure> {
         Ok(open_source(spec, &self.options())?)
     }
 }
