@@ -81,6 +81,12 @@ pub struct DiskDefinition {
     pub boot_index: Option<i64>,
     /// Size in bytes.
     pub virtual_size: u64,
+    /// Where it was: the path of a file or device with its links resolved, or a URL without user and password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Its format there, by QEMU's name: `raw`, `qcow2` …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
 }
 
 /// A network card of a machine.
@@ -137,6 +143,8 @@ impl DiskDefinition {
             bus: bus(disk.model.as_deref().unwrap_or_default()).to_owned(),
             boot_index: disk.boot_index,
             virtual_size: disk.virtual_size,
+            location: location(&disk.file),
+            format: Some(disk.driver.clone()).filter(|driver| !driver.is_empty()),
         }
     }
 }
@@ -274,9 +282,39 @@ fn without_user(text: &str) -> String {
     }
 }
 
+/// A place that says on its own where a disk is. What QEMU tells as `json:…` may hold secrets and is left out; so is a
+/// path that depends on where QEMU was started.
+fn location(file: &str) -> Option<String> {
+    if file.starts_with('/') {
+        let path = std::path::Path::new(file);
+        let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        return resolved.into_os_string().into_string().ok();
+    }
+    let is_url = file.split_once("://").is_some_and(|(scheme, _)| !scheme.contains(':'));
+    let place = file.split_once('?').map_or(file, |(place, _)| place);
+    is_url.then(|| without_user(place))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_kept_without_secrets() {
+        for (file, kept) in [
+            ("/no/such/disk.qcow2", Some("/no/such/disk.qcow2")),
+            ("/proc/self/../1/../../etc/hostname", Some("/etc/hostname")),
+            ("nbd://host:10809/disk", Some("nbd://host:10809/disk")),
+            ("iscsi://user%secret@host/target/0", Some("iscsi://host/target/0")),
+            ("https://me:hunter2@host/a@b?key=secret", Some("https://host/a@b")),
+            ("json:{\"driver\":\"rbd\",\"key\":\"secret\"}", None),
+            ("rbd:pool/image:id=admin:key=secret", None),
+            ("disk.raw", None),
+            ("", None),
+        ] {
+            assert_eq!(location(file).as_deref(), kept, "{file}");
+        }
+    }
 
     #[test]
     fn secrets_are_not_kept() {

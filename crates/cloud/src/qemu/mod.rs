@@ -12,6 +12,7 @@ mod machine;
 mod overlay;
 mod owner;
 pub mod qmp;
+pub mod recovery;
 mod source;
 
 pub use bitmap::{Bitmap, LastSnapshot, Mode};
