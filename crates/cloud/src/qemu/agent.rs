@@ -124,7 +124,8 @@ impl Agent {
             .name("thaw".to_owned())
             .spawn(move || {
                 // An error here means that whoever froze is gone: just as good a reason to thaw.
-                let in_time = !matches!(stopped.recv_timeout(left), Err(std::sync::mpsc::RecvTimeoutError::Timeout));
+                let in_time =
+                    !matches!(stopped.recv_timeout(left), Err(std::sync::mpsc::RecvTimeoutError::Timeout));
                 let thawed = self.thaw();
                 Thawed { in_time, frozen_for: started.elapsed(), thawed }
             })

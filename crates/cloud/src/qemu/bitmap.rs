@@ -177,8 +177,14 @@ mod tests {
             (reason(&good, 1000, None, false), "no snapshot"),
             (reason(&good, 1001, Some(&last), false), "resized"),
             (reason(&good[..1], 1000, Some(&last), false), "gone"),
-            (reason(&good, 1000, Some(&LastSnapshot { bitmap: None, ..last.clone() }), false), "not made from"),
-            (reason(&[Bitmap { inconsistent: true, ..bitmap("b") }], 1000, Some(&last), false), "inconsistent"),
+            (
+                reason(&good, 1000, Some(&LastSnapshot { bitmap: None, ..last.clone() }), false),
+                "not made from",
+            ),
+            (
+                reason(&[Bitmap { inconsistent: true, ..bitmap("b") }], 1000, Some(&last), false),
+                "inconsistent",
+            ),
             (reason(&[Bitmap { busy: true, ..bitmap("b") }], 1000, Some(&last), false), "in use"),
             (reason(&[Bitmap { recording: false, ..bitmap("b") }], 1000, Some(&last), false), "not finished"),
             (reason(&[Bitmap { granularity: 3, ..bitmap("b") }], 1000, Some(&last), false), "no sense"),

@@ -31,9 +31,6 @@ pub struct MachineDisk {
     pub drive: Option<String>,
     /// Identity of the device, where it was given one.
     pub device: Option<String>,
-    /// The object of the device.
-    #[serde(skip)]
-    pub(super) object: Option<String>,
     /// The node from which the device reads.
     pub node: String,
     /// Driver of that node: `raw`, `qcow2` …
@@ -68,7 +65,8 @@ impl Machine {
     /// QEMU does not answer, or answers what makes no sense.
     pub fn discover(monitor: &mut Qmp) -> Result<Self> {
         let name = monitor.execute("query-name", json!({}))?["name"].as_str().map(str::to_owned);
-        let status = monitor.execute("query-status", json!({}))?["status"].as_str().unwrap_or_default().to_owned();
+        let status =
+            monitor.execute("query-status", json!({}))?["status"].as_str().unwrap_or_default().to_owned();
         let drives = monitor.execute("query-block", json!({}))?;
         let mut machine = Self { name, status, disks: Vec::new(), left_out: Vec::new() };
         let mut names = BTreeSet::new();
@@ -119,7 +117,6 @@ impl Machine {
             name,
             drive: id,
             device,
-            object,
             node,
             keeps_bitmaps: driver == "qcow2" && *compat != "0.10",
             driver,

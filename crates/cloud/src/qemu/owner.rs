@@ -54,7 +54,8 @@ impl Mark {
 
     fn has_ended(self) -> bool {
         let own = Process::current();
-        self.space == process_space() && Process { pid: self.process, started: self.started, ..own }.has_ended()
+        self.space == process_space()
+            && Process { pid: self.process, started: self.started, ..own }.has_ended()
     }
 }
 
@@ -105,6 +106,11 @@ impl Owner {
         remove_leftovers(monitor, &self.mark)
     }
 
+    /// The name of the node that marks the machine.
+    pub(super) fn mark(&self) -> &str {
+        &self.mark
+    }
+
     /// Gives the right back; nothing else of ours may be left in the machine.
     pub(super) fn release(&self, monitor: &mut Qmp) -> Result<()> {
         monitor.execute("blockdev-del", json!({ "node-name": self.mark })).map(|_| ())
@@ -113,7 +119,10 @@ impl Owner {
 
 fn busy(monitor: &Qmp, mark: Mark) -> Error {
     let what = if mark.space == process_space() {
-        format!("another backup of this machine is at work (process {}): wait for it, or end it", mark.process)
+        format!(
+            "another backup of this machine is at work (process {}): wait for it, or end it",
+            mark.process
+        )
     } else {
         "another backup of this machine was begun from another container or host, and whether it is still at work \
          cannot be told from here — if you know that it has ended, say --take-over"
@@ -134,15 +143,19 @@ fn names(list: &Value, key: &str) -> Vec<String> {
 
 /// Removes everything of ours but one node. Returns what was removed.
 fn remove_leftovers(monitor: &mut Qmp, spare: &str) -> Result<Vec<String>> {
-    let mut removed = remove_exports(monitor)?;
+    // Our nodes are made before the server is started and removed after it was stopped, so where there are nodes of
+    // ours and no exports of others, a server is ours.
+    let has_nodes =
+        node_names(monitor)?.iter().any(|name| name.starts_with(PREFIX) && Mark::parse(name).is_none());
+    let mut removed = remove_exports(monitor, has_nodes)?;
     removed.extend(remove_jobs(monitor)?);
     removed.extend(remove_nodes(monitor, spare)?);
     remove_descriptors(monitor)?;
     Ok(removed)
 }
 
-/// Removes our exports, and the server when it then serves nobody else.
-pub(super) fn remove_exports(monitor: &mut Qmp) -> Result<Vec<String>> {
+/// Removes our exports, and the server if it is ours and serves nobody else.
+pub(super) fn remove_exports(monitor: &mut Qmp, and_server: bool) -> Result<Vec<String>> {
     let all = |monitor: &mut Qmp| -> Result<Vec<String>> {
         Ok(names(&monitor.execute("query-block-exports", json!({}))?, "id"))
     };
@@ -156,10 +169,7 @@ pub(super) fn remove_exports(monitor: &mut Qmp) -> Result<Vec<String>> {
     while all(monitor)?.iter().any(|id| id.starts_with(PREFIX)) {
         wait(monitor, deadline, "the end of an export")?;
     }
-    // Our nodes are made before the server is started and removed after it was stopped, so where there are nodes of
-    // ours and no exports of others, a server is ours.
-    let has_nodes = node_names(monitor)?.iter().any(|name| name.starts_with(PREFIX) && Mark::parse(name).is_none());
-    if ours.len() == exports.len() && has_nodes {
+    if ours.len() == exports.len() && and_server {
         monitor.execute("nbd-server-stop", json!({})).map(|_| ()).or_else(unless_refused)?;
     }
     Ok(ours.into_iter().map(|id| format!("export {id}")).collect())
@@ -202,7 +212,8 @@ pub(super) fn remove_nodes(monitor: &mut Qmp, spare: &str) -> Result<Vec<String>
     let mut removed = Vec::new();
     loop {
         let names = node_names(monitor)?;
-        let ours: Vec<_> = names.into_iter().filter(|name| name.starts_with(PREFIX) && name != spare).collect();
+        let ours: Vec<_> =
+            names.into_iter().filter(|name| name.starts_with(PREFIX) && name != spare).collect();
         // The mark of a dead owner goes last, so that all of it still has an owner when this is interrupted.
         let (marks, work): (Vec<_>, Vec<_>) = ours.into_iter().partition(|name| Mark::parse(name).is_some());
         let next = if work.is_empty() { marks } else { work };
@@ -266,7 +277,10 @@ mod tests {
         assert_eq!(Mark::parse(&own.name()), Some(own));
         assert!(!own.has_ended());
         assert!(Mark { started: own.started + 1, ..own }.has_ended());
-        assert!(!Mark { started: own.started + 1, space: own.space + 1, ..own }.has_ended(), "cannot be told");
+        assert!(
+            !Mark { started: own.started + 1, space: own.space + 1, ..own }.has_ended(),
+            "cannot be told"
+        );
         for other in ["leeward-0-overlay", "leeward-", "#block123", "leeward-zz00000000000000000000000"] {
             assert_eq!(Mark::parse(other), None, "{other}");
         }
