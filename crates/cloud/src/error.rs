@@ -58,6 +58,14 @@ pub enum Error {
         /// Why, and what to do.
         what: String,
     },
+    /// What was captured cannot be believed any more, and is not published.
+    #[error("{peer}: {what}")]
+    Doubtful {
+        /// Machine or socket.
+        peer: String,
+        /// What happened, and what to do.
+        what: String,
+    },
     /// Another process is at work on the same machine.
     #[error("{peer}: {what}")]
     Busy {
@@ -105,7 +113,11 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } | Self::TimedOut { .. } | Self::Command { .. } | Self::Disk(_) => ErrorKind::Io,
+            Self::Io { .. }
+            | Self::TimedOut { .. }
+            | Self::Command { .. }
+            | Self::Doubtful { .. }
+            | Self::Disk(_) => ErrorKind::Io,
             Self::Protocol { .. } => ErrorKind::Protocol,
             Self::Refused { .. } => ErrorKind::Refused,
             Self::Busy { .. } => ErrorKind::Busy,

@@ -129,6 +129,33 @@ impl From<leeward_disk::Error> for Failure {
     }
 }
 
+impl From<leeward_cloud::Error> for Failure {
+    fn from(error: leeward_cloud::Error) -> Self {
+        use leeward_cloud::{Error, ErrorKind};
+        let error = match error {
+            Error::Disk(error) => return error.into(),
+            other => other,
+        };
+        let (code, hint) = match error.kind() {
+            ErrorKind::Io | ErrorKind::Protocol => (
+                Code::Io,
+                Some("see that the machine runs and that its QMP socket is the one that was given"),
+            ),
+            ErrorKind::Refused => (Code::Refused, None),
+            ErrorKind::Busy => {
+                (Code::Conflict, Some("wait until the other one has ended, then run the command again"))
+            }
+            ErrorKind::NotFound => (
+                Code::NotFound,
+                Some("see the machine's disks with: leeward backup --dry-run qmp:SOCKET IMAGE"),
+            ),
+            ErrorKind::Cancelled => (Code::Interrupted, None),
+            _ => (Code::Failed, None),
+        };
+        Self { code, error: Box::new(error), hint: hint.map(str::to_owned) }
+    }
+}
+
 impl From<leeward_repository::Error> for Failure {
     fn from(error: leeward_repository::Error) -> Self {
         use leeward_repository::{Error, ErrorKind};

@@ -7,6 +7,7 @@
 mod moment;
 mod watch;
 
+use std::fs::File;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,6 +124,8 @@ pub struct Capture {
     /// Bitmaps that were stopped, and those that were started in their place: node, old, new.
     bitmaps: Vec<(String, Option<String>, String)>,
     prefix: String,
+    /// The files of the overlays.
+    overlays: Vec<File>,
     /// Whether QEMU's NBD server was started for this.
     serves: bool,
     done: bool,
@@ -145,6 +148,7 @@ impl Capture {
             moment: Moment::default(),
             bitmaps: Vec::new(),
             prefix: bitmap::prefix(&options.repository),
+            overlays: Vec::new(),
             serves: false,
             done: false,
         };
@@ -169,7 +173,8 @@ impl Capture {
         for (number, (disk, _)) in plan.iter().enumerate() {
             let names = Names::new(number);
             let directory = &options.overlay_directory;
-            overlay::create(self.monitor(), &names, directory, limit, disk.virtual_size)?;
+            let file = overlay::create(self.monitor(), &names, directory, limit, disk.virtual_size)?;
+            self.overlays.push(file);
         }
         // Its path is needed until all connections are made.
         let server = Server::start(self.monitor())?;
@@ -259,7 +264,12 @@ impl Capture {
         let monitor = self.monitor();
         owner::remove_jobs(monitor)?;
         owner::remove_nodes(monitor, &mark)?;
-        owner::remove_descriptors(monitor)
+        owner::remove_descriptors(monitor)?;
+        for overlay in self.overlays.drain(..) {
+            // It is as good as gone; only a paused QEMU still holds it.
+            let _ = overlay.set_len(0);
+        }
+        Ok(())
     }
 
     fn release(&mut self) -> Result<()> {

@@ -38,6 +38,8 @@ pub(super) struct Names {
     pub(super) guard: String,
     nothing: String,
     pub(super) job: String,
+    /// The job that makes the overlay; it has a name of its own, so that its end is not taken for that of the other.
+    making: String,
 }
 
 impl Names {
@@ -49,6 +51,7 @@ impl Names {
             guard: name("guard"),
             nothing: name("nothing"),
             job: format!("{PREFIX}{number}"),
+            making: format!("{PREFIX}make-{number}"),
         }
     }
 }
@@ -80,29 +83,28 @@ pub(super) fn limit(directory: &Path, asked: Option<u64>, disks: usize) -> Resul
 }
 
 /// Makes the overlay of a disk of `virtual_size` bytes, empty, in a file that has no name and is gone with the last
-/// process that has it open.
+/// process that has it open. QEMU keeps descriptors of a paused machine open until it runs again, so whoever is done
+/// with the overlay empties the file, which is returned.
 pub(super) fn create(
     monitor: &mut Qmp,
     names: &Names,
     directory: &Path,
     limit: u64,
     virtual_size: u64,
-) -> Result<()> {
+) -> Result<File> {
     // No more than all of the disk and the tables that map it can ever be needed.
     let largest = virtual_size.saturating_add(virtual_size / 1024).saturating_add(4 << 20);
     let size = limit.min(largest) & !0xffff;
-    let set = {
-        let file = file(directory, size)?;
-        monitor.add_descriptor(&file, &names.overlay)?
-    };
-    let file = json!({
+    let file = file(directory, size)?;
+    let set = monitor.add_descriptor(&file, &names.overlay)?;
+    let node = json!({
         "driver": "raw", "node-name": names.file, "offset": 0, "size": size,
         "file": { "driver": "file", "filename": format!("/dev/fdset/{set}") },
     });
-    monitor.execute("blockdev-add", file)?;
+    monitor.execute("blockdev-add", node)?;
     let image = json!({ "driver": "qcow2", "file": names.file, "size": virtual_size });
-    monitor.execute("blockdev-create", json!({ "job-id": names.job, "options": image }))?;
-    monitor.wait_for_job(&names.job, CREATE_LIMIT)?;
+    monitor.execute("blockdev-create", json!({ "job-id": names.making, "options": image }))?;
+    monitor.wait_for_job(&names.making, CREATE_LIMIT)?;
     let overlay = json!({
         "driver": "qcow2", "node-name": names.overlay, "file": names.file, "cache": { "no-flush": true },
     });
@@ -113,7 +115,8 @@ pub(super) fn create(
     let guard = json!({
         "driver": "quorum", "node-name": names.guard, "vote-threshold": 1, "children": [names.overlay, nothing],
     });
-    monitor.execute("blockdev-add", guard).map(|_| ()).map_err(|error| without_quorum(monitor, error))
+    monitor.execute("blockdev-add", guard).map_err(|error| without_quorum(monitor, error))?;
+    Ok(file)
 }
 
 fn without_quorum(monitor: &Qmp, error: Error) -> Error {

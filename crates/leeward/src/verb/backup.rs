@@ -1,4 +1,6 @@
-//! `leeward backup`: a disk becomes a snapshot.
+//! `leeward backup`: a disk becomes a snapshot, or the disks of a machine a group of them.
+
+mod machine;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,9 +18,12 @@ use crate::output::Output;
 use crate::size;
 
 /// Back up a disk as a new snapshot of an image
+///
+/// The disks of a running machine of QEMU (qmp:SOCKET) are backed up together, at one moment, as IMAGE/DISK each.
 #[derive(Args)]
 pub struct BackupArguments {
-    /// The disk: an image file, a block device, or an nbd:// URL
+    /// The disk: an image file, a block device, an nbd:// URL, or a running machine as
+    /// qmp:SOCKET[?disk=NAME&disk=NAME]
     source: String,
     /// The image to add the snapshot to, as in web-01/root
     image: ImageName,
@@ -46,6 +51,8 @@ pub struct BackupArguments {
     /// Open the disk, show what would be read, and store nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+    #[command(flatten)]
+    machine: machine::MachineArguments,
 }
 
 /// Runs the verb.
@@ -54,6 +61,9 @@ pub fn run(
     repository: &RepositoryArgument,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
+    if let Some(done) = machine::run(&arguments, repository, output) {
+        return done;
+    }
     let references = arguments.allow_references.map_or(References::Refuse, References::Within);
     let options = OpenOptions {
         format: arguments.format,

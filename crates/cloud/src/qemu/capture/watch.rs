@@ -92,7 +92,7 @@ impl Watched<'_> {
             }
         }
         match lock(&self.doubt).clone() {
-            Some(what) => Err(Error::Refused { peer, what }),
+            Some(what) => Err(Error::Doubtful { peer, what }),
             None => Ok(()),
         }
     }
