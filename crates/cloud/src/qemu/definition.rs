@@ -13,7 +13,7 @@ const COMMAND_LINE_BYTES_MAX: u64 = 256 << 10;
 /// A machine as its provider describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineDefinition {
-    /// `qemu`.
+    /// `qemu` or `libvirt`.
     pub provider: String,
     /// Version of QEMU, as in `7.2.22`.
     pub version: String,
@@ -44,6 +44,9 @@ pub struct MachineDefinition {
     /// The command line of its process without secrets, for people; empty where it cannot be seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command_line: Vec<String>,
+    /// The description of the domain without secrets, where libvirt is the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt_xml: Option<String>,
 }
 
 /// What a machine starts from.
@@ -124,6 +127,7 @@ impl MachineDefinition {
             disks: machine.disks.iter().map(DiskDefinition::of).collect(),
             nics: nics(monitor)?,
             command_line: command_line(monitor).unwrap_or_default(),
+            libvirt_xml: None,
         })
     }
 }
@@ -231,7 +235,7 @@ fn command_line(monitor: &Qmp) -> Option<Vec<String>> {
 }
 
 /// An argument without what looks like a secret. Objects that hold secrets lose all but their kind.
-fn without_secrets(argument: &str) -> String {
+pub(crate) fn without_secrets(argument: &str) -> String {
     const REMOVED: &str = "(removed)";
     let is_secret = |key: &str| ["password", "passwd", "passphrase", "data", "key"].contains(&key.trim());
     if let Ok(Value::Object(mut fields)) = serde_json::from_str::<Value>(argument) {

@@ -233,7 +233,7 @@ fn given_name(object: &str) -> Option<String> {
 }
 
 /// A part of an image's name: other letters become `_`, and it does not begin with a dot or dash.
-fn sanitise(name: &str) -> String {
+pub(crate) fn sanitise(name: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let mut text: String = name.chars().take(48).map(|c| if fits(c) { c } else { '_' }).collect();
     if text.is_empty() || text.starts_with(['.', '-']) {
