@@ -54,6 +54,12 @@ impl Domain {
         &self.id.name
     }
 
+    /// A disk of it as people name it.
+    #[must_use]
+    pub fn location(&self, disk: &str) -> String {
+        format!("{}{}?disk={disk}", super::SCHEME, encode(&self.id.name))
+    }
+
     /// What it did when it was looked for.
     #[must_use]
     pub fn state(&self) -> State {
@@ -179,6 +185,14 @@ fn resting(disk: &DescribedDisk) -> std::result::Result<PathBuf, &'static str> {
         ("volume", _) => Err("it is a volume of a storage pool, which is read while the domain runs"),
         _ => Err("it has no file or device of its own, and is read while the domain runs"),
     }
+}
+
+/// A name within a source: what means something there is written as `%XX`.
+fn encode(name: &str) -> String {
+    name.bytes().fold(String::new(), |text, byte| match byte {
+        b'%' | b'?' | b' ' | 0x7f.. => format!("{text}%{byte:02X}"),
+        plain => text + char::from(plain).encode_utf8(&mut [0; 4]),
+    })
 }
 
 /// Targets are short words; what else is in one becomes `_`, as everywhere in names of images.

@@ -217,6 +217,8 @@ impl Capture {
             .map(|(disk, old)| (disk.node.clone(), old.map(str::to_owned), started.clone()))
             .collect();
         let actions = transaction(&disks, &started);
+        // From here on events concern this capture, and not what an earlier one had left.
+        self.monitor().forget_events()?;
         self.moment =
             Moment::take(&mut self.claim.monitor, machine, options, &actions).inspect_err(|_| {
                 // It was all or nothing, and it was nothing.
@@ -424,7 +426,7 @@ impl Server {
         let (of_disk, of_overlay) = (format!("leeward-{number}-d"), format!("leeward-{number}-o"));
         let mut export = json!({ "type": "nbd", "id": of_disk, "name": of_disk, "node-name": disk.node });
         if let Some(old) = mode.bitmap() {
-            export["bitmaps"] = json!([{ "node": disk.node, "name": old }]);
+            export["bitmaps"] = json!([old]);
         }
         monitor.execute("block-export-add", export)?;
         let node = Names::new(number).overlay;

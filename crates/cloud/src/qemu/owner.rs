@@ -150,8 +150,38 @@ fn remove_leftovers(monitor: &mut Qmp, spare: &str) -> Result<Vec<String>> {
     let mut removed = remove_exports(monitor, has_nodes)?;
     removed.extend(remove_jobs(monitor)?);
     removed.extend(remove_nodes(monitor, spare)?);
+    empty_descriptors(monitor)?;
     remove_descriptors(monitor)?;
     Ok(removed)
+}
+
+/// Empties the files behind our descriptors: QEMU keeps them open while the machine is paused.
+fn empty_descriptors(monitor: &mut Qmp) -> Result<()> {
+    let node = format!("{PREFIX}empty");
+    for set in our_descriptors(monitor)? {
+        let file = json!({ "driver": "file", "node-name": node, "filename": format!("/dev/fdset/{set}") });
+        match monitor.execute("blockdev-add", file) {
+            // A set that was removed before cannot be used any more.
+            Err(error) => unless_refused(error)?,
+            Ok(_) => {
+                let resized = monitor.execute("block_resize", json!({ "node-name": node, "size": 0 }));
+                resized.map(|_| ()).or_else(unless_refused)?;
+                monitor.execute("blockdev-del", json!({ "node-name": node }))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The sets that hold descriptors of ours alone.
+fn our_descriptors(monitor: &mut Qmp) -> Result<Vec<u64>> {
+    let sets = monitor.execute("query-fdsets", json!({}))?;
+    let is_ours = |fd: &Value| fd["opaque"].as_str().is_some_and(|text| text.starts_with(PREFIX));
+    let ours =
+        sets.as_array().into_iter().flatten().filter(|set| {
+            set["fds"].as_array().is_some_and(|fds| !fds.is_empty() && fds.iter().all(is_ours))
+        });
+    Ok(ours.filter_map(|set| set["fdset-id"].as_u64()).collect())
 }
 
 /// Removes our exports, and the server if it is ours and serves nobody else.
@@ -238,13 +268,8 @@ pub(super) fn remove_nodes(monitor: &mut Qmp, spare: &str) -> Result<Vec<String>
 
 /// Removes the sets of descriptors that nothing of ours uses any more.
 pub(super) fn remove_descriptors(monitor: &mut Qmp) -> Result<()> {
-    let sets = monitor.execute("query-fdsets", json!({}))?;
-    for set in sets.as_array().into_iter().flatten() {
-        let is_ours = |fd: &Value| fd["opaque"].as_str().is_some_and(|text| text.starts_with(PREFIX));
-        if set["fds"].as_array().is_some_and(|fds| !fds.is_empty() && fds.iter().all(is_ours)) {
-            let asked = monitor.execute("remove-fd", json!({ "fdset-id": set["fdset-id"] }));
-            asked.map(|_| ()).or_else(unless_refused)?;
-        }
+    for set in our_descriptors(monitor)? {
+        monitor.execute("remove-fd", json!({ "fdset-id": set })).map(|_| ()).or_else(unless_refused)?;
     }
     Ok(())
 }

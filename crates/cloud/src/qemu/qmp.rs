@@ -315,6 +315,17 @@ impl Qmp {
         Ok(())
     }
 
+    /// Drops the events that came before the last answer.
+    ///
+    /// # Errors
+    /// Those of [`Qmp::settle`].
+    pub fn forget_events(&mut self) -> Result<()> {
+        self.settle()?;
+        self.events.clear();
+        self.events_lost = false;
+        Ok(())
+    }
+
     /// Whether events came faster than they were looked at, so that some are missing.
     #[must_use]
     pub fn has_lost_events(&self) -> bool {

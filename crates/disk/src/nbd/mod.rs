@@ -1,7 +1,7 @@
-//! A client of the network block device protocol (fixed newstyle, structured replies, `base:allocation`), with threads and
-//! blocking sockets.
+//! The network block device protocol (fixed newstyle, structured replies, `base:allocation`), with threads and blocking
+//! sockets: a client ([`NbdDisk`]) and a [`Server`].
 //!
-//! Each connection has a thread that reads replies and hands them to those who wait, so that many requests of many
+//! Each connection of the client has a thread that reads replies and hands them to those who wait, so that many requests of many
 //! threads are under way at once. What a server says is taken for hostile: lengths are compared with what was asked for
 //! before anything is allocated, and the first reply that breaks the protocol ends the connection. Every wait has a limit.
 
@@ -17,7 +17,9 @@ mod wire;
 use std::time::Duration;
 
 pub use disk::NbdDisk;
-pub use server::{Device, ReadOnly, Writable};
+pub use server::{
+    Device, Export, Handle, Listen, ReadOnly, Server, ServerOptions, Statistics, Writable, serve_bytes,
+};
 pub use url::NbdUrl;
 
 /// Limits of a connection.

@@ -1,6 +1,6 @@
 //! Sockets, of either kind.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -51,6 +51,14 @@ impl Stream {
         }
     }
 
+    /// Stops listening to the other side, for all clones; those who wait for it wake up.
+    pub(super) fn shutdown_read(&self) {
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Read),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Read),
+        };
+    }
+
     /// Ends the connection for all clones; those who wait in it wake up.
     pub(super) fn shutdown(&self) {
         let _ = match self {
@@ -60,21 +68,51 @@ impl Stream {
     }
 }
 
-impl Read for Stream {
+impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
+            Stream::Tcp(stream) => (&*stream).read(buffer),
+            Stream::Unix(stream) => (&*stream).read(buffer),
         }
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&*stream).write(data),
+            Stream::Unix(stream) => (&*stream).write(data),
+        }
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&*stream).write_vectored(parts),
+            Stream::Unix(stream) => (&*stream).write_vectored(parts),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut stream = &*self;
+        stream.read(buffer)
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(data),
-            Self::Unix(stream) => stream.write(data),
-        }
+        let mut stream = &*self;
+        stream.write(data)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut stream = &*self;
+        stream.write_vectored(parts)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+pub mod machine;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -48,6 +50,11 @@ impl Bench {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// The directory in which everything is.
+    pub fn root(&self) -> &str {
+        self.directory.path().to_str().unwrap()
     }
 
     pub fn repository(&self) -> PathBuf {
