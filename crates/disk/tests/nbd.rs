@@ -398,7 +398,7 @@ fn silent_and_foreign_servers_are_told_apart_quickly() {
 }
 
 #[test]
-fn tls_is_refused_clearly() {
+fn tls_without_certificates_is_refused_clearly() {
     let error = open_source("nbds://host/x", &OpenOptions::default()).err().unwrap();
-    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("TLS"), "{error}");
+    assert!(error.kind() == ErrorKind::Usage && error.to_string().contains("tls-certificates"), "{error}");
 }

@@ -190,3 +190,21 @@ impl From<leeward_repository::Error> for Failure {
         Self { code, error: Box::new(error), hint: hint.map(str::to_owned) }
     }
 }
+
+impl From<leeward_mount::Error> for Failure {
+    fn from(error: leeward_mount::Error) -> Self {
+        use leeward_mount::{Error, ErrorKind};
+        let error = match error {
+            Error::Repository(error) => return error.into(),
+            other => other,
+        };
+        let code = match error.kind() {
+            ErrorKind::NotFound => Code::NotFound,
+            ErrorKind::Refused => Code::Refused,
+            ErrorKind::Io => Code::Io,
+            _ => Code::Failed,
+        };
+        let hint = error.hint().map(str::to_owned);
+        Self { code, error: Box::new(error), hint }
+    }
+}

@@ -13,7 +13,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use verb::{backup, cancel, check, disk, groups, label, quickstart, repository, restore, retain, snapshots};
+use verb::{
+    backup, cancel, check, disk, groups, label, mount, quickstart, repository, restore, retain, snapshots,
+};
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
 /// back, byte for byte.
@@ -43,6 +45,7 @@ enum Verb {
     Diff(snapshots::DiffArguments),
     Restore(restore::RestoreArguments),
     VerifyRestore(restore::VerifyArguments),
+    Mount(mount::MountArguments),
     Tag(label::TagArguments),
     Hold(label::HoldArguments),
     Release(label::ReleaseArguments),
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Verb::Diff(arguments) => snapshots::diff(&arguments, repository, &output),
         Verb::Restore(arguments) => restore::restore(&arguments, repository, &output),
         Verb::VerifyRestore(arguments) => restore::verify(&arguments, repository, &output),
+        Verb::Mount(arguments) => mount::run(&arguments, repository, &output),
         Verb::Tag(arguments) => label::tag(&arguments, repository, &output),
         Verb::Hold(arguments) => label::hold(&arguments, repository, &output),
         Verb::Release(arguments) => label::release(&arguments, repository, &output),

@@ -443,6 +443,57 @@ fn what_is_no_disk_of_the_machine_alone_is_left_out() {
     bench.fails(&bench.back_up(&format!("{}?disk=sh", machine.source()), &[]), 5);
 }
 
+#[test]
+fn a_disk_that_qemu_reaches_over_a_network_works_alike() {
+    if !has_qemu() {
+        return;
+    }
+    let bench = Bench::with_repository();
+    let disk = Disk::create(&bench, "far.qcow2", "qcow2", SIZE);
+    let socket = bench.path("far");
+    let mut server = std::process::Command::new("qemu-nbd")
+        .args(["--persistent", "--format", "qcow2", "--socket", socket.to_str().unwrap()])
+        .arg(&disk.path)
+        .spawn()
+        .unwrap();
+    wait_until(|| std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    let node = format!(
+        "driver=raw,node-name=far,file.driver=nbd,file.server.type=unix,file.server.path={}",
+        socket.display()
+    );
+    // Its writes are slowed down by a filter, as a provider would.
+    let more = [
+        "-object",
+        "throttle-group,id=slow,x-iops-total=1000",
+        "-blockdev",
+        &node,
+        "-blockdev",
+        "driver=throttle,node-name=filter,throttle-group=slow,file=far",
+        "-device",
+        "virtio-scsi-pci",
+        "-device",
+        "scsi-hd,drive=filter,id=sda",
+    ];
+    let machine = Machine::start(&bench, &[], &more);
+    let write = |pattern: u8, offset: u64| {
+        let line = format!("qemu-io -d sda \"write -P {pattern} {offset} 64k\"");
+        machine.ask("human-monitor-command", json!({ "command-line": line }));
+    };
+    write(3, MIB);
+    all_full(&bench.succeeds(&bench.back_up(&machine.source(), &[])), "no snapshot yet");
+    write(4, 2 * MIB);
+    let outcome = bench.succeeds(&bench.back_up(&machine.source(), &[]));
+    all_incremental(&outcome, "over a network");
+    assert_eq!(outcome.lines[0]["disk_bytes"], 64 << 10);
+    let mut expected = vec![0; SIZE as usize];
+    expected[MIB as usize..][..64 << 10].fill(3);
+    expected[2 * MIB as usize..][..64 << 10].fill(4);
+    assert_same(&bench.content("m/sda"), &expected, "over a network");
+    machine.end(true);
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
 fn has_job(machine: &Machine) -> bool {
     let jobs = machine.ask("query-jobs", json!({}));
     jobs.as_array().unwrap().iter().any(|job| job["type"] == "backup")

@@ -179,6 +179,7 @@ impl Repository {
             }
         }
         writer.flush()?;
+        share_stored(&mut drafts, writer.stored_bytes());
         let group = options.group.clone().map(|group| GroupRecord {
             images: members.iter().map(|member| member.image.to_string()).collect(),
             ..group
@@ -223,7 +224,6 @@ impl Repository {
         // Read after the session was registered: what this ref holds cannot be collected from here on.
         let image = self.read_ref(&member.image)?.map(|(image, _)| image);
         let last = image.as_ref().and_then(|image| image.snapshots.last()).map(|entry| entry.id);
-        let stored_before = writer.stored_bytes();
         let mut capture = member.capture.clone();
         let mut parent = last;
         let mut attempt = None;
@@ -285,7 +285,7 @@ impl Repository {
                 data_bytes: counters.data,
                 read_bytes: counters.read,
                 new_bytes: counters.new,
-                stored_bytes: writer.stored_bytes() - stored_before,
+                stored_bytes: 0,
             },
         })
     }
@@ -340,6 +340,19 @@ impl Repository {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Disks of a group share packs: what was added to the store is divided by what each had that was new.
+fn share_stored(drafts: &mut [Snapshot], stored: u64) {
+    let total: u64 = drafts.iter().map(|draft| draft.statistics.new_bytes).sum();
+    let mut left = stored;
+    let count = drafts.len();
+    for (index, draft) in drafts.iter_mut().enumerate() {
+        let share = u128::from(stored) * u128::from(draft.statistics.new_bytes) / u128::from(total.max(1));
+        let share = if index + 1 == count { left } else { (share as u64).min(left) };
+        draft.statistics.stored_bytes = share;
+        left -= share;
     }
 }
 

@@ -148,6 +148,31 @@ impl Blobs {
     }
 
     fn read_frame(&self, kind: BlobKind, location: &Location) -> Result<Vec<u8>> {
+        let mut content = lock(&self.spare).pop().unwrap_or_default();
+        self.with_stored(location, |decoder, stored| decoder.decode(kind, stored, &mut content))?;
+        Ok(content)
+    }
+
+    /// Decodes the frame of chunks at a location as far as byte `end` of its content, and hands on its blocks of one
+    /// chunk each with their offsets in the content. They were not compared with any name yet.
+    pub(crate) fn blocks(
+        &self,
+        location: &Location,
+        end: usize,
+        take: impl FnMut(usize, Vec<u8>),
+    ) -> Result<()> {
+        let chunk_bytes = self.repository.config().chunk_bytes();
+        self.with_stored(location, |decoder, stored| {
+            decoder.decode_blocks(BlobKind::Chunk, stored, chunk_bytes, end, take)
+        })
+    }
+
+    /// Calls `decode` with the stored frame at a location; what it finds wrong becomes an error that names the pack.
+    fn with_stored(
+        &self,
+        location: &Location,
+        decode: impl FnOnce(&mut FrameDecoder, &[u8]) -> Result<(), String>,
+    ) -> Result<()> {
         let key = pack_key(location.pack)?;
         let damaged = |what: String| self.repository.damaged(key.as_str(), what);
         let object = self.pack(location.pack)?;
@@ -165,13 +190,12 @@ impl Blobs {
             decoding.stored.resize(length, 0);
         }
         let stored = &mut decoding.stored[..length];
-        let mut content = lock(&self.spare).pop().unwrap_or_default();
-        let read = object.read_at(stored, u64::from(location.offset));
-        let decoded = decoding.decoder.decode(kind, stored, &mut content);
+        let result = object.read_at(stored, u64::from(location.offset)).map_err(Error::from).and_then(|()| {
+            decode(&mut decoding.decoder, stored)
+                .map_err(|what| damaged(format!("at offset {}: {what}", location.offset)))
+        });
         lock(&self.decoders).push(decoding);
-        read?;
-        decoded.map_err(|what| damaged(format!("at offset {}: {what}", location.offset)))?;
-        Ok(content)
+        result
     }
 
     fn pack(&self, id: PackId) -> Result<Arc<dyn Object>> {
@@ -185,7 +209,7 @@ impl Blobs {
 
     /// As [`Blobs::any_copy`]; when a pack has gone, a collection has moved what was in it: then with a fresh index
     /// again. Packs that no run speaks of are looked into as well, so a lost index only costs time.
-    fn any_copy_by_fresh_index<T>(
+    pub(crate) fn any_copy_by_fresh_index<T>(
         &self,
         kind: BlobKind,
         id: BlobId,
@@ -265,7 +289,7 @@ impl Blobs {
             })
     }
 
-    fn wrong(&self, kind: BlobKind, id: BlobId, pack: PackId) -> Error {
+    pub(crate) fn wrong(&self, kind: BlobKind, id: BlobId, pack: PackId) -> Error {
         Error::WrongContent { store: self.repository.location().to_owned(), kind: kind.name(), id, pack }
     }
 

@@ -16,7 +16,9 @@
 //! | 16.. | the content, encoded |
 
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::{CParameter, Strategy};
+use zstd::zstd_safe::{
+    CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, Strategy, get_error_name,
+};
 
 use crate::id::{StoredDigest, domain, stored_digest};
 use crate::{Error, Result};
@@ -147,9 +149,42 @@ impl FrameEncoder {
     }
 }
 
+/// A frame whose header was looked at.
+struct Parsed<'a> {
+    encoding: u8,
+    /// At most [`CONTENT_BYTES_MAX`].
+    content_length: usize,
+    payload: &'a [u8],
+}
+
+/// Looks at the header of a frame, or says what is wrong with it.
+fn parse(kind: BlobKind, bytes: &[u8]) -> Result<Parsed<'_>, String> {
+    let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or("the frame is too short")?;
+    if &header[..4] != MAGIC {
+        return Err("there is no frame at its place".to_owned());
+    }
+    if header[5] != 0 {
+        return Err(format!("the frame is encrypted with cipher {}, which is not known here", header[5]));
+    }
+    if header[6] != kind as u8 {
+        return Err(format!("the frame is of kind {}, not {}", header[6], kind as u8));
+    }
+    let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let content_length = number(8) as usize;
+    if content_length > CONTENT_BYTES_MAX {
+        return Err(format!("the frame says that it holds {content_length} bytes, more than a frame may"));
+    }
+    if number(12) as usize != payload.len() {
+        return Err(format!("the frame says {} bytes but has {}", number(12), payload.len()));
+    }
+    Ok(Parsed { encoding: header[4], content_length, payload })
+}
+
 /// Decodes frames; one per thread.
 pub(crate) struct FrameDecoder {
     decompressor: Decompressor<'static>,
+    /// Made when a frame is first decoded in blocks; takes as much memory as a frame has content.
+    stream: Option<DCtx<'static>>,
 }
 
 impl FrameDecoder {
@@ -157,7 +192,7 @@ impl FrameDecoder {
     pub(crate) fn new() -> Result<Self> {
         let decompressor =
             Decompressor::new().map_err(|error| Error::Invalid(format!("zstd cannot be set up: {error}")))?;
-        Ok(Self { decompressor })
+        Ok(Self { decompressor, stream: None })
     }
 
     /// Decodes a frame into `content`, or says what is wrong with it. Whether the content is the right one only the
@@ -168,28 +203,8 @@ impl FrameDecoder {
         bytes: &[u8],
         content: &mut Vec<u8>,
     ) -> Result<(), String> {
-        let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or("the frame is too short")?;
-        if &header[..4] != MAGIC {
-            return Err("there is no frame at its place".to_owned());
-        }
-        if header[5] != 0 {
-            return Err(format!("the frame is encrypted with cipher {}, which is not known here", header[5]));
-        }
-        if header[6] != kind as u8 {
-            return Err(format!("the frame is of kind {}, not {}", header[6], kind as u8));
-        }
-        let number =
-            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let content_length = number(8) as usize;
-        if content_length > CONTENT_BYTES_MAX {
-            return Err(format!(
-                "the frame says that it holds {content_length} bytes, more than a frame may"
-            ));
-        }
-        if number(12) as usize != payload.len() {
-            return Err(format!("the frame says {} bytes but has {}", number(12), payload.len()));
-        }
-        match header[4] {
+        let Parsed { encoding, content_length, payload } = parse(kind, bytes)?;
+        match encoding {
             0 if content_length == payload.len() => {
                 content.clear();
                 content.extend_from_slice(payload);
@@ -211,6 +226,75 @@ impl FrameDecoder {
             other => Err(format!("the frame has encoding {other}, which is not known here")),
         }
     }
+
+    /// Decodes the first `end` bytes of the content of a frame, or all where it has less, and hands them on in blocks of
+    /// `block_bytes`, each with its offset; the last may be shorter. Decoding stops there, which saves the time for the
+    /// rest.
+    pub(crate) fn decode_blocks(
+        &mut self,
+        kind: BlobKind,
+        bytes: &[u8],
+        block_bytes: usize,
+        end: usize,
+        mut take: impl FnMut(usize, Vec<u8>),
+    ) -> Result<(), String> {
+        let Parsed { encoding, content_length, payload } = parse(kind, bytes)?;
+        let end = end.min(content_length);
+        match encoding {
+            0 if content_length == payload.len() => {
+                for (index, block) in payload[..end].chunks(block_bytes).enumerate() {
+                    take(index * block_bytes, block.to_vec());
+                }
+                Ok(())
+            }
+            0 => Err("the frame's two lengths differ though it is not compressed".to_owned()),
+            1 => {
+                let stream = self.stream()?;
+                let mut input = InBuffer::around(payload);
+                for start in (0..end).step_by(block_bytes) {
+                    take(start, next_block(stream, &mut input, block_bytes.min(end - start))?);
+                }
+                Ok(())
+            }
+            other => Err(format!("the frame has encoding {other}, which is not known here")),
+        }
+    }
+
+    /// The streaming decoder, at the beginning of a frame.
+    fn stream(&mut self) -> Result<&mut DCtx<'static>, String> {
+        if self.stream.is_none() {
+            let mut stream = DCtx::try_create().ok_or("there is no memory for a decoder")?;
+            // No frame needs a larger window than its content; a hostile one must not make us allocate more.
+            stream.set_parameter(DParameter::WindowLogMax(CONTENT_BYTES_MAX.ilog2())).map_err(unusable)?;
+            self.stream = Some(stream);
+        }
+        let stream = self.stream.as_mut().ok_or("there is no decoder")?;
+        stream.reset(ResetDirective::SessionOnly).map_err(unusable)?;
+        Ok(stream)
+    }
+}
+
+fn unusable(code: usize) -> String {
+    format!("the frame does not decompress: {}", get_error_name(code))
+}
+
+/// The next `length` bytes of a compressed stream.
+fn next_block(stream: &mut DCtx<'_>, input: &mut InBuffer<'_>, length: usize) -> Result<Vec<u8>, String> {
+    // Into the capacity of the vector, which is not filled with zeros first.
+    let mut block = Vec::with_capacity(length);
+    while block.len() < length {
+        let before = (input.pos(), block.len());
+        let position = block.len();
+        let mut output = OutBuffer::around_pos(&mut block, position);
+        stream.decompress_stream(&mut output, input).map_err(unusable)?;
+        if before == (input.pos(), block.len()) {
+            return Err("the compressed content of the frame ends too early".to_owned());
+        }
+    }
+    if block.len() > length {
+        return Err("the allocator gave more than it was asked for".to_owned());
+    }
+    Ok(block)
 }
 
 #[cfg(test)]
@@ -229,7 +313,41 @@ mod tests {
             assert_eq!(back, content);
             assert!(frame.bytes.len() <= content.len() + HEADER_BYTES);
             assert!(decoder.decode(BlobKind::Node, frame.bytes, &mut back).is_err());
+            for (block, end) in [(4096, content.len()), (65536, content.len() / 2), (1000, usize::MAX)] {
+                let mut joined = Vec::new();
+                decoder
+                    .decode_blocks(BlobKind::Chunk, frame.bytes, block, end, |offset, bytes| {
+                        assert_eq!(offset, joined.len());
+                        assert!(bytes.len() <= block);
+                        joined.extend_from_slice(&bytes);
+                    })
+                    .unwrap();
+                assert_eq!(joined, content[..end.min(content.len())]);
+            }
         }
+    }
+
+    #[test]
+    fn frames_that_are_cut_off_or_promise_too_much_are_refused_in_blocks() {
+        let mut encoder = FrameEncoder::new(3).unwrap();
+        let mut decoder = FrameDecoder::new().unwrap();
+        let content: Vec<u8> = (0..200_000_u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
+        let frame = encoder.encode(BlobKind::Chunk, &content).unwrap().bytes.to_vec();
+        let decode = |decoder: &mut FrameDecoder, bytes: &[u8]| {
+            decoder.decode_blocks(BlobKind::Chunk, bytes, 65536, usize::MAX, |_, _| {})
+        };
+        decode(&mut decoder, &frame).unwrap();
+        let mut short = frame.clone();
+        short.truncate(frame.len() / 2);
+        assert!(decode(&mut decoder, &short).is_err());
+        let length = (short.len() - HEADER_BYTES) as u32;
+        short[12..16].copy_from_slice(&length.to_le_bytes());
+        assert!(decode(&mut decoder, &short).is_err());
+        let mut more = frame.clone();
+        more[8..12].copy_from_slice(&(content.len() as u32 + 1).to_le_bytes());
+        assert!(decode(&mut decoder, &more).is_err());
+        // A decoder that has met bad frames decodes good ones.
+        decode(&mut decoder, &frame).unwrap();
     }
 
     trait TakeBytes {

@@ -76,7 +76,7 @@ pub struct BackupStatistics {
     pub read_bytes: u64,
     /// Bytes of chunks that the repository did not have.
     pub new_bytes: u64,
-    /// Bytes that were added to the store, packs and index together.
+    /// Bytes that were added to the store, packs and index together; for a disk of a group its share.
     pub stored_bytes: u64,
 }
 

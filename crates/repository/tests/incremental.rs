@@ -98,6 +98,7 @@ fn nothing_else_is_read_than_what_has_changed() {
         repository.backup_group(&[member("a", &source, Some(changed))], &options(), &Unattended).unwrap();
     assert_eq!(outcome[0].snapshot.statistics.read_bytes, 6 * chunk);
     assert_eq!(outcome[0].snapshot.statistics.new_bytes, 6 * chunk);
+    assert!(outcome[0].snapshot.statistics.stored_bytes > 6 * chunk, "noise does not compress");
     assert_eq!(outcome[0].snapshot.parents, [base]);
     for (offset, length) in source.asked.into_inner().unwrap() {
         let is_wanted = wanted.iter().any(|(from, size)| *from <= offset && offset + length <= from + size);

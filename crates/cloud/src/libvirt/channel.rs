@@ -12,6 +12,7 @@ use super::connection::{Connection, DomainId, fits};
 use super::rpc::{Message, QEMU, Refusal};
 use super::xdr::{Reader, Writer};
 use crate::qemu::channel::{AgentChannel, Channel, broken};
+use crate::qemu::{Qmp, QmpOptions};
 use crate::{Error, Result};
 
 /// Procedures of the program `QEMU`.
@@ -134,6 +135,11 @@ impl Channel for DomainChannel {
     /// libvirt answers from one thread and tells of events from another.
     fn keeps_order(&self) -> bool {
         false
+    }
+
+    fn renew(&self, options: &QmpOptions) -> Result<Qmp> {
+        let channel = Self::new(self.connection.again()?, self.domain.clone())?;
+        Qmp::through(Box::new(channel), options)
     }
 
     fn agent(&self) -> Option<Result<Box<dyn AgentChannel>>> {

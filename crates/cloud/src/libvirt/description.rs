@@ -122,6 +122,7 @@ impl DescribedDisk {
             bus: bus.to_owned(),
             boot_index: self.boot_order,
             virtual_size: 0,
+            file: self.path.clone(),
         }
     }
 }

@@ -17,7 +17,7 @@ use leeward_disk::nbd::{NbdDisk, NbdOptions, NbdUrl};
 use leeward_repository::Consistency;
 use serde_json::json;
 
-use super::bitmap::{self, GRANULARITY, Mode};
+use super::bitmap::{self, Bitmap, GRANULARITY, Mode};
 use super::definition::MachineDefinition;
 use super::machine::{Machine, MachineDisk};
 use super::overlay::{self, Names};
@@ -219,17 +219,21 @@ impl Capture {
         let actions = transaction(&disks, &started);
         // From here on events concern this capture, and not what an earlier one had left.
         self.monitor().forget_events()?;
-        self.moment =
-            Moment::take(&mut self.claim.monitor, machine, options, &actions).inspect_err(|_| {
-                // It was all or nothing, and it was nothing.
-                self.bitmaps.clear();
-            })?;
+        let taken = Moment::take(&mut self.claim.monitor, machine, options, &actions);
+        if taken.is_err() && !self.monitor().is_over() {
+            // It was all or nothing, and it was nothing.
+            self.bitmaps.clear();
+        }
+        self.moment = taken?;
         if options.consistency == Wanted::Filesystem && self.moment.consistency != Consistency::Filesystem {
             let why = self.moment.reason.clone().unwrap_or_default();
             let what = format!("file systems at rest were asked for, but {why}");
             return Err(Error::Refused { peer: self.monitor().peer().to_owned(), what });
         }
-        for (number, (disk, mode)) in plan.into_iter().enumerate() {
+        let nodes = self.monitor().execute("query-named-block-nodes", json!({ "flat": true }))?;
+        for (number, (mut disk, mode)) in plan.into_iter().enumerate() {
+            // The guest went on until the moment: only what the stopped bitmaps hold now counts.
+            disk.bitmaps = bitmaps(&nodes, &disk.node);
             let opened = server.open(&mut self.claim.monitor, number, disk, mode, &started, options)?;
             self.disks.push(opened);
         }
@@ -266,6 +270,7 @@ impl Capture {
     pub fn finish(mut self) -> Vec<String> {
         self.done = true;
         let mut troubles = Vec::new();
+        self.mend();
         let cleared = self.clear().and_then(|()| self.remove_old_bitmaps());
         troubles.extend(cleared.and_then(|()| self.release()).err().map(|error| error.to_string()));
         troubles
@@ -280,6 +285,7 @@ impl Capture {
     fn undo(&mut self) -> Vec<String> {
         self.done = true;
         let mut troubles = Vec::new();
+        self.mend();
         // A bitmap that is exported cannot be changed.
         let exports = owner::remove_exports(&mut self.claim.monitor, self.serves).map(|_| ());
         let restored = exports.and_then(|()| self.restore_bitmaps());
@@ -287,6 +293,14 @@ impl Capture {
         let cleared = self.clear().and_then(|()| self.release());
         troubles.extend(cleared.err().map(|error| error.to_string()));
         troubles
+    }
+
+    /// Connects anew where the connection is over: QEMU may live on, and what was made there must go.
+    fn mend(&mut self) {
+        if self.claim.monitor.is_over() {
+            // Where QEMU is gone, so is everything that was made there.
+            let _ = self.claim.monitor.reconnect();
+        }
     }
 
     /// Takes everything away but bitmaps.
@@ -338,11 +352,10 @@ impl Capture {
 
     /// Removes the bitmaps of this repository that nothing needs any more.
     fn remove_old_bitmaps(&mut self) -> Result<()> {
-        let bitmaps = std::mem::take(&mut self.bitmaps);
+        let pairs = std::mem::take(&mut self.bitmaps);
         let nodes = self.monitor().execute("query-named-block-nodes", json!({ "flat": true }))?;
-        for (node, _, new) in bitmaps {
-            let found = nodes.as_array().into_iter().flatten().find(|found| found["node-name"] == node);
-            let list = found.map_or(Vec::new(), |found| bitmap::Bitmap::list(&found["dirty-bitmaps"]));
+        for (node, _, new) in pairs {
+            let list = bitmaps(&nodes, &node);
             for old in list.iter().filter(|old| old.name.starts_with(&self.prefix) && old.name != new) {
                 let name = json!({ "node": node, "name": old.name });
                 self.claim.monitor.execute("block-dirty-bitmap-remove", name)?;
@@ -358,6 +371,12 @@ impl Drop for Capture {
             self.undo();
         }
     }
+}
+
+/// The bitmaps of a node, in a list of all nodes.
+fn bitmaps(nodes: &serde_json::Value, node: &str) -> Vec<Bitmap> {
+    let found = nodes.as_array().into_iter().flatten().find(|found| found["node-name"] == node);
+    found.map_or(Vec::new(), |found| Bitmap::list(&found["dirty-bitmaps"]))
 }
 
 /// The actions that make the moment. New bitmaps begin to record before copying begins, and old ones stop after it, so

@@ -2,11 +2,13 @@
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::lines::Lines;
+use super::qmp::{Qmp, QmpOptions};
 use crate::{Error, Result};
 
 /// A way to a monitor. Messages are those of QMP.
@@ -32,6 +34,9 @@ pub(crate) trait Channel: Debug + Send {
     /// Whether what QEMU told before it answered comes before the answer.
     fn keeps_order(&self) -> bool;
 
+    /// Leaves this connection and makes another one.
+    fn renew(&self, options: &QmpOptions) -> Result<Qmp>;
+
     /// The guest's agent, where it is behind the same channel.
     fn agent(&self) -> Option<Result<Box<dyn AgentChannel>>>;
 }
@@ -54,13 +59,25 @@ pub(crate) fn broken(peer: &str, what: impl Into<String>) -> Error {
 }
 
 /// QEMU's own socket.
-impl Channel for Lines {
+#[derive(Debug)]
+pub(super) struct Socket {
+    path: PathBuf,
+    lines: Lines,
+}
+
+impl Socket {
+    pub(super) fn new(path: &Path, lines: Lines) -> Self {
+        Self { path: path.to_owned(), lines }
+    }
+}
+
+impl Channel for Socket {
     fn peer(&self) -> &str {
-        Lines::peer(self)
+        self.lines.peer()
     }
 
     fn process(&self) -> Option<u32> {
-        let credentials = rustix::net::sockopt::socket_peercred(self.socket()).ok()?;
+        let credentials = rustix::net::sockopt::socket_peercred(self.lines.socket()).ok()?;
         u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
     }
 
@@ -74,15 +91,21 @@ impl Channel for Lines {
         let mut text =
             serde_json::json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
         text.push('\n');
-        Lines::send(self, text.as_bytes(), descriptors)
+        self.lines.send(text.as_bytes(), descriptors)
     }
 
     fn next(&mut self, deadline: Instant) -> Result<Option<Value>> {
-        Lines::next(self, deadline)
+        self.lines.next(deadline)
     }
 
     fn keeps_order(&self) -> bool {
         true
+    }
+
+    fn renew(&self, options: &QmpOptions) -> Result<Qmp> {
+        // A monitor serves one client: the old connection has to go first.
+        let _ = self.lines.socket().shutdown(std::net::Shutdown::Both);
+        Qmp::connect(&self.path, options)
     }
 
     fn agent(&self) -> Option<Result<Box<dyn AgentChannel>>> {

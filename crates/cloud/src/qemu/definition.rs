@@ -84,6 +84,9 @@ pub struct DiskDefinition {
     pub boot_index: Option<i64>,
     /// Size in bytes.
     pub virtual_size: u64,
+    /// The file or URL in which it was, without secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// A network card of a machine.
@@ -141,6 +144,7 @@ impl DiskDefinition {
             bus: bus(disk.model.as_deref().unwrap_or_default()).to_owned(),
             boot_index: disk.boot_index,
             virtual_size: disk.virtual_size,
+            file: Some(disk.file.clone()),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::channel::{AgentChannel, Channel, broken};
+use super::channel::{AgentChannel, Channel, Socket, broken};
 use super::lines::Lines;
 use crate::{Error, Result};
 
@@ -94,7 +94,8 @@ impl Qmp {
         else {
             return Err(lines.broken("it is not the QMP monitor of a machine".to_owned()));
         };
-        let mut monitor = Self::over(Box::new(lines), QmpVersion { major, minor, micro }, options);
+        let socket = Socket::new(path, lines);
+        let mut monitor = Self::over(Box::new(socket), QmpVersion { major, minor, micro }, options);
         monitor.execute("qmp_capabilities", json!({}))?;
         Ok(monitor)
     }
@@ -110,6 +111,21 @@ impl Qmp {
             events_lost: false,
             over: None,
         }
+    }
+
+    /// Whether the connection takes no further command.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+
+    /// Connects anew, to clean up after an answer that did not come.
+    ///
+    /// # Errors
+    /// Those of [`Qmp::connect`].
+    pub fn reconnect(&mut self) -> Result<()> {
+        *self = self.channel.renew(&self.options)?;
+        Ok(())
     }
 
     /// As [`Qmp::over`], where the channel does not tell the version.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::NbdOptions;
 use super::assembly::Assembly;
-use super::handshake::{Export, negotiate};
-use super::stream::{Stream, describe};
+use super::handshake::{Export, greet, negotiate, start_tls};
+use super::stream::{Stream, describe, write_all};
+use super::tls;
 use super::url::NbdUrl;
 use super::wire::{self, Command};
 use crate::formats::bytes::{be16, be32, be64};
@@ -18,11 +19,14 @@ use crate::{Error, Result};
 /// Payload of a chunk that holds no data, at most.
 const CHUNK_BYTES_MAX: u32 = 1 << 20;
 
+type Input = Box<dyn Read + Send>;
+type Output = Box<dyn Write + Send>;
+
 /// A connection after its negotiation.
 pub(super) struct Connection {
     peer: String,
     reply_timeout: Duration,
-    writer: Mutex<Stream>,
+    writer: Mutex<Output>,
     control: Stream,
     shared: Arc<Shared>,
     reader: Option<std::thread::JoinHandle<()>>,
@@ -75,16 +79,37 @@ impl Connection {
             .map_err(|source| cannot("connect to", source))?;
         let limit = Some(options.connect_timeout);
         stream.set_timeouts(limit, limit).map_err(|source| cannot("set up the socket of", source))?;
-        let export = negotiate(&mut stream, url, contexts)?;
-        let socket = || -> io::Result<(Stream, Stream)> {
+        greet(&mut stream, url)?;
+        let (export, input, output) = match url.tls()? {
+            None => {
+                let export = negotiate(&mut stream, url, contexts)?;
+                let clones = stream.try_clone().and_then(|input| Ok((input, stream.try_clone()?)));
+                let (input, output) = clones.map_err(|source| cannot("set up the socket of", source))?;
+                (export, Box::new(input) as Input, Box::new(output) as Output)
+            }
+            Some(certificates) => {
+                start_tls(&mut stream, url)?;
+                let broken = |error: &io::Error| Error::Protocol {
+                    peer: url.text.clone(),
+                    what: format!("TLS cannot be started: {}", describe(error)),
+                };
+                let mut secure = certificates.connect(&mut stream).map_err(|error| broken(&error))?;
+                let mut secured = tls::Secured { state: &mut secure, stream: &mut stream };
+                let export = negotiate(&mut secured, url, contexts)?;
+                let (input, output) = tls::split(secure, &stream).map_err(|error| broken(&error))?;
+                (export, Box::new(input) as Input, Box::new(output) as Output)
+            }
+        };
+        let socket = || -> io::Result<Stream> {
             // Replies are waited for by those who asked: a connection without requests may be silent.
             stream.set_timeouts(None, Some(options.reply_timeout))?;
-            Ok((stream.try_clone()?, stream.try_clone()?))
+            stream.try_clone()
         };
-        let (control, input) = socket().map_err(|source| cannot("set up the socket of", source))?;
+        let control = socket().map_err(|source| cannot("set up the socket of", source))?;
         let shared = Arc::new(Shared::default());
         let replies = Replies {
             input: BufReader::with_capacity(32 << 10, input),
+            control: stream,
             shared: Arc::clone(&shared),
             structured: export.structured,
             contexts: export.contexts.iter().map(|context| context.number).collect(),
@@ -96,7 +121,7 @@ impl Connection {
         let connection = Self {
             peer: url.text.clone(),
             reply_timeout: options.reply_timeout,
-            writer: Mutex::new(stream),
+            writer: Mutex::new(output),
             control,
             shared,
             reader: Some(reader),
@@ -127,9 +152,7 @@ impl Connection {
         };
         let sent = {
             let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            writer
-                .write_all(&wire::request(command, cookie, offset, length))
-                .and_then(|()| writer.write_all(payload))
+            write_all(writer.as_mut(), [&wire::request(command, cookie, offset, length), payload])
         };
         if let Err(error) = sent {
             // Half a request may be on its way: nothing can follow it.
@@ -179,7 +202,10 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let _ = writer.write_all(&wire::request(Command::Disconnect, 0, 0, 0));
+        let mut output = std::mem::replace(writer, Box::new(io::sink()));
+        let _ = output.write_all(&wire::request(Command::Disconnect, 0, 0, 0));
+        // Under TLS this takes leave as well.
+        drop(output);
         self.control.shutdown();
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
@@ -189,7 +215,8 @@ impl Drop for Connection {
 
 /// The thread that reads replies.
 struct Replies {
-    input: BufReader<Stream>,
+    input: BufReader<Input>,
+    control: Stream,
     shared: Arc<Shared>,
     structured: bool,
     /// The numbers of the meta contexts that were agreed on.
@@ -200,7 +227,7 @@ impl Replies {
     fn run(mut self) {
         loop {
             if let Err(why) = self.next() {
-                self.input.get_ref().shutdown();
+                self.control.shutdown();
                 self.shared.fail(why);
                 return;
             }

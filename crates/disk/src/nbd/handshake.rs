@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use super::stream::{Stream, describe};
+use super::stream::describe;
 use super::url::NbdUrl;
 use super::wire;
 use crate::formats::bytes::{be16, be32, be64};
@@ -45,11 +45,28 @@ impl Export {
     }
 }
 
-/// Negotiates on a new connection, up to where requests may be sent. Next to `base:allocation`, which a server may lack,
-/// it must have all `contexts`.
-pub(super) fn negotiate(stream: &mut Stream, url: &NbdUrl, contexts: &[&str]) -> Result<Export> {
+/// Greets the server of a new connection.
+pub(super) fn greet(stream: &mut (impl Read + Write), url: &NbdUrl) -> Result<()> {
+    Session { stream, url }.greet()
+}
+
+/// Asks a server for TLS; its handshake follows.
+pub(super) fn start_tls(stream: &mut (impl Read + Write), url: &NbdUrl) -> Result<()> {
     let mut session = Session { stream, url };
-    session.greet()?;
+    match session.ask(wire::OPTION_STARTTLS, &[])?.1 {
+        reply if reply.kind == wire::REPLY_ACK => Ok(()),
+        reply => {
+            let what =
+                "the server does not speak TLS; for a connection without it, use nbd:// or nbd+unix://";
+            Err(session.refused(what, &reply))
+        }
+    }
+}
+
+/// Negotiates up to where requests may be sent. Next to `base:allocation`, which a server may lack, it must have all
+/// `contexts`.
+pub(super) fn negotiate(stream: &mut (impl Read + Write), url: &NbdUrl, contexts: &[&str]) -> Result<Export> {
+    let mut session = Session { stream, url };
     let structured = session.structured_replies()?;
     let agreed = if structured { session.contexts(contexts)? } else { Vec::new() };
     if let Some(missing) = contexts.iter().find(|name| !agreed.iter().any(|context| context.name == **name)) {
@@ -58,8 +75,8 @@ pub(super) fn negotiate(stream: &mut Stream, url: &NbdUrl, contexts: &[&str]) ->
     session.go(structured, agreed)
 }
 
-struct Session<'a> {
-    stream: &'a mut Stream,
+struct Session<'a, S> {
+    stream: &'a mut S,
     url: &'a NbdUrl,
 }
 
@@ -68,7 +85,7 @@ struct Reply {
     data: Vec<u8>,
 }
 
-impl Session<'_> {
+impl<S: Read + Write> Session<'_, S> {
     fn broken(&self, what: impl Into<String>) -> Error {
         Error::Protocol { peer: self.url.text.clone(), what: what.into() }
     }
@@ -141,7 +158,10 @@ impl Session<'_> {
     fn structured_replies(&mut self) -> Result<bool> {
         let (_, last) = self.ask(wire::OPTION_STRUCTURED_REPLY, &[])?;
         if last.kind == wire::REPLY_ERROR_TLS_REQUIRED {
-            return Err(self.refused("the server demands TLS, which is not supported", &last));
+            return Err(self.refused(
+                "the server demands TLS: use nbds:// or nbds+unix:// with tls-certificates=DIRECTORY",
+                &last,
+            ));
         }
         Ok(last.kind == wire::REPLY_ACK)
     }
@@ -189,7 +209,10 @@ impl Session<'_> {
                 return Err(self.refused(&format!("the server has no export {:?}", self.url.export), &last));
             }
             wire::REPLY_ERROR_TLS_REQUIRED => {
-                return Err(self.refused("the server demands TLS, which is not supported", &last));
+                return Err(self.refused(
+                    "the server demands TLS: use nbds:// or nbds+unix:// with tls-certificates=DIRECTORY",
+                    &last,
+                ));
             }
             wire::REPLY_ERROR_UNSUPPORTED => {
                 return Err(self.refused("the server is too old: it does not know NBD_OPT_GO", &last));

@@ -11,6 +11,7 @@ mod disk;
 mod handshake;
 mod server;
 mod stream;
+mod tls;
 mod url;
 mod wire;
 
@@ -20,6 +21,7 @@ pub use disk::NbdDisk;
 pub use server::{
     Device, Export, Handle, Listen, ReadOnly, Server, ServerOptions, Statistics, Writable, serve_bytes,
 };
+pub use tls::{Clients, TlsServer};
 pub use url::NbdUrl;
 
 /// Limits of a connection.

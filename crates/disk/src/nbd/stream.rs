@@ -120,6 +120,23 @@ impl Write for Stream {
     }
 }
 
+/// Writes all parts, one after the other, with as few calls as possible.
+pub(super) fn write_all<const N: usize>(output: &mut dyn Write, parts: [&[u8]; N]) -> io::Result<()> {
+    let mut slices = parts.map(IoSlice::new);
+    let mut left = slices.as_mut_slice();
+    // Empty parts at the front go away.
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        match output.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// What a failed read or write of the protocol says to people.
 pub(super) fn describe(error: &io::Error) -> String {
     match error.kind() {

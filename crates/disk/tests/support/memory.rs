@@ -2,7 +2,7 @@
 #![allow(dead_code, missing_docs, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
 use leeward_disk::nbd::{Device, Writable};
@@ -25,6 +25,7 @@ pub struct MemoryDisk {
     pub trims: AtomicU64,
     pub unmaps: AtomicU64,
     pub cached: Mutex<Vec<(u64, u64)>>,
+    violated: AtomicBool,
 }
 
 impl MemoryDisk {
@@ -41,6 +42,7 @@ impl MemoryDisk {
             trims: AtomicU64::new(0),
             unmaps: AtomicU64::new(0),
             cached: Mutex::default(),
+            violated: AtomicBool::new(false),
         }
     }
 
@@ -48,11 +50,19 @@ impl MemoryDisk {
         self.content.read().unwrap().bytes.clone()
     }
 
+    /// Whether something was asked for that the disk does not have.
+    pub fn is_violated(&self) -> bool {
+        self.violated.load(Ordering::Relaxed)
+    }
+
     fn range(&self, content: &Content, offset: u64, length: usize) -> Result<std::ops::Range<usize>> {
         let size = content.bytes.len() as u64;
         match offset.checked_add(length as u64) {
             Some(end) if end <= size => Ok(offset as usize..end as usize),
-            _ => panic!("the server asks for {length} bytes at {offset} of {size}"),
+            _ => {
+                self.violated.store(true, Ordering::Relaxed);
+                panic!("the server asks for {length} bytes at {offset} of {size}")
+            }
         }
     }
 
@@ -82,6 +92,7 @@ impl Source for MemoryDisk {
 
     fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
         let content = self.content.read().unwrap();
+        assert!(length > 0, "extents of nothing");
         self.range(&content, offset, length as usize)?;
         let mut found = Vec::new();
         let mut position = offset;

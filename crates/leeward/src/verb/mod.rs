@@ -6,6 +6,7 @@ pub mod check;
 pub mod disk;
 pub mod groups;
 pub mod label;
+pub mod mount;
 pub mod quickstart;
 pub mod repository;
 pub mod restore;

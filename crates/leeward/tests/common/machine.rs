@@ -127,7 +127,7 @@ impl Machine {
     /// Has QEMU write as the guest would, and asserts that the guest would not have seen an error.
     pub fn write(&self, write: &Write) {
         let told = self.qemu_io(write.disk, &write.command());
-        assert!(told.contains("wrote") && !told.contains("failed"), "{write:?}: {told}");
+        assert!(told.starts_with("wrote ") && !told.contains("failed"), "{write:?}: {told}");
     }
 
     pub fn qemu_io(&self, disk: usize, command: &str) -> String {
@@ -211,18 +211,24 @@ pub struct Write {
 pub enum Kind {
     Data,
     Zeros,
+    /// Zeros for which the disk may give space back.
+    Holes,
 }
 
 impl Write {
     /// Some write within `size` bytes.
     pub fn random(random: &mut Random, disks: usize, size: u64) -> Self {
-        let length = 512 * (1 + random.below(400));
-        let kind = if random.below(8) == 0 { Kind::Zeros } else { Kind::Data };
+        let (kind, unit) = match random.below(10) {
+            0 => (Kind::Zeros, 512),
+            1 => (Kind::Holes, 64 << 10),
+            _ => (Kind::Data, 512),
+        };
+        let length = unit * (1 + random.below((200 << 10) / unit));
         Self {
             disk: random.below(disks as u64) as usize,
-            offset: random.below((size - length) / 512) * 512,
+            offset: random.below((size - length) / unit) * unit,
             length,
-            pattern: if kind == Kind::Zeros { 0 } else { 1 + random.below(255) as u8 },
+            pattern: if kind == Kind::Data { 1 + random.below(255) as u8 } else { 0 },
             kind,
         }
     }
@@ -231,6 +237,7 @@ impl Write {
         match self.kind {
             Kind::Data => format!("write -P {} {} {}", self.pattern, self.offset, self.length),
             Kind::Zeros => format!("write -z {} {}", self.offset, self.length),
+            Kind::Holes => format!("write -z -u {} {}", self.offset, self.length),
         }
     }
 

@@ -10,7 +10,8 @@ use leeward_store::DirectoryStore;
 
 use super::NODES_PER_CALL;
 use crate::{
-    BackupOptions, Consistency, InitOptions, PREFIXES, Repository, SnapshotId, SourceRecord, Unattended,
+    BackupOptions, Consistency, InitOptions, PREFIXES, ReadOptions, Repository, SnapshotId, SourceRecord,
+    Unattended,
 };
 
 const CHUNK: usize = 16 << 10;
@@ -197,4 +198,119 @@ fn a_damaged_chunk_is_an_error_and_never_wrong_bytes() {
         }
     }
     assert!(failures > 0);
+}
+
+/// A disk of several frames whose every chunk differs and compresses.
+fn full(frames: usize) -> Vec<u8> {
+    let mut state = 3;
+    (0..frames * (2 << 20) / 8).flat_map(|_| (random(&mut state) & 0xffff_ffff).to_le_bytes()).collect()
+}
+
+fn small_options(cache_bytes: u64, read_ahead_bytes: u64) -> ReadOptions {
+    ReadOptions { cache_bytes, read_ahead_bytes, threads: 2 }
+}
+
+#[test]
+fn caches_of_all_sizes_with_and_without_reading_ahead_give_the_same_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = repository(directory.path());
+    let bytes = full(6);
+    let id = backup(&repository, disk(bytes.clone()).as_ref());
+    for (cache, ahead) in [(0, 0), (1 << 20, 1 << 20), (8 << 20, 2 << 20), (64 << 20, 8 << 20)] {
+        let source = repository.source_with(id, small_options(cache, ahead)).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let (source, bytes) = (&source, &bytes);
+                scope.spawn(move || {
+                    let mut state = thread + 1;
+                    for step in 0..bytes.len() / 65536 {
+                        // Two read in order, two anywhere.
+                        let length = 65536;
+                        let from = match thread % 2 {
+                            0 => step * length,
+                            _ => random(&mut state) as usize % (bytes.len() - length),
+                        };
+                        let mut part = vec![1; length];
+                        source.read_at(&mut part, from as u64).unwrap();
+                        assert!(part == bytes[from..from + length], "{cache} {ahead} {from}");
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn reading_ahead_loads_what_comes_next_and_meets_damage_in_silence() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = repository(directory.path());
+    let bytes = full(4);
+    let id = backup(&repository, disk(bytes.clone()).as_ref());
+    let source = repository.source_with(id, small_options(64 << 20, 8 << 20)).unwrap();
+    let last = (bytes.len() - CHUNK) as u64;
+    let mut part = vec![0; CHUNK];
+    let read = |offset: usize, part: &mut Vec<u8>| source.read_at(part, offset as u64);
+    for offset in (0..2 << 20).step_by(CHUNK) {
+        read(offset, &mut part).unwrap();
+    }
+    // What was read ahead is there without its pack; the wait is for the threads.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut name = None;
+    source
+        .disk
+        .each_chunk(last, CHUNK as u64, |id, _, _| {
+            name = id;
+            Ok(())
+        })
+        .unwrap();
+    while !source.disk.chunks.is_cached(&name.unwrap()) {
+        assert!(std::time::Instant::now() < deadline, "nothing was read ahead");
+        std::thread::yield_now();
+    }
+    assert_eq!(repository.keys().chunk(&bytes[last as usize..]), name.unwrap());
+
+    // The same with every chunk's pack damaged: the first request fails, and no thread minds.
+    for pack in std::fs::read_dir(directory.path().join("packs")).unwrap() {
+        let path = pack.unwrap().path();
+        let mut content = std::fs::read(&path).unwrap();
+        // Beyond what the first frame of chunks takes; packs of nodes are shorter.
+        let from = content.len() / 2;
+        if content.len() > 1 << 20 {
+            content[from..].iter_mut().for_each(|byte| *byte ^= 0x55);
+            let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+            #[allow(clippy::permissions_set_readonly_false, reason = "a file in a temporary directory")]
+            permissions.set_readonly(false);
+            std::fs::set_permissions(&path, permissions).unwrap();
+            std::fs::write(&path, content).unwrap();
+        }
+    }
+    let source = repository.source_with(id, small_options(64 << 20, 8 << 20)).unwrap();
+    let mut failed = 0;
+    for offset in (0..bytes.len()).step_by(CHUNK) {
+        match source.read_at(&mut part, offset as u64) {
+            Ok(()) => assert!(part == bytes[offset..offset + CHUNK]),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > 0 && failed < bytes.len() / CHUNK, "{failed}");
+}
+
+#[test]
+fn a_source_that_is_dropped_while_it_reads_ahead_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = repository(directory.path());
+    let id = backup(&repository, disk(full(4)).as_ref());
+    for _ in 0..20 {
+        let source = repository.source_with(id, small_options(64 << 20, 8 << 20)).unwrap();
+        for offset in (0..512 << 10).step_by(CHUNK) {
+            source.read_at(&mut vec![0; CHUNK], offset).unwrap();
+        }
+        let disk = Arc::downgrade(&source.disk);
+        drop(source);
+        // The threads held the only other handles, and they have ended.
+        assert_eq!(disk.strong_count(), 0);
+    }
 }

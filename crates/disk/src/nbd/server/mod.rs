@@ -31,6 +31,8 @@ pub use serve::{Handle, Server};
 pub use session::serve_bytes;
 pub use statistics::Statistics;
 
+use super::TlsServer;
+
 /// A disk under a name.
 #[derive(Clone)]
 pub struct Export {
@@ -55,6 +57,8 @@ pub struct ServerOptions {
     pub reply_timeout: Duration,
     /// How long requests under way may take to finish when the server stops.
     pub stop_timeout: Duration,
+    /// Demands TLS of every client.
+    pub tls: Option<TlsServer>,
 }
 
 impl Default for ServerOptions {
@@ -65,6 +69,7 @@ impl Default for ServerOptions {
             handshake_timeout: Duration::from_secs(15),
             reply_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(10),
+            tls: None,
         }
     }
 }

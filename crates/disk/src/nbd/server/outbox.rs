@@ -1,8 +1,10 @@
 //! Replies on their way to a client.
 
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use crate::nbd::stream::write_all;
 
 /// Replies up to this length are gathered while another one is being sent, so that one call sends many.
 const SMALL_BYTES_MAX: usize = 16 << 10;
@@ -121,21 +123,6 @@ impl Outbox {
             self.fail();
         }
     }
-}
-
-fn write_all(output: &mut dyn Write, parts: [&[u8]; 3]) -> io::Result<()> {
-    let mut slices = parts.map(IoSlice::new);
-    let mut left = slices.as_mut_slice();
-    IoSlice::advance_slices(&mut left, 0);
-    while !left.is_empty() {
-        match output.write_vectored(left) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut left, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +18,7 @@ use super::session::{Session, workers};
 use super::statistics::Counters;
 use super::{Export, Listen, ServerOptions, Statistics};
 use crate::nbd::stream::Stream;
+use crate::nbd::tls;
 use crate::{Error, Result};
 
 /// How often the server looks whether it should stop.
@@ -71,16 +73,17 @@ impl Server {
         self.listener.tcp_address()
     }
 
-    /// The URL of an export, for clients on this machine.
+    /// The URL of an export, for clients on this machine. Under TLS they have to add `tls-certificates=DIRECTORY`.
     #[must_use]
     pub fn url(&self, export: &str) -> String {
         let export = encode(export.as_bytes());
+        let scheme = if self.shared.options.tls.is_some() { "nbds" } else { "nbd" };
         match (self.listener.tcp_address(), self.listener.unix_path()) {
-            (Some(address), _) => format!("nbd://{address}/{export}"),
+            (Some(address), _) => format!("{scheme}://{address}/{export}"),
             (None, path) => {
                 let path = path.unwrap_or_default();
                 let path = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
-                format!("nbd+unix:///{export}?socket={}", encode(path))
+                format!("{scheme}+unix:///{export}?socket={}", encode(path))
             }
         }
     }
@@ -186,22 +189,34 @@ impl Shared {
     /// One connection, from its greeting to its end.
     fn converse(&self, stream: Stream) {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
-        // Who is on the other side, and gone, cannot be told why.
-        let _ = self.negotiate_and_serve(&stream);
+        // Who is on the other side, and gone, cannot be told why; a panic ends this connection and no other.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.negotiate_and_serve(&stream)));
         stream.shutdown();
         self.counters.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn negotiate_and_serve(&self, stream: &Stream) -> io::Result<()> {
         let mut timed = Timed { stream, deadline: Instant::now() + self.options.handshake_timeout };
-        let mut negotiation = Negotiation::new(&self.exports, Security::None);
+        let certificate = self.options.tls.as_ref();
+        let security = if certificate.is_some() { Security::Required } else { Security::None };
+        let mut negotiation = Negotiation::new(&self.exports, security);
         negotiation.greet(&mut timed)?;
-        match negotiation.options(&mut timed)? {
-            Outcome::Over | Outcome::StartTls => Ok(()),
-            Outcome::Serve(agreed) => {
-                stream.set_timeouts(None, Some(self.options.reply_timeout))?;
+        match (negotiation.options(&mut timed)?, certificate) {
+            (Outcome::Serve(agreed), _) => {
                 self.serve(agreed, stream, stream.try_clone()?, Box::new(stream.try_clone()?))
             }
+            (Outcome::StartTls, Some(certificate)) => {
+                let mut connection = certificate.accept(&mut timed)?;
+                negotiation.secured();
+                let mut secured = tls::Secured { state: &mut connection, stream: &mut timed };
+                let outcome = negotiation.options(&mut secured)?;
+                let (input, output) = tls::split(connection, stream)?;
+                match outcome {
+                    Outcome::Serve(agreed) => self.serve(agreed, stream, input, Box::new(output)),
+                    Outcome::Over | Outcome::StartTls => Ok(()),
+                }
+            }
+            (Outcome::Over | Outcome::StartTls, _) => Ok(()),
         }
     }
 
@@ -212,6 +227,7 @@ impl Shared {
         input: impl Read,
         output: Box<dyn Write + Send>,
     ) -> io::Result<()> {
+        control.set_timeouts(None, Some(self.options.reply_timeout))?;
         let control = control.try_clone()?;
         let outbox = Outbox::new(output, Box::new(move || control.shutdown()));
         let export = &self.exports[agreed.export];

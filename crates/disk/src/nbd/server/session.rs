@@ -1,6 +1,7 @@
 //! One connection after its negotiation: requests come, replies go.
 
 use std::io::{self, BufReader, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
@@ -159,7 +160,11 @@ impl<'a> Session<'a> {
         let worker = || {
             let mut buffer = Vec::new();
             while let Some(job) = self.queue.take() {
-                self.perform(job, &mut buffer);
+                let performed = catch_unwind(AssertUnwindSafe(|| self.perform(job, &mut buffer)));
+                if performed.is_err() {
+                    // Devices are guarded: this is an error of the server itself, and a request stays unanswered.
+                    self.outbox.fail();
+                }
             }
         };
         let started = std::thread::Builder::new().name("nbd-worker".to_owned()).spawn_scoped(scope, worker);
@@ -206,8 +211,7 @@ pub fn serve_bytes(exports: &[Export], input: &[u8]) -> Vec<u8> {
         let outbox = Outbox::new(Box::new(output.clone()), Box::new(|| {}));
         Session::new(&exports[agreed.export], agreed, 0, &counters, outbox).run(input);
     }
-    let sent = std::mem::take(&mut *output.0.lock().unwrap_or_else(PoisonError::into_inner));
-    sent
+    std::mem::take(&mut *output.0.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 struct Recorded<'a> {

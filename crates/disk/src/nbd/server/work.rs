@@ -297,15 +297,14 @@ impl Session<'_> {
     /// What changes the disk, or its cache, without data from the client.
     fn change(&self, command: Command, request: &Request) -> Result<(), Failure> {
         let may_unmap = !request.has(wire::FLAG_NO_HOLE);
-        for (offset, length) in pieces(request.offset, request.length, RANGE_BYTES_MAX) {
-            if command == Command::Flush {
-                break;
-            }
+        // A flush has no range; what its client put there was not checked.
+        let (offset, length) =
+            if command == Command::Flush { (0, 0) } else { (request.offset, request.length) };
+        for (offset, length) in pieces(offset, length, RANGE_BYTES_MAX) {
             self.device.change(|writable| match command {
                 Command::WriteZeroes => writable.zero_at(offset, length, may_unmap),
                 Command::Trim => writable.trim(offset, length),
-                Command::Cache => writable.cache(offset, length),
-                _ => Ok(()),
+                _ => writable.cache(offset, length),
             })?;
         }
         let flushes = command == Command::Flush || command != Command::Cache && request.has(wire::FLAG_FUA);

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use leeward_cloud::libvirt::{self, Domain, State};
 use leeward_cloud::qemu::{
-    Capture, CaptureOptions, CapturedDisk, Claim, LastSnapshot, Machine, MachineDefinition, MachineDisk,
-    Mode, Moment, Qmp, QmpOptions, Wanted, Watched, bitmap,
+    Capture, CaptureOptions, CapturedDisk, Claim, DiskDefinition, LastSnapshot, Machine, MachineDefinition,
+    MachineDisk, Mode, Moment, Qmp, QmpOptions, Wanted, Watched, bitmap,
 };
 use leeward_disk::{SharedSource, default_threads};
 use leeward_repository::{
     BackupOutcome, CaptureMode, CaptureRecord, Changed, Consistency, Control, GroupOptions, GroupRecord,
-    ImageName, Member, Repository, SnapshotId, SourceRecord, host_name,
+    ImageName, Member, Repository, Snapshot, SnapshotId, SourceRecord, host_name,
 };
 
 use super::BackupArguments;
@@ -266,9 +266,11 @@ fn plan(
             Ok(known) => {
                 let known = known.map(|snapshot| LastSnapshot {
                     virtual_size: snapshot.virtual_size,
+                    file: file_of(&snapshot),
                     bitmap: snapshot.capture.and_then(|capture| capture.bitmap),
                 });
-                bitmap::decide(&disk.bitmaps, disk.virtual_size, known.as_ref(), arguments.machine.full)
+                let full = arguments.machine.full;
+                bitmap::decide(&disk.bitmaps, disk.virtual_size, &disk.file, known.as_ref(), full)
             }
             Err(error) => Mode::Full { reason: format!("the last snapshot cannot be read: {error}") },
         };
@@ -276,6 +278,14 @@ fn plan(
     };
     let planned: Result<Vec<_>, leeward_repository::Error> = machine.disks.iter().map(decide).collect();
     Ok(planned?)
+}
+
+/// The file in which a disk was when a snapshot of it was made.
+fn file_of(snapshot: &Snapshot) -> Option<String> {
+    let machine = snapshot.group.as_ref()?.machine.clone()?;
+    let definition: MachineDefinition = serde_json::from_value(machine).ok()?;
+    let is_it = |disk: &&DiskDefinition| disk.image.as_deref() == Some(snapshot.image.as_str());
+    definition.disks.iter().find(is_it)?.file.clone()
 }
 
 fn definition(

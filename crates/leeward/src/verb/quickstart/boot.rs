@@ -17,7 +17,7 @@ const QEMU: &str = "qemu-system-x86_64";
 /// Under KVM something has come to the console by then, or KVM does not work here: nested, it may hang in silence.
 const KVM_SILENCE_MAX: Duration = Duration::from_secs(20);
 /// What a guest prints when it is up: a login prompt, or the result of its own examination.
-const GOOD: [&str; 2] = ["login:", "VERIFY ok"];
+const GOOD: [&str; 3] = ["login:", "VERIFY ok", "LEEWARD-STARTED"];
 const BAD: [&str; 2] = ["VERIFY FAILED", "Kernel panic"];
 
 /// How it went.
@@ -85,9 +85,9 @@ pub struct Wish<'a> {
     pub limit: Duration,
 }
 
-/// Boots a raw disk, without changing it and without a network.
+/// Boots a raw disk, given by its path or as a URL that QEMU knows, without changing it and without a network.
 pub fn boot(
-    disk: &Path,
+    disk: &str,
     start: Start,
     wish: &Wish<'_>,
     scratch: &Path,
@@ -114,7 +114,7 @@ pub fn boot(
 
 struct Attempt<'a> {
     qemu: &'a Path,
-    disk: &'a Path,
+    disk: &'a str,
     wish: &'a Wish<'a>,
     scratch: &'a Path,
     accelerator: &'static str,
@@ -123,7 +123,7 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn command(&self, console: &Path) -> Command {
         // The overlay that takes what the guest writes lies in TMPDIR and has no name.
-        let escape = |path: &Path| path.display().to_string().replace(',', ",,");
+        let escape = |text: &str| text.replace(',', ",,");
         let drive = format!(
             "file={},format=raw,if=none,id=d0,snapshot=on,cache=unsafe,discard=unmap",
             escape(self.disk)
@@ -152,13 +152,19 @@ impl Attempt<'_> {
             "-device",
             "virtio-blk-pci,drive=d0,bootindex=1",
         ]);
-        command.args(["-chardev", &format!("file,id=c0,path={}", escape(console))]);
+        command.args(["-chardev", &format!("file,id=c0,path={}", escape(&console.display().to_string()))]);
         command.args(["-serial", "chardev:c0"]);
         command
     }
 
     fn run(&self, output: &Output) -> std::result::Result<Boot, Failure> {
         let console = self.scratch.join(format!("console-{}.log", self.accelerator));
+        // What an earlier machine has said must not speak for this one.
+        if let Err(error) = std::fs::remove_file(&console)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(super::tools::io("remove", &console)(error));
+        }
         let limit = self.wish.limit;
         let progress = Progress::new(output, 0, "");
         let started = Instant::now();
@@ -243,7 +249,7 @@ mod tests {
         let none = Path::new("");
         let judge = |text: &str, until, is_over| {
             let wish = Wish { until, limit: Duration::ZERO };
-            let attempt = Attempt { qemu: none, disk: none, wish: &wish, scratch: none, accelerator: "tcg" };
+            let attempt = Attempt { qemu: none, disk: "", wish: &wish, scratch: none, accelerator: "tcg" };
             attempt.judge(text, is_over)
         };
         let booted = |line: &str| Some((Result::Booted, line.to_owned()));

@@ -89,12 +89,45 @@ pub fn total(files: &[Found]) -> u64 {
     files.iter().map(|file| file.size).sum()
 }
 
+/// What a machine says on its first serial port when it starts from the disk.
+pub const GREETING: &str = "LEEWARD-STARTED: the boot sector of this disk runs; it has files and no system";
+
+/// A boot sector, without its partition table, that greets and halts. 8086 code as a BIOS starts it at 0000:7c00.
+fn boot_sector() -> Vec<u8> {
+    const CODE: [u8; 33] = [
+        0x31, 0xc0, // xor ax, ax
+        0x8e, 0xd8, // mov ds, ax
+        0xfc, // cld
+        0xbe, 0x21, 0x7c, // mov si, text
+        0xac, // next: lodsb
+        0x84, 0xc0, // test al, al
+        0x74, 0x11, // jz end
+        0x88, 0xc3, // mov bl, al
+        0xba, 0xfd, 0x03, // mov dx, 0x3fd: line status of the port
+        0xec, // busy: in al, dx
+        0xa8, 0x20, // test al, 0x20: room for a byte
+        0x74, 0xfb, // jz busy
+        0xb2, 0xf8, // mov dl, 0xf8: data of the port
+        0x88, 0xd8, // mov al, bl
+        0xee, // out dx, al
+        0xeb, 0xea, // jmp next
+        0xf4, // end: hlt
+        0xeb, 0xfd, // jmp end
+    ];
+    let mut sector = CODE.to_vec();
+    sector.extend_from_slice(GREETING.as_bytes());
+    sector.extend_from_slice(b"\r\n\0");
+    sector
+}
+
 /// A new raw file of `size` bytes with one partition from [`PARTITION_OFFSET`] to its end.
 pub fn blank_disk(path: &Path, size: u64, partition_type: u8) -> Result<File, Failure> {
     let file = File::create_new(path).map_err(io("create", path))?;
     file.set_len(size).map_err(io("set the length of", path))?;
     let sectors = |bytes: u64| u32::try_from(bytes / 512).unwrap_or(u32::MAX).to_le_bytes();
+    file.write_all_at(&boot_sector(), 0).map_err(io("write", path))?;
     let mut table = [0; 66];
+    table[0] = 0x80;
     table[1..4].copy_from_slice(&[0xfe, 0xff, 0xff]);
     table[4] = partition_type;
     table[5..8].copy_from_slice(&[0xfe, 0xff, 0xff]);

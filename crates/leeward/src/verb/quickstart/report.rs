@@ -57,6 +57,19 @@ pub struct Copy {
     pub seconds: f64,
 }
 
+/// The machine that ran straight from the repository.
+#[derive(Debug, Serialize)]
+pub struct AtOnce {
+    /// From the decision to start it to the first read that was served; none when nothing was read.
+    pub first_read_seconds: Option<f64>,
+    /// Bytes that it read.
+    pub read_bytes: u64,
+    /// From the disaster to the machine that was up.
+    pub recovery_time_seconds: Option<f64>,
+    /// How it went.
+    pub boot: Boot,
+}
+
 /// The recovered disk.
 #[derive(Debug, Serialize)]
 pub struct Recovery {
@@ -93,6 +106,8 @@ pub struct Report {
     pub repository: ImageStatistics,
     /// The copy at the second site.
     pub copy: Copy,
+    /// The machine that ran straight from the second repository.
+    pub at_once: AtOnce,
     /// The recovered disk.
     pub recovery: Recovery,
     /// The booted machine.
@@ -111,15 +126,14 @@ impl Report {
 
     /// Whether everything is as it should be. A guest that was silent is no fault.
     pub fn is_good(&self) -> bool {
-        self.is_equal() && self.boot.result != boot::Result::Failed
+        let is_well = |boot: &Boot| boot.result != boot::Result::Failed;
+        self.is_equal() && is_well(&self.boot) && is_well(&self.at_once.boot)
     }
 
     /// The summary that a person wants at the end.
     pub fn print_closing(&self, output: &Output) {
         let verdict = match (self.is_good(), self.boot.result) {
-            (false, boot::Result::Failed) if self.is_equal() => {
-                "Every byte equal, but the guest is not well: see above"
-            }
+            (false, _) if self.is_equal() => "Every byte equal, but the guest is not well: see above",
             (false, _) => "SOMETHING DIFFERS: see above",
             (true, boot::Result::Booted) => "Recovered: every byte equal, and the machine is up",
             (true, _) => "Recovered: every byte equal",
@@ -177,6 +191,13 @@ impl Report {
         {
             *text += &format!(", {} to the running machine", time(seconds));
         }
+        if let Some(seconds) = self.at_once.recovery_time_seconds {
+            let read = size::show(self.at_once.read_bytes);
+            lines.push((
+                "at once",
+                format!("{} to the machine running from the repository, which read {read}", time(seconds)),
+            ));
+        }
         lines.push(("all of it", time(self.seconds)));
         lines
     }
@@ -193,6 +214,7 @@ impl Report {
             "export LEEWARD_REPO=/srv/leeward",
             &format!("{program} repo init"),
             &format!("{program} backup DISK web-01/root"),
+            &format!("{program} export web-01/root@latest --listen unix:/run/web-01.sock"),
             &format!("{program} restore web-01/root@latest restored.qcow2 --verify"),
             &format!("{program} check --read-data"),
         ] {

@@ -1,13 +1,18 @@
 //! The steps, in order.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use leeward_disk::nbd::{Export, Listen, ReadOnly, Server, ServerOptions};
 use leeward_disk::{
     CreateOptions, Format, OpenOptions, References, SharedSource, WorkOptions, create_target,
     default_threads, open_source, walk_extents,
 };
-use leeward_repository::{RestoreMode, Snapshot, SnapshotSpec, SourceRecord, host_name};
+use leeward_repository::{
+    Repository, RestoreMode, Snapshot, SnapshotId, SnapshotSpec, SourceRecord, host_name,
+};
 
 use super::QuickstartArguments;
 use super::boot::{self, Boot, Wish, boot};
@@ -15,7 +20,7 @@ use super::change::{Change, change_given, rewrite};
 use super::digest::digest;
 use super::generate::{Generated, generate};
 use super::partitions::layout;
-use super::report::{Backup, Copy, Disk, Recovery, Report};
+use super::report::{AtOnce, Backup, Copy, Disk, Recovery, Report};
 use super::sites::{IMAGE, Site};
 use super::tools::io;
 use super::workspace::Workspace;
@@ -65,6 +70,7 @@ pub fn tell(
     let copy = story.copy(&east, &west)?;
     let point = jiff::Timestamp::now().duration_since(created).as_secs_f64();
     let disaster = story.disaster(&work, east)?;
+    let at_once = story.start_at_once(disaster)?;
     let (mut recovery, recovered) = story.recover(before, disaster, point)?;
     let boot = story.boot(&recovered)?;
     if boot.result == boot::Result::Booted {
@@ -77,6 +83,7 @@ pub fn tell(
         change,
         repository: held,
         copy,
+        at_once,
         recovery,
         boot,
         kept: arguments.keep.then(|| workspace.path().to_owned()),
@@ -295,9 +302,9 @@ impl Story<'_> {
         disaster: Instant,
         recovery_point_seconds: f64,
     ) -> Result<(Recovery, PathBuf), Failure> {
-        self.heading(7, "Recovery at west, from what west has");
-        let west = repository::open(&self.workspace.join("west"))?;
-        let snapshot = west.snapshot(west.resolve(&IMAGE.parse::<SnapshotSpec>()?)?.id)?;
+        self.heading(8, "Recovery at west, from what west has");
+        let (west, id) = self.west()?;
+        let snapshot = west.snapshot(id)?;
         let path = self.workspace.join("recovered.raw");
         let name = path.display().to_string();
         let started = Instant::now();
@@ -354,17 +361,75 @@ impl Story<'_> {
     }
 
     fn boot(&self, recovered: &std::path::Path) -> Result<Boot, Failure> {
-        self.heading(8, "Booting the recovered disk");
+        self.heading(9, "Booting the recovered disk");
         let boot = if self.arguments.no_boot {
             Boot::skipped("not asked for")
         } else {
-            let start = layout(open_raw(&recovered.display().to_string())?.as_ref()).start;
-            let limit = Duration::from_secs(self.arguments.boot_timeout);
-            let wish = Wish { until: self.arguments.boot_until.as_deref(), limit };
-            boot(recovered, start, &wish, self.workspace.path(), self.output)?
+            let name = recovered.display().to_string();
+            let start = layout(open_raw(&name)?.as_ref()).start;
+            boot(&name, start, &self.wish(), self.workspace.path(), self.output)?
         };
         self.result(boot.describe());
         Ok(boot)
+    }
+
+    fn wish(&self) -> Wish<'_> {
+        let limit = Duration::from_secs(self.arguments.boot_timeout);
+        Wish { until: self.arguments.boot_until.as_deref(), limit }
+    }
+
+    /// What is left at the second site, and the snapshot that matters.
+    fn west(&self) -> Result<(Repository, SnapshotId), Failure> {
+        let west = repository::open(&self.workspace.join("west"))?;
+        let id = west.resolve(&IMAGE.parse::<SnapshotSpec>()?)?.id;
+        Ok((west, id))
+    }
+
+    /// Starts a machine whose disk is the snapshot in the repository, served over NBD: nothing is restored before.
+    fn start_at_once(&self, disaster: Instant) -> Result<AtOnce, Failure> {
+        self.heading(7, "The machine starts at once, straight from west's repository");
+        let decided = Instant::now();
+        let (west, id) = self.west()?;
+        let source: SharedSource = Arc::new(west.source(id)?);
+        let mut at_once = AtOnce {
+            first_read_seconds: None,
+            read_bytes: 0,
+            recovery_time_seconds: None,
+            boot: Boot::skipped("not asked for"),
+        };
+        if !self.arguments.no_boot {
+            let start = layout(source.as_ref()).start;
+            let device = Arc::new(ReadOnly::new(source));
+            let export = Export { name: "disk".to_owned(), description: IMAGE.to_owned(), device };
+            let socket = self.workspace.join("nbd");
+            let server = Server::bind(Listen::Unix(socket), vec![export], ServerOptions::default())?;
+            let served_after = decided.elapsed();
+            let (url, has_ended) = (server.url("disk"), AtomicBool::new(false));
+            at_once.boot = std::thread::scope(|scope| {
+                let serving = scope.spawn(|| server.serve(&|| has_ended.load(Ordering::Relaxed)));
+                let booted = boot(&url, start, &self.wish(), self.workspace.path(), self.output);
+                has_ended.store(true, Ordering::Relaxed);
+                let served = serving.join();
+                let booted = booted?;
+                served.map_err(|_| Failure::new(Code::Failed, "the server has died"))??;
+                Ok::<Boot, Failure>(booted)
+            })?;
+            let statistics = server.statistics();
+            let first_read = statistics.first_read.map(|time| (served_after + time).as_secs_f64());
+            (at_once.first_read_seconds, at_once.read_bytes) = (first_read, statistics.bytes_read);
+        }
+        if at_once.boot.result == boot::Result::Booted {
+            at_once.recovery_time_seconds = Some(disaster.elapsed().as_secs_f64());
+        }
+        self.result(at_once.boot.describe());
+        if let Some(first_read) = at_once.first_read_seconds {
+            self.result(format!(
+                "nothing was restored: the first read was served after {}, and {} in all",
+                size::show_time(Duration::from_secs_f64(first_read)),
+                size::show(at_once.read_bytes)
+            ));
+        }
+        Ok(at_once)
     }
 
     fn look_again(&self, work: &mut Work) -> Result<(), Failure> {
@@ -375,7 +440,7 @@ impl Story<'_> {
         let source = self.open_given(&work.disk.location)?;
         let unchanged = digest(source.as_ref(), "read your disk again", self.output)? == work.digest;
         work.disk.is_unchanged = Some(unchanged);
-        self.heading(9, "Your disk, once more");
+        self.heading(10, "Your disk, once more");
         self.result(match unchanged {
             true => "unchanged: the same BLAKE3 as at the beginning",
             false => {
