@@ -343,8 +343,9 @@ fn what_libvirt_itself_does_and_a_backup_do_not_harm_each_other() {
     stage.write(0, 8 * MIB, MIB, 23);
     snapshot();
     stage.write(0, 9 * MIB, MIB, 24);
+    // The bitmaps of a group have one name, so the other disk is doubted too.
     let modes = modes(&stage.back_up(&[]));
-    assert!(modes[0].1.contains("another file") && modes[1].0 == "incremental", "{modes:?}");
+    assert!(modes[0].1.contains("another file"), "{modes:?}");
     stage.is_kept("on top of a snapshot");
     stage.write(0, 10 * MIB, MIB, 25);
     all_incremental(&stage.back_up(&[]), "still on top of it");

@@ -135,7 +135,10 @@ impl Daemon {
     }
 
     fn try_virsh(&self, arguments: &[&str]) -> std::io::Result<Output> {
-        Command::new("virsh").args(["-q", "-c", &self.uri()]).args(arguments).stdin(Stdio::null()).output()
+        // What takes longer has failed; a test ends then and leaves nothing behind.
+        let mut command = Command::new("timeout");
+        command.args(["60", "virsh", "-q", "-c", &self.uri()]);
+        command.args(arguments).stdin(Stdio::null()).output()
     }
 
     pub fn virsh(&self, arguments: &[&str]) -> String {
