@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::channel::{AgentChannel, broken};
 use super::lines::Lines;
 use crate::{Error, Result};
 
@@ -23,8 +24,7 @@ const THAW_TRIES: usize = 3;
 /// A connection to the agent in a guest.
 #[derive(Debug)]
 pub struct Agent {
-    lines: Lines,
-    syncs: u64,
+    channel: Box<dyn AgentChannel>,
 }
 
 impl Agent {
@@ -33,12 +33,107 @@ impl Agent {
     /// # Errors
     /// The socket cannot be reached, or nobody answers in time: the guest runs no agent, or hangs.
     pub fn connect(path: &Path, limit: Duration) -> Result<Self> {
-        let mut agent = Self { lines: Lines::connect(path, limit)?, syncs: 0 };
-        agent.synchronise(Instant::now() + limit, limit)?;
+        Self::over(Box::new(AgentSocket { lines: Lines::connect(path, limit)?, syncs: 0 }), limit)
+    }
+
+    /// An agent behind a channel, once it answers.
+    pub(crate) fn over(channel: Box<dyn AgentChannel>, limit: Duration) -> Result<Self> {
+        let mut agent = Self { channel };
+        agent.channel.synchronise(limit)?;
         Ok(agent)
     }
 
-    fn synchronise(&mut self, deadline: Instant, limit: Duration) -> Result<()> {
+    fn call(&mut self, command: &str, limit: Duration) -> Result<Value> {
+        let mut answer = self.channel.call(command, limit)?;
+        let error = &answer["error"];
+        if error.is_object() {
+            let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+            return Err(Error::Command {
+                peer: self.channel.peer().to_owned(),
+                command: command.to_owned(),
+                class: text("class"),
+                description: text("desc"),
+            });
+        }
+        Ok(answer["return"].take())
+    }
+
+    /// Whether the guest's file systems are frozen.
+    ///
+    /// # Errors
+    /// The agent does not answer in time, or does not know the command.
+    pub fn is_frozen(&mut self, limit: Duration) -> Result<bool> {
+        Ok(self.call("guest-fsfreeze-status", limit)? == "frozen")
+    }
+
+    /// Thaws; returns the number of file systems. Tried several times, because nobody else will.
+    ///
+    /// # Errors
+    /// Those of the last try.
+    pub fn thaw(&mut self) -> Result<u64> {
+        let mut tries = 1;
+        loop {
+            // After a late answer the line holds what is not ours.
+            let synchronised = if tries > 1 { self.channel.synchronise(THAW_LIMIT) } else { Ok(()) };
+            match synchronised.and_then(|()| self.call("guest-fsfreeze-thaw", THAW_LIMIT)) {
+                Ok(count) => return Ok(count.as_u64().unwrap_or(0)),
+                Err(error) if tries == THAW_TRIES => return Err(error),
+                Err(_) => tries += 1,
+            }
+        }
+    }
+
+    /// Writes everything out and freezes the guest's file systems, for `limit` at most, the freezing included.
+    ///
+    /// # Errors
+    /// The agent refuses or does not answer in time. The guest is thawed then.
+    pub fn freeze(mut self, limit: Duration) -> Result<Frozen> {
+        let started = Instant::now();
+        let frozen = self.call("guest-fsfreeze-freeze", limit);
+        if let Err(error) = frozen.and_then(|count| match count.as_u64() {
+            Some(1..) => Ok(()),
+            _ => Err(broken(self.channel.peer(), "it froze no file system")),
+        }) {
+            // It may be about to freeze all the same; a thaw of what is not frozen does no harm.
+            let _ = self.thaw();
+            return Err(error);
+        }
+        let (stop, stopped) = channel::<()>();
+        let left = limit.saturating_sub(started.elapsed());
+        let thread = std::thread::Builder::new()
+            .name("thaw".to_owned())
+            .spawn(move || {
+                // An error here means that whoever froze is gone: just as good a reason to thaw.
+                let in_time =
+                    !matches!(stopped.recv_timeout(left), Err(std::sync::mpsc::RecvTimeoutError::Timeout));
+                let thawed = self.thaw();
+                Thawed { in_time, frozen_for: started.elapsed(), thawed }
+            })
+            .map_err(|source| Error::io("guest agent", "start a thread for", source))?;
+        Ok(Frozen { stop, thread })
+    }
+}
+
+/// The socket behind which the agent listens.
+#[derive(Debug)]
+struct AgentSocket {
+    lines: Lines,
+    syncs: u64,
+}
+
+impl AgentSocket {
+    fn late(&self, command: &str, limit: Duration) -> Error {
+        Error::TimedOut { peer: self.lines.peer().to_owned(), waited_for: command.to_owned(), limit }
+    }
+}
+
+impl AgentChannel for AgentSocket {
+    fn peer(&self) -> &str {
+        self.lines.peer()
+    }
+
+    fn synchronise(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
         self.syncs += 1;
         let id = u64::from(std::process::id()) << 16 | self.syncs & 0xffff;
         let command = json!({ "execute": "guest-sync-delimited", "arguments": { "id": id } });
@@ -59,78 +154,7 @@ impl Agent {
         let text = format!("{}\n", json!({ "execute": command }));
         self.lines.send(text.as_bytes(), &[])?;
         let answer = self.lines.next(Instant::now() + limit)?;
-        let mut answer = answer.ok_or_else(|| self.late(command, limit))?;
-        let error = &answer["error"];
-        if error.is_object() {
-            let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
-            return Err(Error::Command {
-                peer: self.lines.peer().to_owned(),
-                command: command.to_owned(),
-                class: text("class"),
-                description: text("desc"),
-            });
-        }
-        Ok(answer["return"].take())
-    }
-
-    fn late(&self, command: &str, limit: Duration) -> Error {
-        Error::TimedOut { peer: self.lines.peer().to_owned(), waited_for: command.to_owned(), limit }
-    }
-
-    /// Whether the guest's file systems are frozen.
-    ///
-    /// # Errors
-    /// The agent does not answer in time, or does not know the command.
-    pub fn is_frozen(&mut self, limit: Duration) -> Result<bool> {
-        Ok(self.call("guest-fsfreeze-status", limit)? == "frozen")
-    }
-
-    /// Thaws; returns the number of file systems. Tried several times, because nobody else will.
-    ///
-    /// # Errors
-    /// Those of the last try.
-    pub fn thaw(&mut self) -> Result<u64> {
-        let mut tries = 1;
-        loop {
-            // After a late answer the line holds what is not ours.
-            let synchronised =
-                if tries > 1 { self.synchronise(Instant::now() + THAW_LIMIT, THAW_LIMIT) } else { Ok(()) };
-            match synchronised.and_then(|()| self.call("guest-fsfreeze-thaw", THAW_LIMIT)) {
-                Ok(count) => return Ok(count.as_u64().unwrap_or(0)),
-                Err(error) if tries == THAW_TRIES => return Err(error),
-                Err(_) => tries += 1,
-            }
-        }
-    }
-
-    /// Writes everything out and freezes the guest's file systems, for `limit` at most, the freezing included.
-    ///
-    /// # Errors
-    /// The agent refuses or does not answer in time. The guest is thawed then.
-    pub fn freeze(mut self, limit: Duration) -> Result<Frozen> {
-        let started = Instant::now();
-        let frozen = self.call("guest-fsfreeze-freeze", limit);
-        if let Err(error) = frozen.and_then(|count| match count.as_u64() {
-            Some(1..) => Ok(()),
-            _ => Err(self.lines.broken("it froze no file system".to_owned())),
-        }) {
-            // It may be about to freeze all the same; a thaw of what is not frozen does no harm.
-            let _ = self.thaw();
-            return Err(error);
-        }
-        let (stop, stopped) = channel::<()>();
-        let left = limit.saturating_sub(started.elapsed());
-        let thread = std::thread::Builder::new()
-            .name("thaw".to_owned())
-            .spawn(move || {
-                // An error here means that whoever froze is gone: just as good a reason to thaw.
-                let in_time =
-                    !matches!(stopped.recv_timeout(left), Err(std::sync::mpsc::RecvTimeoutError::Timeout));
-                let thawed = self.thaw();
-                Thawed { in_time, frozen_for: started.elapsed(), thawed }
-            })
-            .map_err(|source| Error::io("guest agent", "start a thread for", source))?;
-        Ok(Frozen { stop, thread })
+        answer.ok_or_else(|| self.late(command, limit))
     }
 }
 

@@ -6,7 +6,8 @@
 pub mod agent;
 pub mod bitmap;
 mod capture;
-mod definition;
+pub(crate) mod channel;
+pub(crate) mod definition;
 mod lines;
 mod machine;
 mod overlay;
@@ -18,6 +19,7 @@ mod source;
 pub use bitmap::{Bitmap, LastSnapshot, Mode};
 pub use capture::{Capture, CaptureOptions, CapturedDisk, Claim, Moment, Wanted, Watched};
 pub use definition::{DiskDefinition, Firmware, MachineDefinition, NicDefinition};
+pub(crate) use machine::sanitise as part_of_name;
 pub use machine::{LeftOut, Machine, MachineDisk};
 pub use qmp::{Qmp, QmpEvent, QmpOptions, QmpVersion};
 pub use source::CaptureSource;

@@ -32,6 +32,7 @@ fn definition(text: &str) -> MachineDefinition {
         disks: vec![disk(&text)],
         nics: vec![NicDefinition { model: text.clone(), mac: text.clone() }],
         command_line: vec!["-netdev".to_owned(), format!("bridge,br={text}")],
+        libvirt_xml: Some(text.clone()),
     }
 }
 
@@ -45,6 +46,7 @@ fn disk(text: &str) -> DiskDefinition {
         virtual_size: u64::MAX,
         location: Some(text.to_owned()),
         format: Some(text.to_owned()),
+        file: Some(text.to_owned()),
     }
 }
 
