@@ -207,7 +207,7 @@ fn full(frames: usize) -> Vec<u8> {
 }
 
 fn small_options(cache_bytes: u64, read_ahead_bytes: u64) -> ReadOptions {
-    ReadOptions { cache_bytes, read_ahead_bytes, threads: 2 }
+    ReadOptions { cache_bytes, read_ahead_bytes, threads: 2, spill: None }
 }
 
 #[test]
