@@ -538,7 +538,9 @@ impl Source for Overlay {
     fn is_at_hand(&self, offset: u64, length: u64) -> bool {
         // The local file may have to come from its disk first.
         let (local, run) = self.map.run(self.granules_of(offset, length));
-        !local && run.saturating_mul(self.granule()) >= offset + length && self.base.is_at_hand(offset, length)
+        !local
+            && run.saturating_mul(self.granule()) >= offset + length
+            && self.base.is_at_hand(offset, length)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {

@@ -89,8 +89,10 @@ pub fn run(
     let repository = repository.open()?;
     let mut overlay = None;
     let (mut served, mut exports) = (Vec::new(), Vec::new());
-    let spill = arguments.cache_disk.map(|bytes| SpillOptions { directory: arguments.cache_dir.clone(), bytes });
-    let reader = repository.reader(ReadOptions { cache_bytes: arguments.cache, spill, ..ReadOptions::serving() })?;
+    let spill =
+        arguments.cache_disk.map(|bytes| SpillOptions { directory: arguments.cache_dir.clone(), bytes });
+    let reader =
+        repository.reader(ReadOptions { cache_bytes: arguments.cache, spill, ..ReadOptions::serving() })?;
     for text in &arguments.snapshots {
         let (name, spec) = parse_snapshot(text)?;
         let entry = repository.resolve(&spec)?;

@@ -20,7 +20,12 @@ impl ReadOptions {
     /// For a disk that a machine or a file system uses: 1 GiB, 8 MiB ahead of each stream.
     #[must_use]
     pub fn serving() -> Self {
-        Self { cache_bytes: 1 << 30, read_ahead_bytes: 8 << 20, threads: leeward_disk::default_threads(), spill: None }
+        Self {
+            cache_bytes: 1 << 30,
+            read_ahead_bytes: 8 << 20,
+            threads: leeward_disk::default_threads(),
+            spill: None,
+        }
     }
 }
 
