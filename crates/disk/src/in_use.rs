@@ -61,3 +61,26 @@ pub(crate) fn refuse(path: &Path) -> Result<()> {
         Err(_) => Ok(()),
     }
 }
+
+/// A disk that no machine can start from while this is kept.
+#[derive(Debug)]
+pub struct Held {
+    _file: File,
+}
+
+impl Held {
+    /// Locks the file or device. The lock goes when this is dropped, and also when this process closes any other
+    /// descriptor of it: whoever reads it meanwhile keeps what it has opened for as long.
+    ///
+    /// # Errors
+    /// It cannot be opened for writing, or a running machine or another program has it.
+    pub fn lock(path: &Path) -> Result<Self> {
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|source| Error::open(path, "open for writing", source))?;
+        lock(&file, path)?;
+        Ok(Self { _file: file })
+    }
+}

@@ -93,6 +93,13 @@ pub trait Source: Send + Sync {
     /// The image is damaged, cannot be read, or the range lies outside the disk.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
 
+    /// Whether reading a range now would take about as long as copying it, with nothing to wait for. A guess that may be
+    /// wrong either way, from what is known without waiting; the range must lie within the disk.
+    fn is_at_hand(&self, offset: u64, length: u64) -> bool {
+        let _ = (offset, length);
+        false
+    }
+
     /// Names of the internal snapshots, oldest first; empty where the format or the image has none.
     fn internal_snapshots(&self) -> Vec<String> {
         Vec::new()

@@ -1,6 +1,6 @@
 //! File systems that need a kernel or FUSE to be written, kept beside the tests with a list of what was in them.
 //!
-//! Written by: `xfs-linux` Linux 6.x (trees of extents, a directory with several levels of index, targets of links in
+//! Written by: `xfs-linux` Linux 6.18 (trees of extents, a directory with several levels of index, targets of links in
 //! blocks of their own, allocated but unwritten space); `ntfs-3g` with compression; `exfat-fuse`; `lvm-head` LVM's
 //! `vgcfgrestore`. The lists were made by walking the mounts.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]

@@ -74,7 +74,7 @@ fn xfs_is_read_as_it_was_made() {
         &["-b", "size=4096", "-n", "size=16384", "-i", "size=1024", "-m", "bigtime=0"],
         &["-b", "size=4096", "-m", "crc=0", "-n", "ftype=0"],
         &["-b", "size=512", "-m", "crc=0", "-n", "ftype=1", "-i", "size=256"],
-        &["-d", "agcount=16", "-n", "size=8192"],
+        &["-d", "agcount=4", "-n", "size=8192"],
     ] {
         blank(&image, 320);
         run(

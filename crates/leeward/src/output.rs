@@ -54,3 +54,24 @@ impl Output {
         }
     }
 }
+
+/// Text from outside, for people: control characters, which could rule the terminal, are written as escapes, and what is
+/// very long is cut.
+pub fn printable(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 200;
+    let mut shown = String::new();
+    for (number, character) in text.chars().enumerate() {
+        if number == CHARACTERS_MAX {
+            shown.push('…');
+            break;
+        }
+        // Those that turn the direction of text around deceive as well.
+        let deceives = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if character.is_control() || deceives {
+            shown.extend(character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}

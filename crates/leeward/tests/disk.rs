@@ -145,7 +145,7 @@ fn errors_name_the_thing_and_have_their_codes() {
     place.run("disk info odd.raw -f raw", 0);
     place.run("disk convert odd.raw x.vmdk -f raw", 2);
     place.run("disk convert odd.raw x.qcow2 -f raw --cluster-size 1000", 2);
-    place.run("disk info nbds://host/x", 1);
+    place.run("disk info nbds://host/x", 2);
     assert_eq!(place.names(), ["bad.qcow2", "odd.raw"]);
 }
 

@@ -72,7 +72,7 @@ pub struct Mounted {
 pub fn mount(repository: &Repository, mount_point: &Path, options: &Options) -> Result<Mounted> {
     place::check_system()?;
     let place = place::prepare(mount_point)?;
-    let files = Files::new(repository.reader(options.read)?);
+    let files = Files::new(repository.reader(options.read.clone())?);
     let file_system =
         RepositoryFileSystem::new(Catalogue::new(repository.clone()), files, Arc::clone(&options.report));
     let mut config = Config::default();

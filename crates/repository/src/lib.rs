@@ -62,6 +62,6 @@ pub use session::{Process, host_name};
 pub use snapshot::{
     BackupStatistics, CaptureMode, CaptureRecord, Consistency, GroupRecord, Snapshot, SourceRecord,
 };
-pub use source::{ReadOptions, SnapshotReader, SnapshotSource};
+pub use source::{ReadOptions, SnapshotReader, SnapshotSource, SpillOptions};
 pub use statistics::{ImageStatistics, Statistics};
 pub use walk::Difference;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::channel::{AgentChannel, broken};
 use super::guardian::{Guardian, GuardianProgram};
 use super::lines::Lines;
 use crate::{Error, Result};
@@ -24,9 +25,9 @@ const THAW_TRIES: usize = 3;
 /// A connection to the agent in a guest.
 #[derive(Debug)]
 pub struct Agent {
-    path: PathBuf,
-    lines: Lines,
-    syncs: u64,
+    /// Where anybody can reach it; behind another channel only we can.
+    socket: Option<PathBuf>,
+    channel: Box<dyn AgentChannel>,
 }
 
 impl Agent {
@@ -35,48 +36,30 @@ impl Agent {
     /// # Errors
     /// The socket cannot be reached, or nobody answers in time: the guest runs no agent, or hangs.
     pub fn connect(path: &Path, limit: Duration) -> Result<Self> {
-        let mut agent = Self { path: path.to_owned(), lines: Lines::connect(path, limit)?, syncs: 0 };
-        agent.synchronise(Instant::now() + limit, limit)?;
+        let channel = AgentSocket { lines: Lines::connect(path, limit)?, syncs: 0 };
+        Ok(Self { socket: Some(path.to_owned()), ..Self::over(Box::new(channel), limit)? })
+    }
+
+    /// An agent behind a channel, once it answers.
+    pub(crate) fn over(channel: Box<dyn AgentChannel>, limit: Duration) -> Result<Self> {
+        let mut agent = Self { socket: None, channel };
+        agent.channel.synchronise(limit)?;
         Ok(agent)
     }
 
-    fn synchronise(&mut self, deadline: Instant, limit: Duration) -> Result<()> {
-        self.syncs += 1;
-        let id = u64::from(std::process::id()) << 16 | self.syncs & 0xffff;
-        let command = json!({ "execute": "guest-sync-delimited", "arguments": { "id": id } });
-        let mut text = vec![DELIMITER];
-        text.extend_from_slice(command.to_string().as_bytes());
-        text.push(b'\n');
-        self.lines.send(&text, &[])?;
-        // What comes before our answer is another client's.
-        while self.lines.skip_through(DELIMITER, deadline)? {
-            if self.lines.next(deadline)?.is_some_and(|answer| answer["return"] == id) {
-                return Ok(());
-            }
-        }
-        Err(self.late("guest-sync-delimited", limit))
-    }
-
     fn call(&mut self, command: &str, limit: Duration) -> Result<Value> {
-        let text = format!("{}\n", json!({ "execute": command }));
-        self.lines.send(text.as_bytes(), &[])?;
-        let answer = self.lines.next(Instant::now() + limit)?;
-        let mut answer = answer.ok_or_else(|| self.late(command, limit))?;
+        let mut answer = self.channel.call(command, limit)?;
         let error = &answer["error"];
         if error.is_object() {
             let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
             return Err(Error::Command {
-                peer: self.lines.peer().to_owned(),
+                peer: self.channel.peer().to_owned(),
                 command: command.to_owned(),
                 class: text("class"),
                 description: text("desc"),
             });
         }
         Ok(answer["return"].take())
-    }
-
-    fn late(&self, command: &str, limit: Duration) -> Error {
-        Error::TimedOut { peer: self.lines.peer().to_owned(), waited_for: command.to_owned(), limit }
     }
 
     /// Whether the guest's file systems are frozen.
@@ -95,8 +78,7 @@ impl Agent {
         let mut tries = 1;
         loop {
             // After a late answer the line holds what is not ours.
-            let synchronised =
-                if tries > 1 { self.synchronise(Instant::now() + THAW_LIMIT, THAW_LIMIT) } else { Ok(()) };
+            let synchronised = if tries > 1 { self.channel.synchronise(THAW_LIMIT) } else { Ok(()) };
             match synchronised.and_then(|()| self.call("guest-fsfreeze-thaw", THAW_LIMIT)) {
                 Ok(count) => return Ok(count.as_u64().unwrap_or(0)),
                 Err(error) if tries == THAW_TRIES => return Err(error),
@@ -106,17 +88,18 @@ impl Agent {
     }
 
     /// Writes everything out and freezes the guest's file systems, for `limit` at most, the freezing included. With a
-    /// guardian the guest is thawed even if this process is killed.
+    /// guardian a guest whose agent is behind a socket is thawed even if this process is killed.
     ///
     /// # Errors
     /// The agent refuses or does not answer in time, or the guardian cannot be started. The guest is thawed then.
     pub fn freeze(mut self, limit: Duration, guardian: Option<&GuardianProgram>) -> Result<Frozen> {
-        let guardian = guardian.map(|program| Guardian::start(program, &self.path)).transpose()?;
+        let guardian = guardian.zip(self.socket.as_deref());
+        let guardian = guardian.map(|(program, socket)| Guardian::start(program, socket)).transpose()?;
         let started = Instant::now();
         let frozen = self.call("guest-fsfreeze-freeze", limit);
         if let Err(error) = frozen.and_then(|count| match count.as_u64() {
             Some(1..) => Ok(()),
-            _ => Err(self.lines.broken("it froze no file system".to_owned())),
+            _ => Err(broken(self.channel.peer(), "it froze no file system")),
         }) {
             // It may be about to freeze all the same; a thaw of what is not frozen does no harm.
             if self.thaw().is_ok() {
@@ -143,6 +126,50 @@ impl Agent {
             })
             .map_err(|source| Error::io("guest agent", "start a thread for", source))?;
         Ok(Frozen { stop, thread })
+    }
+}
+
+/// The socket behind which the agent listens.
+#[derive(Debug)]
+struct AgentSocket {
+    lines: Lines,
+    syncs: u64,
+}
+
+impl AgentSocket {
+    fn late(&self, command: &str, limit: Duration) -> Error {
+        Error::TimedOut { peer: self.lines.peer().to_owned(), waited_for: command.to_owned(), limit }
+    }
+}
+
+impl AgentChannel for AgentSocket {
+    fn peer(&self) -> &str {
+        self.lines.peer()
+    }
+
+    fn synchronise(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        self.syncs += 1;
+        let id = u64::from(std::process::id()) << 16 | self.syncs & 0xffff;
+        let command = json!({ "execute": "guest-sync-delimited", "arguments": { "id": id } });
+        let mut text = vec![DELIMITER];
+        text.extend_from_slice(command.to_string().as_bytes());
+        text.push(b'\n');
+        self.lines.send(&text, &[])?;
+        // What comes before our answer is another client's.
+        while self.lines.skip_through(DELIMITER, deadline)? {
+            if self.lines.next(deadline)?.is_some_and(|answer| answer["return"] == id) {
+                return Ok(());
+            }
+        }
+        Err(self.late("guest-sync-delimited", limit))
+    }
+
+    fn call(&mut self, command: &str, limit: Duration) -> Result<Value> {
+        let text = format!("{}\n", json!({ "execute": command }));
+        self.lines.send(text.as_bytes(), &[])?;
+        let answer = self.lines.next(Instant::now() + limit)?;
+        answer.ok_or_else(|| self.late(command, limit))
     }
 }
 

@@ -29,6 +29,9 @@ pub struct Bitmap {
     pub granularity: u64,
     /// Bytes that it marks, in whole granules.
     pub dirty_bytes: u64,
+    /// Whether a node that is no machine's disk, such as the backing file of one, has a bitmap of that name too. libvirt
+    /// makes such doubles when it makes a snapshot: each then tells of a part only.
+    pub has_double: bool,
 }
 
 impl Bitmap {
@@ -44,6 +47,7 @@ impl Bitmap {
                 inconsistent: is(bitmap, "inconsistent"),
                 granularity: bitmap["granularity"].as_u64()?,
                 dirty_bytes: bitmap["count"].as_u64()?,
+                has_double: false,
             })
         };
         list.as_array().into_iter().flatten().filter_map(entry).collect()
@@ -70,6 +74,8 @@ pub struct LastSnapshot {
     pub virtual_size: u64,
     /// The bitmap that was started at its moment.
     pub bitmap: Option<String>,
+    /// The file in which the disk was, without secrets.
+    pub file: Option<String>,
 }
 
 /// How a disk is read.
@@ -112,9 +118,16 @@ impl Mode {
     }
 }
 
-/// Decides how a disk of `virtual_size` bytes with these bitmaps is read. Whatever is doubtful leads to a full read.
+/// Decides how a disk of `virtual_size` bytes with these bitmaps in this file is read. Whatever is doubtful leads to a full
+/// read.
 #[must_use]
-pub fn decide(bitmaps: &[Bitmap], virtual_size: u64, last: Option<&LastSnapshot>, full: bool) -> Mode {
+pub fn decide(
+    bitmaps: &[Bitmap],
+    virtual_size: u64,
+    file: &str,
+    last: Option<&LastSnapshot>,
+    full: bool,
+) -> Mode {
     if full {
         return Mode::full("a full backup was asked for");
     }
@@ -134,7 +147,11 @@ pub fn decide(bitmaps: &[Bitmap], virtual_size: u64, last: Option<&LastSnapshot>
              another backup took its place",
         );
     };
-    let doubt = if bitmap.inconsistent {
+    let doubt = if last.file.as_deref() != Some(file) {
+        "the disk is in another file than it was: a snapshot was made or committed, or it was moved"
+    } else if bitmap.has_double {
+        "a snapshot of the disk was made since, and each of its files tells of a part of what changed"
+    } else if bitmap.inconsistent {
         "the bitmap of the last snapshot is inconsistent: QEMU ended without storing it"
     } else if bitmap.busy {
         "the bitmap of the last snapshot is in use by another job"
@@ -161,17 +178,19 @@ mod tests {
             inconsistent: false,
             granularity: GRANULARITY,
             dirty_bytes: 0,
+            has_double: false,
         }
     }
 
     #[test]
     fn a_bitmap_is_trusted_only_when_nothing_speaks_against_it() {
-        let last = LastSnapshot { virtual_size: 1000, bitmap: Some("b".to_owned()) };
+        let last =
+            LastSnapshot { virtual_size: 1000, bitmap: Some("b".to_owned()), file: Some("/f".to_owned()) };
         let reason = |bitmaps: &[Bitmap], size, last: Option<&LastSnapshot>, full| {
-            decide(bitmaps, size, last, full).reason().map(str::to_owned)
+            decide(bitmaps, size, "/f", last, full).reason().map(str::to_owned)
         };
         let good = [bitmap("a"), bitmap("b")];
-        assert_eq!(decide(&good, 1000, Some(&last), false).bitmap(), Some("b"));
+        assert_eq!(decide(&good, 1000, "/f", Some(&last), false).bitmap(), Some("b"));
         let told = [
             (reason(&good, 1000, Some(&last), true), "asked for"),
             (reason(&good, 1000, None, false), "no snapshot"),
@@ -185,6 +204,17 @@ mod tests {
                 reason(&[Bitmap { inconsistent: true, ..bitmap("b") }], 1000, Some(&last), false),
                 "inconsistent",
             ),
+            (reason(&[Bitmap { has_double: true, ..bitmap("b") }], 1000, Some(&last), false), "a part"),
+            (
+                reason(
+                    &good,
+                    1000,
+                    Some(&LastSnapshot { file: Some("/g".to_owned()), ..last.clone() }),
+                    false,
+                ),
+                "another file",
+            ),
+            (reason(&good, 1000, Some(&LastSnapshot { file: None, ..last.clone() }), false), "another file"),
             (reason(&[Bitmap { busy: true, ..bitmap("b") }], 1000, Some(&last), false), "in use"),
             (reason(&[Bitmap { recording: false, ..bitmap("b") }], 1000, Some(&last), false), "not finished"),
             (reason(&[Bitmap { granularity: 3, ..bitmap("b") }], 1000, Some(&last), false), "no sense"),

@@ -68,7 +68,14 @@ impl Claim {
     /// # Errors
     /// QEMU cannot be reached, or another process is at work on the machine ([`Error::Busy`]).
     pub fn new(socket: &Path, options: &QmpOptions, take_over: bool) -> Result<Self> {
-        let mut monitor = Qmp::connect(socket, options)?;
+        Self::of(Qmp::connect(socket, options)?, take_over)
+    }
+
+    /// As [`Claim::new`], over a monitor that is connected.
+    ///
+    /// # Errors
+    /// Those of [`Claim::new`].
+    pub fn of(mut monitor: Qmp, take_over: bool) -> Result<Self> {
         let (owner, removed) = Owner::claim(&mut monitor, take_over)?;
         Ok(Self { monitor, owner, removed, released: false })
     }
@@ -85,6 +92,30 @@ impl Claim {
     /// QEMU does not answer.
     pub fn machine(&mut self) -> Result<Machine> {
         Machine::discover(&mut self.monitor)
+    }
+
+    /// Refuses a machine on whose disks somebody else's job is at work: copying, committing or backing up.
+    ///
+    /// # Errors
+    /// There is such a job ([`Error::Busy`]), or QEMU does not answer.
+    pub fn refuse_jobs(&mut self) -> Result<()> {
+        let jobs = self.monitor.execute("query-jobs", json!({}))?;
+        let at_work = |job: &&serde_json::Value| {
+            let is_ours = job["id"].as_str().is_some_and(|id| id.starts_with(owner::PREFIX));
+            !is_ours && matches!(job["type"].as_str(), Some("backup" | "commit" | "mirror" | "stream"))
+        };
+        match jobs.as_array().into_iter().flatten().find(at_work) {
+            None => Ok(()),
+            Some(job) => {
+                let text = |name: &str| job[name].as_str().unwrap_or_default();
+                let what = format!(
+                    "a job of somebody else is at work on its disks ({}, {}): wait until it has ended, or end it",
+                    text("id"),
+                    text("type")
+                );
+                Err(Error::Busy { peer: self.monitor.peer().to_owned(), what })
+            }
+        }
     }
 
     /// What the machine is made of.
@@ -196,7 +227,7 @@ impl Capture {
             .collect();
         let actions = transaction(&disks, &started);
         // From here on events concern this capture, and not what an earlier one had left.
-        self.monitor().forget_events();
+        self.monitor().forget_events()?;
         let taken = Moment::take(&mut self.claim.monitor, machine, options, &actions);
         if taken.is_err() && !self.monitor().is_over() {
             // It was all or nothing, and it was nothing.

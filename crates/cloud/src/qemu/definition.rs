@@ -13,7 +13,7 @@ const COMMAND_LINE_BYTES_MAX: u64 = 256 << 10;
 /// A machine as its provider describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineDefinition {
-    /// `qemu`.
+    /// `qemu` or `libvirt`.
     pub provider: String,
     /// Version of QEMU, as in `7.2.22`.
     pub version: String,
@@ -44,6 +44,9 @@ pub struct MachineDefinition {
     /// The command line of its process without secrets, for people; empty where it cannot be seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command_line: Vec<String>,
+    /// The description of the domain without secrets, where libvirt is the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt_xml: Option<String>,
 }
 
 /// What a machine starts from.
@@ -81,6 +84,15 @@ pub struct DiskDefinition {
     pub boot_index: Option<i64>,
     /// Size in bytes.
     pub virtual_size: u64,
+    /// Where it was: the path of a file or device with its links resolved, or a URL without user and password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Its format there, by QEMU's name: `raw`, `qcow2` …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The same as QEMU names it, without secrets: tells whether a bitmap is still on the same file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// A network card of a machine.
@@ -124,6 +136,7 @@ impl MachineDefinition {
             disks: machine.disks.iter().map(DiskDefinition::of).collect(),
             nics: nics(monitor)?,
             command_line: command_line(monitor).unwrap_or_default(),
+            libvirt_xml: None,
         })
     }
 }
@@ -137,6 +150,9 @@ impl DiskDefinition {
             bus: bus(disk.model.as_deref().unwrap_or_default()).to_owned(),
             boot_index: disk.boot_index,
             virtual_size: disk.virtual_size,
+            location: location(&disk.file),
+            format: Some(disk.driver.clone()).filter(|driver| !driver.is_empty()),
+            file: Some(disk.file.clone()),
         }
     }
 }
@@ -231,7 +247,7 @@ fn command_line(monitor: &Qmp) -> Option<Vec<String>> {
 }
 
 /// An argument without what looks like a secret. Objects that hold secrets lose all but their kind.
-fn without_secrets(argument: &str) -> String {
+pub(crate) fn without_secrets(argument: &str) -> String {
     const REMOVED: &str = "(removed)";
     let is_secret = |key: &str| ["password", "passwd", "passphrase", "data", "key"].contains(&key.trim());
     if let Ok(Value::Object(mut fields)) = serde_json::from_str::<Value>(argument) {
@@ -274,9 +290,39 @@ fn without_user(text: &str) -> String {
     }
 }
 
+/// A place that says on its own where a disk is. What QEMU tells as `json:…` may hold secrets and is left out; so is a
+/// path that depends on where QEMU was started.
+pub(crate) fn location(file: &str) -> Option<String> {
+    if file.starts_with('/') {
+        let path = std::path::Path::new(file);
+        let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        return resolved.into_os_string().into_string().ok();
+    }
+    let is_url = file.split_once("://").is_some_and(|(scheme, _)| !scheme.contains(':'));
+    let place = file.split_once('?').map_or(file, |(place, _)| place);
+    is_url.then(|| without_user(place))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_kept_without_secrets() {
+        for (file, kept) in [
+            ("/no/such/disk.qcow2", Some("/no/such/disk.qcow2")),
+            ("/proc/self/../1/../../etc/hostname", Some("/etc/hostname")),
+            ("nbd://host:10809/disk", Some("nbd://host:10809/disk")),
+            ("iscsi://user%secret@host/target/0", Some("iscsi://host/target/0")),
+            ("https://me:hunter2@host/a@b?key=secret", Some("https://host/a@b")),
+            ("json:{\"driver\":\"rbd\",\"key\":\"secret\"}", None),
+            ("rbd:pool/image:id=admin:key=secret", None),
+            ("disk.raw", None),
+            ("", None),
+        ] {
+            assert_eq!(location(file).as_deref(), kept, "{file}");
+        }
+    }
 
     #[test]
     fn secrets_are_not_kept() {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::bitmap::Bitmap;
+use super::definition::without_secrets;
 use super::qmp::Qmp;
 use crate::{Error, Result};
 
@@ -35,7 +36,7 @@ pub struct MachineDisk {
     pub node: String,
     /// Driver of that node: `raw`, `qcow2` …
     pub driver: String,
-    /// The file or URL behind it.
+    /// The file or URL behind it, without secrets.
     pub file: String,
     /// Size of the disk that the guest sees, in bytes.
     pub virtual_size: u64,
@@ -73,7 +74,21 @@ impl Machine {
         for (number, drive) in drives.as_array().into_iter().flatten().enumerate() {
             machine.add(monitor, drive, number, &mut names)?;
         }
+        machine.find_doubles(monitor)?;
         Ok(machine)
+    }
+
+    /// Marks the bitmaps whose names are found on nodes that are no disks.
+    fn find_doubles(&mut self, monitor: &mut Qmp) -> Result<()> {
+        let nodes = monitor.execute("query-named-block-nodes", json!({ "flat": true }))?;
+        let is_disk = |node: &&Value| self.disks.iter().any(|disk| node["node-name"] == disk.node.as_str());
+        let others = nodes.as_array().into_iter().flatten().filter(|node| !is_disk(node));
+        let names: BTreeSet<String> =
+            others.flat_map(|node| Bitmap::list(&node["dirty-bitmaps"])).map(|bitmap| bitmap.name).collect();
+        for bitmap in self.disks.iter_mut().flat_map(|disk| &mut disk.bitmaps) {
+            bitmap.has_double = names.contains(&bitmap.name);
+        }
+        Ok(())
     }
 
     fn add(
@@ -120,7 +135,7 @@ impl Machine {
             node,
             keeps_bitmaps: driver == "qcow2" && *compat != "0.10",
             driver,
-            file: some(&inserted["file"]).unwrap_or_default(),
+            file: without_secrets(inserted["file"].as_str().unwrap_or_default()),
             virtual_size,
             bitmaps: Bitmap::list(&inserted["dirty-bitmaps"]),
             model,
@@ -233,7 +248,7 @@ fn given_name(object: &str) -> Option<String> {
 }
 
 /// A part of an image's name: other letters become `_`, and it does not begin with a dot or dash.
-fn sanitise(name: &str) -> String {
+pub(crate) fn sanitise(name: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let mut text: String = name.chars().take(48).map(|c| if fits(c) { c } else { '_' }).collect();
     if text.is_empty() || text.starts_with(['.', '-']) {

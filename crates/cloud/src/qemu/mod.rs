@@ -6,13 +6,15 @@
 pub mod agent;
 pub mod bitmap;
 mod capture;
-mod definition;
+pub(crate) mod channel;
+pub(crate) mod definition;
 mod guardian;
 mod lines;
 mod machine;
 mod overlay;
 mod owner;
 pub mod qmp;
+pub mod recovery;
 mod source;
 pub mod tracking;
 
@@ -20,6 +22,7 @@ pub use bitmap::{Bitmap, LastSnapshot, Mode};
 pub use capture::{Capture, CaptureOptions, CapturedDisk, Claim, Moment, Wanted, Watched};
 pub use definition::{DiskDefinition, Firmware, MachineDefinition, NicDefinition};
 pub use guardian::{GuardianProgram, stand_guard};
+pub(crate) use machine::sanitise as part_of_name;
 pub use machine::{LeftOut, Machine, MachineDisk};
 pub use qmp::{Qmp, QmpEvent, QmpOptions, QmpVersion};
 pub use source::CaptureSource;

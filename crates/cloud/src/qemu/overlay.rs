@@ -47,7 +47,9 @@ impl Names {
         let name = |what: &str| format!("{PREFIX}{number}-{what}");
         Self {
             file: name("file"),
-            overlay: name("overlay"),
+            // QEMU tells of the failures of one node once a second: a name of this process alone, so that what an
+            // earlier backup had to suffer does not hold back what is told of this one.
+            overlay: name(&format!("overlay-{:x}", std::process::id())),
             guard: name("guard"),
             nothing: name("nothing"),
             job: format!("{PREFIX}{number}"),

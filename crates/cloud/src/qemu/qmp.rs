@@ -6,16 +6,24 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::channel::{AgentChannel, Channel, Socket, broken};
 use super::lines::Lines;
 use crate::{Error, Result};
 
 /// Events that are kept until somebody asks for them.
 const EVENTS_MAX: usize = 4096;
+
+/// What the names of jobs begin with that are made to see their events.
+const PROBE: &str = "leeward-probe-";
+/// A node that nobody makes.
+const NO_NODE: &str = "leeward-nowhere";
+/// How long its events may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +63,7 @@ pub struct QmpVersion {
 /// A connection to the monitor of a machine.
 #[derive(Debug)]
 pub struct Qmp {
-    path: PathBuf,
-    lines: Lines,
+    channel: Box<dyn Channel>,
     options: QmpOptions,
     version: QmpVersion,
     next_id: u64,
@@ -87,18 +94,23 @@ impl Qmp {
         else {
             return Err(lines.broken("it is not the QMP monitor of a machine".to_owned()));
         };
-        let mut monitor = Self {
-            path: path.to_owned(),
-            lines,
+        let socket = Socket::new(path, lines);
+        let mut monitor = Self::over(Box::new(socket), QmpVersion { major, minor, micro }, options);
+        monitor.execute("qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    /// A monitor behind a channel that has left the negotiation.
+    pub(crate) fn over(channel: Box<dyn Channel>, version: QmpVersion, options: &QmpOptions) -> Self {
+        Self {
+            channel,
             options: *options,
-            version: QmpVersion { major, minor, micro },
+            version,
             next_id: 1,
             events: VecDeque::new(),
             events_lost: false,
             over: None,
-        };
-        monitor.execute("qmp_capabilities", json!({}))?;
-        Ok(monitor)
+        }
     }
 
     /// Whether the connection takes no further command.
@@ -112,22 +124,30 @@ impl Qmp {
     /// # Errors
     /// Those of [`Qmp::connect`].
     pub fn reconnect(&mut self) -> Result<()> {
-        // A monitor serves one client: the old connection has to go first.
-        let _ = self.lines.socket().shutdown(std::net::Shutdown::Both);
-        *self = Self::connect(&self.path, &self.options)?;
+        *self = self.channel.renew(&self.options)?;
         Ok(())
     }
 
-    /// The socket's path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// As [`Qmp::over`], where the channel does not tell the version.
+    pub(crate) fn through(channel: Box<dyn Channel>, options: &QmpOptions) -> Result<Self> {
+        let unknown = QmpVersion { major: 0, minor: 0, micro: 0 };
+        let mut monitor = Self::over(channel, unknown, options);
+        let version = monitor.execute("query-version", json!({}))?;
+        let number = |name: &str| version["qemu"][name].as_u64().unwrap_or(0);
+        monitor.version =
+            QmpVersion { major: number("major"), minor: number("minor"), micro: number("micro") };
+        Ok(monitor)
     }
 
-    /// The socket as messages name it.
+    /// The monitor as messages name it.
     #[must_use]
     pub fn peer(&self) -> &str {
-        self.lines.peer()
+        self.channel.peer()
+    }
+
+    /// The guest's agent, where whoever holds the monitor holds the agent too.
+    pub(crate) fn agent(&self) -> Option<Result<Box<dyn AgentChannel>>> {
+        self.channel.agent()
     }
 
     /// The version of QEMU.
@@ -139,8 +159,7 @@ impl Qmp {
     /// Number of QEMU's process, as the kernel knows it; `None` when it runs out of sight.
     #[must_use]
     pub fn peer_process(&self) -> Option<u32> {
-        let credentials = rustix::net::sockopt::socket_peercred(self.lines.socket()).ok()?;
-        u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
+        self.channel.process()
     }
 
     /// Runs a command and returns its answer.
@@ -163,7 +182,7 @@ impl Qmp {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Value> {
         if let Some(why) = &self.over {
-            return Err(self.lines.broken(why.clone()));
+            return Err(broken(self.peer(), why.clone()));
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -183,12 +202,10 @@ impl Qmp {
         id: u64,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Value> {
-        let mut text = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
-        text.push('\n');
-        self.lines.send(text.as_bytes(), descriptors)?;
+        self.channel.send(id, command, arguments, descriptors)?;
         let deadline = Instant::now() + self.options.answer_limit;
         loop {
-            let mut message = self.lines.next(deadline)?.ok_or_else(|| Error::TimedOut {
+            let mut message = self.channel.next(deadline)?.ok_or_else(|| Error::TimedOut {
                 peer: self.peer().to_owned(),
                 waited_for: command.to_owned(),
                 limit: self.options.answer_limit,
@@ -199,9 +216,10 @@ impl Qmp {
             let error = &message["error"];
             // An error in the text of a command has no id.
             if message["id"] != id && !(error.is_object() && message["id"].is_null()) {
-                return Err(self
-                    .lines
-                    .broken(format!("it answers something that was not asked: {}", message["id"])));
+                return Err(broken(
+                    self.peer(),
+                    format!("it answers something that was not asked: {}", message["id"]),
+                ));
             }
             if error.is_object() {
                 let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
@@ -214,7 +232,7 @@ impl Qmp {
             }
             return match message.get_mut("return") {
                 Some(value) => Ok(value.take()),
-                None => Err(self.lines.broken("it answers with neither a value nor an error".to_owned())),
+                None => Err(broken(self.peer(), "it answers with neither a value nor an error".to_owned())),
             };
         }
     }
@@ -226,7 +244,7 @@ impl Qmp {
     /// Those of [`Qmp::execute`].
     pub fn add_descriptor(&mut self, descriptor: impl AsFd, opaque: &str) -> Result<u64> {
         let answer = self.execute_with("add-fd", json!({ "opaque": opaque }), &[descriptor.as_fd()])?;
-        answer["fdset-id"].as_u64().ok_or_else(|| self.lines.broken("add-fd names no set".to_owned()))
+        answer["fdset-id"].as_u64().ok_or_else(|| broken(self.peer(), "add-fd names no set".to_owned()))
     }
 
     /// Passes a descriptor under a name, for the one command that takes it.
@@ -256,15 +274,15 @@ impl Qmp {
             return Ok(Some(event));
         }
         if let Some(why) = &self.over {
-            return Err(self.lines.broken(why.clone()));
+            return Err(broken(self.peer(), why.clone()));
         }
         while self.events.is_empty() {
-            let next = self.lines.next(deadline).inspect_err(|error| {
+            let next = self.channel.next(deadline).inspect_err(|error| {
                 self.over = Some(format!("the connection is over: {error}"));
             })?;
             let Some(mut message) = next else { return Ok(None) };
             if !self.keep_event(&mut message) {
-                let error = self.lines.broken("it answers something that was not asked".to_owned());
+                let error = broken(self.peer(), "it answers something that was not asked".to_owned());
                 self.over = Some(error.to_string());
                 return Err(error);
             }
@@ -272,10 +290,56 @@ impl Qmp {
         Ok(self.events.pop_front())
     }
 
+    /// Waits until everything that QEMU has told up to now can be had from [`Qmp::next_event`].
+    ///
+    /// Where answers may overtake events, QEMU is asked for a job that fails at once: it tells of its beginning and its
+    /// end, and what it told before that is then here too.
+    ///
+    /// # Errors
+    /// Those of [`Qmp::execute`]; or the events do not come in time.
+    pub fn settle(&mut self) -> Result<()> {
+        if self.channel.keeps_order() {
+            return Ok(());
+        }
+        let job = format!("{PROBE}{}", self.next_id);
+        let options = json!({ "driver": "qcow2", "file": NO_NODE, "size": 0 });
+        self.execute("blockdev-create", json!({ "job-id": job, "options": options }))?;
+        // The job is expected to fail; what counts is that it ends.
+        self.wait_for_job(&job, PROBE_LIMIT).or_else(|error| match error {
+            Error::Command { .. } => Ok(()),
+            other => Err(other),
+        })?;
+        let deadline = Instant::now() + PROBE_LIMIT;
+        let is_end = |event: &QmpEvent| event.data["id"] == job.as_str() && event.data["status"] == "null";
+        while !self.events_lost && !self.events.iter().any(is_end) {
+            let next = self.channel.next(deadline).inspect_err(|error| {
+                self.over = Some(format!("the connection is over: {error}"));
+            })?;
+            let Some(mut message) = next else {
+                return Err(Error::TimedOut {
+                    peer: self.peer().to_owned(),
+                    waited_for: "QEMU's events".to_owned(),
+                    limit: PROBE_LIMIT,
+                });
+            };
+            if !self.keep_event(&mut message) {
+                let error = broken(self.peer(), "it answers something that was not asked");
+                self.over = Some(error.to_string());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Drops the events that came before the last answer.
-    pub fn forget_events(&mut self) {
+    ///
+    /// # Errors
+    /// Those of [`Qmp::settle`].
+    pub fn forget_events(&mut self) -> Result<()> {
+        self.settle()?;
         self.events.clear();
         self.events_lost = false;
+        Ok(())
     }
 
     /// Whether events came faster than they were looked at, so that some are missing.

@@ -535,6 +535,14 @@ impl Source for Overlay {
         Ok(found)
     }
 
+    fn is_at_hand(&self, offset: u64, length: u64) -> bool {
+        // The local file may have to come from its disk first.
+        let (local, run) = self.map.run(self.granules_of(offset, length));
+        !local
+            && run.saturating_mul(self.granule()) >= offset + length
+            && self.base.is_at_hand(offset, length)
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         check_range(&self.name, offset, buffer.len() as u64, self.virtual_size())?;
         let (mut position, mut rest) = (offset, buffer);

@@ -8,14 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use leeward_cloud::qemu::{
-    Capture, CapturedDisk, Claim, Machine, MachineDisk, Mode, Qmp, QmpOptions, Watched, tracking,
-};
+use leeward_cloud::qemu::{Capture, CapturedDisk, Claim, Machine, MachineDisk, Mode, Watched, tracking};
 use leeward_disk::default_threads;
 use leeward_disk::nbd::{Clients, Context, Export, ReadOnly, Server, ServerOptions, Statistics, TlsServer};
 use serde_json::json;
 
-use super::backup::machine::{MachineArguments, Place, capture_options, group_id, note, selected};
+use super::backup::machine::{MachineArguments, Place, capture_options, group_id, note};
 use super::export::{parse_listen, serve};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
@@ -102,11 +100,11 @@ pub fn run(verb: &ChangedBlocksVerb, output: &Output) -> Result<ExitCode, Failur
 }
 
 fn claim(place: &Place, take_over: bool, output: &Output) -> Result<(Claim, Machine), Failure> {
-    let mut claim = Claim::new(&place.socket, &QmpOptions::default(), take_over)?;
+    let mut claim = Claim::of(place.monitor()?, take_over)?;
     if !claim.removed().is_empty() {
         note(output, &format!("removed what an unfinished run had left: {}", claim.removed().join(", ")));
     }
-    let machine = selected(claim.machine()?, place)?;
+    let machine = place.selected(claim.machine()?)?;
     Ok((claim, machine))
 }
 
@@ -142,8 +140,8 @@ fn stop(arguments: &ChainArguments, output: &Output) -> Result<(), Failure> {
 
 fn list(arguments: &MachineArgument, output: &Output) -> Result<(), Failure> {
     let place = arguments.place()?;
-    let mut monitor = Qmp::connect(&place.socket, &QmpOptions::default())?;
-    let machine = selected(Machine::discover(&mut monitor)?, &place)?;
+    let mut monitor = place.monitor()?;
+    let machine = place.selected(Machine::discover(&mut monitor)?)?;
     for (disk, bitmap) in tracking::list(&mut monitor, &machine)? {
         let name = tracking::chain(&bitmap.name).unwrap_or_default();
         let state = match &bitmap {
@@ -174,7 +172,7 @@ fn export(arguments: &ExportArguments, output: &Output) -> Result<(), Failure> {
     if !mended.is_empty() {
         let what = "the last point was not finished: the changes since the one before are told";
         note(output, &format!("{what} (disks {})", mended.join(", ")));
-        machine = selected(claim.machine()?, &place)?;
+        machine = place.selected(claim.machine()?)?;
     }
     let plan: Vec<(MachineDisk, Mode)> = machine
         .disks

@@ -15,7 +15,7 @@ use leeward_disk::nbd::{
 };
 use leeward_disk::overlay::Overlay;
 use leeward_disk::{Source, WorkOptions, default_threads};
-use leeward_repository::{ReadOptions, SnapshotSpec};
+use leeward_repository::{ReadOptions, SnapshotSpec, SpillOptions};
 use serde_json::json;
 
 use super::overlay::{self, Base, Serving};
@@ -46,6 +46,13 @@ pub struct ExportArguments {
     /// Memory for decoded chunks
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size::parse)]
     cache: u64,
+    /// Keep decoded chunks that memory has no room for in a file of up to this size, so that each is decoded once; it has
+    /// no name and is gone when the export ends
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    cache_disk: Option<u64>,
+    /// Where the file of --cache-disk is made
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    cache_dir: PathBuf,
     /// Demand TLS, with server-cert.pem, server-key.pem and ca-cert.pem from this directory; clients need a certificate
     /// of that authority
     #[arg(long, value_name = "DIR")]
@@ -82,11 +89,14 @@ pub fn run(
     let repository = repository.open()?;
     let mut overlay = None;
     let (mut served, mut exports) = (Vec::new(), Vec::new());
-    let reading = ReadOptions { cache_bytes: arguments.cache, ..ReadOptions::serving() };
+    let spill =
+        arguments.cache_disk.map(|bytes| SpillOptions { directory: arguments.cache_dir.clone(), bytes });
+    let reader =
+        repository.reader(ReadOptions { cache_bytes: arguments.cache, spill, ..ReadOptions::serving() })?;
     for text in &arguments.snapshots {
         let (name, spec) = parse_snapshot(text)?;
         let entry = repository.resolve(&spec)?;
-        let source = Arc::new(repository.source_with(entry.id, reading)?);
+        let source = Arc::new(reader.source(entry.id)?);
         let base = Base::of(&repository, &source, entry.id);
         served.push(Served { name: name.clone(), label: base.label(), size: source.virtual_size() });
         let device: Arc<dyn Device> = match &arguments.cow {

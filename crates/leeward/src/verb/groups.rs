@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use leeward_repository::{Group, Repository};
+use leeward_cloud::qemu::{Firmware, MachineDefinition};
+use leeward_repository::{CaptureMode, Group, Repository};
 
 use super::repository::RepositoryArgument;
+use super::restore::Restorable;
 use crate::failure::{Code, Failure};
-use crate::output::Output;
+use crate::output::{Output, printable};
 use crate::size;
 
 /// List the groups: snapshots of all disks of a machine, of one moment
@@ -102,5 +104,96 @@ pub fn resolve(repository: &Repository, wanted: &str) -> Result<Group, Failure> 
         1 => groups.pop().ok_or_else(|| missing(format!("there is no group {wanted}"))),
         count => Err(Failure::new(Code::Usage, format!("{wanted} could be any of {count} groups"))
             .hint("give more digits")),
+    }
+}
+
+/// Shows a group: the machine, and how each disk was captured.
+pub fn show(repository: &Repository, wanted: &str, output: &Output) -> Result<ExitCode, Failure> {
+    let found = Restorable::load(repository, wanted)?;
+    if output.is_json() {
+        let disks: Vec<_> = found
+            .members
+            .iter()
+            .map(|member| {
+                serde_json::json!({
+                    "name": member.name, "image": member.image, "snapshot": member.id,
+                    "virtual_size": member.snapshot.virtual_size, "consistency": member.snapshot.consistency,
+                    "capture": member.snapshot.capture, "statistics": member.snapshot.statistics,
+                    "definition": member.definition,
+                })
+            })
+            .collect();
+        output.json_line(&serde_json::json!({
+            "group": found.group.id, "machine": found.machine(), "created": found.group.created.to_string(),
+            "consistency": found.consistency(), "missing": found.missing, "disks": disks,
+            "definition": found.stored_definition, "definition_flaw": found.flaw,
+        }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    output.line(format!("group        {}", found.group.id));
+    output.line(format!("machine      {}", found.machine()));
+    output.line(format!("created      {}", found.group.created.strftime("%Y-%m-%d %H:%M:%SZ")));
+    output.line(format!("consistency  {}", found.consistency()));
+    match (&found.definition, &found.flaw) {
+        (Some(definition), _) => show_definition(definition, output),
+        (None, Some(flaw)) => output.line(format!("definition   cannot be read: {flaw}")),
+        (None, None) => output.line("definition   none was kept: only disks can be restored"),
+    }
+    for member in &found.members {
+        let attached = member.definition.as_ref().map_or_else(String::new, |disk| {
+            let boot = disk.boot_index.map_or_else(String::new, |index| format!(", boot index {index}"));
+            format!(", {}{boot}", printable(&disk.bus))
+        });
+        let snapshot = &member.snapshot;
+        output.line(format!("disk         {}: {}{attached}", member.name, size::show(snapshot.virtual_size)));
+        output.line(format!("             snapshot {}", member.label()));
+        if let Some(location) = member.definition.as_ref().and_then(|disk| disk.location.as_deref()) {
+            output.line(format!(
+                "             was {} on {}",
+                printable(location),
+                printable(&snapshot.source.host)
+            ));
+        }
+        if let Some(capture) = &snapshot.capture {
+            let read = size::show(snapshot.statistics.read_bytes);
+            output.line(match (capture.mode, &capture.reason) {
+                (CaptureMode::Incremental, _) => format!("             incremental, read {read}"),
+                (CaptureMode::Full, None) => format!("             full, read {read}"),
+                (CaptureMode::Full, Some(reason)) => {
+                    format!("             full, read {read}: {}", printable(reason))
+                }
+            });
+        }
+    }
+    for missing in &found.missing {
+        output.line(format!("disk         {}: its snapshot was forgotten", printable(missing)));
+    }
+    output.line(format!(
+        "restore      leeward restore {} --as NAME --dir DIR",
+        &found.group.id[..12.min(found.group.id.len())]
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_definition(definition: &MachineDefinition, output: &Output) {
+    let text = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), printable);
+    output.line(format!(
+        "type         {} of {} {}, {}",
+        text(&definition.machine_type),
+        printable(&definition.provider),
+        printable(&definition.version),
+        printable(&definition.architecture)
+    ));
+    output.line(format!("identity     {}, name {}", text(&definition.uuid), text(&definition.name)));
+    output.line(format!("memory       {}", size::show(definition.memory_bytes)));
+    output.line(format!("cpus         {} ({})", definition.cpus, text(&definition.cpu_type)));
+    output.line(match &definition.firmware {
+        Firmware::Bios => "firmware     BIOS".to_owned(),
+        Firmware::Flash { code, variables } => {
+            format!("firmware     UEFI: {}, variables {}", text(code), text(variables))
+        }
+    });
+    for nic in &definition.nics {
+        output.line(format!("network      {} {}", printable(&nic.model), printable(&nic.mac)));
     }
 }

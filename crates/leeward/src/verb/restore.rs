@@ -1,4 +1,12 @@
-//! `leeward restore` and `leeward verify-restore`: a snapshot becomes a disk again.
+//! `leeward restore` and `leeward verify-restore`: a snapshot becomes a disk again, a group a machine.
+
+mod group;
+mod in_place;
+mod machine;
+mod publish;
+mod start;
+
+pub use group::Restorable;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -7,20 +15,22 @@ use clap::Args;
 use leeward_disk::{
     CreateOptions, Format, OpenOptions, Source, Target, create_target, default_threads, open_source,
 };
-use leeward_repository::{Repository, RestoreMode, RestoreOutcome, Snapshot, SnapshotSpec};
+use leeward_repository::{Repository, RestoreMode, RestoreOutcome, Snapshot, SnapshotId, SnapshotSpec};
 
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
 use crate::size;
 
-/// Restore a snapshot to a file, a block device or an NBD server
+/// Restore a snapshot to a file, a block device or an NBD server, or a group to a machine
 #[derive(Args)]
 pub struct RestoreArguments {
-    /// The snapshot: IMAGE, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG
-    snapshot: SnapshotSpec,
+    /// The snapshot: IMAGE, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG; with --as, --in-place or --disk the group:
+    /// MACHINE, MACHINE@~1, or the first digits of its identity
+    snapshot: String,
     /// Where to: a new image file, a block device, or an nbd:// URL
-    target: String,
+    #[arg(required_unless_present_any = ["name", "in_place"])]
+    target: Option<String>,
     /// Format of the new file: raw or qcow2 [default: what its name says, else raw]
     #[arg(short = 'O', long)]
     output_format: Option<Format>,
@@ -42,6 +52,8 @@ pub struct RestoreArguments {
     /// Show what would be restored, and write nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+    #[command(flatten)]
+    machine: machine::MachineArguments,
 }
 
 /// Compare a disk with a snapshot, chunk by chunk
@@ -66,21 +78,56 @@ pub fn restore(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let repository = repository.open()?;
-    let entry = repository.resolve(&arguments.snapshot)?;
-    let snapshot = repository.snapshot(entry.id)?;
-    let label = format!("{}@{}", snapshot.image, entry.id.short());
+    if let Some(name) = &arguments.machine.name {
+        return machine::restore(arguments, name, &repository, output);
+    }
+    if arguments.machine.in_place {
+        return in_place::revert(arguments, &repository, output);
+    }
+    let Some(target_name) = &arguments.target else {
+        return Err(Failure::new(Code::Usage, "where to is not given"));
+    };
+    restore_disk(arguments, target_name, &repository, output)
+}
+
+/// The snapshot of one disk: that of an image, or one of a group.
+fn one_snapshot(
+    arguments: &RestoreArguments,
+    repository: &Repository,
+) -> Result<(SnapshotId, Snapshot), Failure> {
+    if arguments.machine.disks.is_empty() {
+        let entry = repository.resolve(&arguments.snapshot.parse()?)?;
+        return Ok((entry.id, repository.snapshot(entry.id)?));
+    }
+    let mut group = Restorable::load(repository, &arguments.snapshot)?;
+    group.select(&arguments.machine.disks)?;
+    match group.members.pop() {
+        Some(member) if group.members.is_empty() => Ok((member.id, member.snapshot)),
+        _ => Err(Failure::new(Code::Usage, "several disks do not fit into one target")
+            .hint("name one with --disk, or restore them all with --as NAME --dir DIR")),
+    }
+}
+
+fn restore_disk(
+    arguments: &RestoreArguments,
+    target_name: &str,
+    repository: &Repository,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
+    let (id, snapshot) = one_snapshot(arguments, repository)?;
+    let label = format!("{}@{}", snapshot.image, id.short());
     let virtual_size = snapshot.virtual_size;
     if arguments.dry_run {
         if output.is_json() {
             output.json_line(&serde_json::json!({
-                "dry_run": true, "snapshot": entry.id, "virtual_size": virtual_size,
-                "data_bytes": snapshot.statistics.data_bytes, "target": arguments.target,
+                "dry_run": true, "snapshot": id, "virtual_size": virtual_size,
+                "data_bytes": snapshot.statistics.data_bytes, "target": target_name,
             }));
         }
         output.line(format!(
             "Would restore {label} of {} to {}: {} of data",
             snapshot.created,
-            arguments.target,
+            target_name,
             size::show(snapshot.statistics.data_bytes)
         ));
         return Ok(ExitCode::SUCCESS);
@@ -102,22 +149,22 @@ pub fn restore(
     };
     let outcome = if arguments.onto {
         // The target first: it extends a file that is too short.
-        let target = leeward_disk::open_target(&arguments.target, virtual_size)?;
-        let existing = open_source(&arguments.target, &OpenOptions::with_format(Format::Raw))?;
+        let target = leeward_disk::open_target(target_name, virtual_size)?;
+        let existing = open_source(target_name, &OpenOptions::with_format(Format::Raw))?;
         run(RestoreMode::Patch(target.as_ref(), existing.as_ref()), target.as_ref())?
     } else {
-        let target = create_target(&arguments.target, virtual_size, &create)?;
+        let target = create_target(target_name, virtual_size, &create)?;
         run(RestoreMode::Write(target.as_ref()), target.as_ref())?
     };
-    report(&label, &arguments.target, &outcome, started.elapsed(), arguments.onto, output);
+    report(&label, target_name, &outcome, started.elapsed(), arguments.onto, output);
     if arguments.verify {
         let format = arguments
             .output_format
-            .or_else(|| Format::from_extension(arguments.target.as_ref()))
+            .or_else(|| Format::from_extension(target_name.as_ref()))
             .filter(|_| !arguments.onto)
             .unwrap_or(Format::Raw);
-        let disk = open_source(&arguments.target, &OpenOptions::with_format(format))?;
-        return compare(&repository, &snapshot, &label, &arguments.target, disk.as_ref(), threads, output);
+        let disk = open_source(target_name, &OpenOptions::with_format(format))?;
+        return compare(repository, &snapshot, &label, target_name, disk.as_ref(), threads, output);
     }
     Ok(ExitCode::SUCCESS)
 }

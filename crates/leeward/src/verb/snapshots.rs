@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use leeward_repository::{Difference, ImageName, SnapshotEntry, SnapshotSpec};
+use leeward_repository::{Difference, ImageName, Repository, SnapshotEntry, SnapshotSpec, Which};
 
 use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
@@ -81,10 +81,11 @@ pub fn log(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Show the manifest of a snapshot
+/// Show a snapshot, or a group: the machine, its disks, and how they were captured
 #[derive(Args)]
 pub struct ShowArguments {
-    /// The snapshot: IMAGE, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG
+    /// The snapshot: IMAGE, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG; or the group: MACHINE, MACHINE@~1, or the
+    /// first digits of its identity
     snapshot: SnapshotSpec,
 }
 
@@ -95,7 +96,12 @@ pub fn show(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let repository = repository.open()?;
-    let entry = repository.resolve(&arguments.snapshot)?;
+    let entry = match repository.resolve(&arguments.snapshot) {
+        Err(leeward_repository::Error::NoImage { .. }) if is_group(&repository, &arguments.snapshot)? => {
+            return super::groups::show(&repository, &text(&arguments.snapshot), output);
+        }
+        found => found?,
+    };
     let snapshot = repository.snapshot(entry.id)?;
     if output.is_json() {
         output.json_line(&serde_json::json!({
@@ -135,6 +141,21 @@ pub fn show(
     ));
     output.line(format!("made by      {}", snapshot.tool));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the part before `@` names a machine of which there are groups, or begins the identity of one.
+fn is_group(repository: &Repository, spec: &SnapshotSpec) -> Result<bool, Failure> {
+    let name = spec.image.as_str();
+    let groups = repository.groups()?;
+    Ok(groups.iter().any(|group| super::groups::machine_of(group) == name || group.id.starts_with(name)))
+}
+
+fn text(spec: &SnapshotSpec) -> String {
+    match &spec.which {
+        Which::Back(0) => spec.image.to_string(),
+        Which::Back(count) => format!("{}@~{count}", spec.image),
+        Which::Text(text) => format!("{}@{text}", spec.image),
+    }
 }
 
 /// Show where two snapshots differ, found through their trees without reading data

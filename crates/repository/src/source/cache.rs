@@ -46,7 +46,7 @@ impl Chunk {
         matches
     }
 
-    /// The content. Only the cache hands out chunks, and only those that are what their names say.
+    /// The content. The cache hands out chunks only when they are what their names say; those that it lets go of may not be.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -61,25 +61,25 @@ struct Shard {
 }
 
 impl Shard {
-    fn remove(&mut self, id: &BlobId) {
-        if let Some(chunk) = self.chunks.remove(id) {
-            self.bytes -= chunk.bytes.len();
-        }
+    fn remove(&mut self, id: &BlobId) -> Option<Arc<Chunk>> {
+        let chunk = self.chunks.remove(id)?;
+        self.bytes -= chunk.bytes.len();
+        Some(chunk)
     }
 
-    /// Removes chunks that nobody asked for since the last time, until the rest fits; `false` when it did already.
-    fn evict(&mut self, bytes_max: usize) -> bool {
-        let is_full = self.bytes > bytes_max;
+    /// Removes chunks that nobody asked for since the last time, until the rest fits, and returns them.
+    fn evict(&mut self, bytes_max: usize) -> Vec<(BlobId, Arc<Chunk>)> {
+        let mut evicted = Vec::new();
         while self.bytes > bytes_max {
             let Some(id) = self.order.pop_front() else { break };
             let used = self.chunks.get(&id).map(|chunk| chunk.is_used.swap(false, Ordering::Relaxed));
             match used {
                 Some(true) => self.order.push_back(id),
-                Some(false) => self.remove(&id),
+                Some(false) => evicted.extend(self.remove(&id).map(|chunk| (id, chunk))),
                 None => {}
             }
         }
-        is_full
+        evicted
     }
 }
 
@@ -134,18 +134,20 @@ impl ChunkCache {
         None
     }
 
-    /// Keeps a chunk, unless one of this name is there already.
-    pub(super) fn insert(&self, id: BlobId, chunk: Arc<Chunk>) {
+    /// Keeps a chunk, unless one of this name is there already. Returns those that had to go.
+    pub(super) fn insert(&self, id: BlobId, chunk: Arc<Chunk>) -> Vec<(BlobId, Arc<Chunk>)> {
         let mut shard = lock(self.shard(&id));
         if shard.chunks.contains_key(&id) {
-            return;
+            return Vec::new();
         }
         shard.bytes += chunk.bytes.len();
         shard.chunks.insert(id, chunk);
         shard.order.push_back(id);
-        if shard.evict(self.shard_bytes_max) {
+        let evicted = shard.evict(self.shard_bytes_max);
+        if !evicted.is_empty() {
             self.is_full.store(true, Ordering::Relaxed);
         }
+        evicted
     }
 
     #[cfg(test)]

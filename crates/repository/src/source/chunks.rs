@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use super::cache::{Chunk, ChunkCache};
 use super::flights::Flights;
+use super::options::ReadOptions;
+use super::spill::Spill;
 use crate::Result;
 use crate::blobs::{Blobs, Recent};
 use crate::frame::BlobKind;
@@ -28,21 +30,24 @@ pub(super) enum Reader {
 pub(super) struct Chunks {
     pub(super) blobs: Blobs,
     cache: ChunkCache,
+    spill: Option<Spill>,
     flights: Flights,
     /// What is in which frame; `None` for a pack whose directory cannot be read.
     directories: Mutex<Recent<PackId, Option<Arc<Directory>>>>,
 }
 
 impl Chunks {
-    pub(super) fn new(blobs: Blobs, cache_bytes: u64) -> Self {
+    pub(super) fn new(blobs: Blobs, options: &ReadOptions) -> Result<Self> {
         let chunk_bytes = blobs.repository().config().chunk_bytes();
-        let cache_bytes = usize::try_from(cache_bytes).unwrap_or(usize::MAX);
-        Self {
+        let cache_bytes = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
+        let spill = options.spill.as_ref().map(|options| Spill::create(options, chunk_bytes)).transpose()?;
+        Ok(Self {
             blobs,
+            spill,
             cache: ChunkCache::new(cache_bytes, chunk_bytes),
             flights: Flights::default(),
             directories: Mutex::new(Recent::new(DIRECTORIES_MAX)),
-        }
+        })
     }
 
     /// Whether the chunk is in memory.
@@ -59,7 +64,26 @@ impl Chunks {
     }
 
     fn cached(&self, id: BlobId, reader: Reader) -> Option<Arc<Chunk>> {
-        self.cache.get(&id, self.blobs.repository().keys(), reader == Reader::Random)
+        let keys = self.blobs.repository().keys();
+        if let Some(chunk) = self.cache.get(&id, keys, reader == Reader::Random) {
+            return Some(chunk);
+        }
+        let chunk = Arc::new(Chunk::checked(self.spill.as_ref()?.get(&id, keys)?));
+        self.keep(id, Arc::clone(&chunk));
+        Some(chunk)
+    }
+
+    /// Keeps a chunk in memory. What has to go for it is put away.
+    fn keep(&self, id: BlobId, chunk: Arc<Chunk>) {
+        let evicted = self.cache.insert(id, chunk);
+        if let Some(spill) = &self.spill {
+            evicted.iter().for_each(|(id, chunk)| spill.put(*id, chunk.bytes()));
+        }
+    }
+
+    /// Whether a chunk need not be decoded.
+    fn is_kept(&self, id: &BlobId) -> bool {
+        self.cache.contains(id) || self.spill.as_ref().is_some_and(|spill| spill.contains(id))
     }
 
     fn load(&self, id: BlobId, location: &Location, reader: Reader) -> Result<Arc<Chunk>> {
@@ -78,13 +102,15 @@ impl Chunks {
     /// Decodes the frame at a location, for a chunk in it; what lies beside it is kept as well.
     fn decode(&self, id: BlobId, location: &Location, reader: Reader) -> Result<Arc<Chunk>> {
         let chunk_bytes = self.blobs.repository().config().chunk_bytes();
+        let keys = self.blobs.repository().keys();
         let at = location.content_offset as usize;
         let neighbours = self.neighbours(location);
         // While there is room all of the frame is kept: soon everything is there. Once there is none, a random read decodes
         // only as far as its chunk, which takes half the time. When the frame's beginning is there already the frame is
         // of interest, and all of it is decoded, lest its beginning be decoded again and again.
+        // What can be put away is decoded once.
         let is_known = neighbours.first().is_some_and(|first| *first != id && self.cache.contains(first));
-        let whole = reader == Reader::Stream || is_known || !self.cache.is_full();
+        let whole = reader == Reader::Stream || is_known || self.spill.is_some() || !self.cache.is_full();
         let end = if whole { usize::MAX } else { at + chunk_bytes };
         let mut wanted = None;
         self.blobs.blocks(location, end, |offset, bytes| {
@@ -92,15 +118,22 @@ impl Chunks {
                 wanted = Some(bytes);
             } else if let Some(neighbour) = neighbours.get(offset / chunk_bytes)
                 && bytes.len() == chunk_bytes
+                && !self.is_kept(neighbour)
             {
-                self.cache.insert(*neighbour, Arc::new(Chunk::claimed(bytes)));
+                // Who reads in order will want it, and now it is in the processor's caches.
+                let chunk = match reader {
+                    Reader::Random => Chunk::claimed(bytes),
+                    Reader::Stream if keys.chunk(&bytes) == *neighbour => Chunk::checked(bytes),
+                    Reader::Stream => return,
+                };
+                self.keep(*neighbour, Arc::new(chunk));
             }
         })?;
         let chunk = wanted
-            .filter(|bytes| self.blobs.repository().keys().chunk(bytes) == id)
+            .filter(|bytes| keys.chunk(bytes) == id)
             .map(|bytes| Arc::new(Chunk::checked(bytes)))
             .ok_or_else(|| self.blobs.wrong(BlobKind::Chunk, id, location.pack))?;
-        self.cache.insert(id, Arc::clone(&chunk));
+        self.keep(id, Arc::clone(&chunk));
         Ok(chunk)
     }
 

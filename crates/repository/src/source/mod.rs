@@ -2,7 +2,7 @@
 //!
 //! Extents come from the tree alone, without reading any chunk: a chunk that is there is data, one that is not is
 //! unallocated. Every chunk is compared with its name when it is first read, also when only a part of it is asked for;
-//! then it stays in a bounded cache ([`cache`]). Random reads decode no more of a frame than pays ([`chunks`]);
+//! then it stays in a bounded cache ([`cache`]), and what leaves that may go to a file ([`spill`]). Random reads decode no more of a frame than pays ([`chunks`]);
 //! ahead of sequential reads a few threads decode what comes next ([`ahead`]).
 
 mod ahead;
@@ -10,6 +10,7 @@ mod cache;
 mod chunks;
 mod flights;
 mod options;
+mod spill;
 
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +21,7 @@ use leeward_disk::{
 use ahead::Ahead;
 use chunks::{Chunks, Reader};
 pub use options::ReadOptions;
+pub use spill::SpillOptions;
 
 use crate::blobs::{Blobs, Recent};
 use crate::id::{BlobId, SnapshotId};
@@ -78,9 +80,9 @@ impl Repository {
     /// Opens the index once for any number of snapshots, which then share one cache.
     ///
     /// # Errors
-    /// The store fails.
+    /// The store fails, or the file for decoded chunks cannot be made.
     pub fn reader(&self, options: ReadOptions) -> Result<SnapshotReader> {
-        let chunks = Arc::new(Chunks::new(Blobs::open(self)?, options.cache_bytes));
+        let chunks = Arc::new(Chunks::new(Blobs::open(self)?, &options)?);
         Ok(SnapshotReader { chunks, options })
     }
 }
@@ -99,7 +101,7 @@ impl SnapshotReader {
     /// # Errors
     /// Those of [`Repository::source`].
     pub fn source(&self, id: SnapshotId) -> Result<SnapshotSource> {
-        let (repository, options) = (self.chunks.blobs.repository(), self.options);
+        let (repository, options) = (self.chunks.blobs.repository(), &self.options);
         let snapshot = repository.snapshot(id)?;
         let config = repository.config();
         if (snapshot.chunk_bits, snapshot.fanout_bits) != (config.chunk_bits, config.fanout_bits) {
@@ -271,6 +273,23 @@ impl Source for SnapshotSource {
         map.descend(self.disk.snapshot.root, self.disk.snapshot.root_level, 0)
             .map_err(|error| self.disk.failed(offset, length, error))?;
         Ok(map.extents)
+    }
+
+    fn is_at_hand(&self, offset: u64, length: u64) -> bool {
+        let leaf_bytes = self.disk.chunk_bytes << self.disk.snapshot.fanout_bits;
+        let last = offset.saturating_add(length.saturating_sub(1));
+        let has_leaf = |number| lock(&self.disk.leaves[number as usize % LEAF_SHARDS]).get(&number).is_some();
+        let mut are_cached = (offset / leaf_bytes..=last / leaf_bytes).all(has_leaf);
+        // With its leaves at hand the walk reads nothing.
+        are_cached
+            && self
+                .disk
+                .each_chunk(offset, length, |id, _, _| {
+                    are_cached &= id.is_none_or(|id| self.disk.chunks.is_cached(&id));
+                    Ok(())
+                })
+                .is_ok()
+            && are_cached
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> leeward_disk::Result<()> {

@@ -11,7 +11,7 @@ use leeward_store::DirectoryStore;
 use super::NODES_PER_CALL;
 use crate::{
     BackupOptions, Consistency, InitOptions, PREFIXES, ReadOptions, Repository, SnapshotId, SourceRecord,
-    Unattended,
+    SpillOptions, Unattended,
 };
 
 const CHUNK: usize = 16 << 10;
@@ -207,7 +207,7 @@ fn full(frames: usize) -> Vec<u8> {
 }
 
 fn small_options(cache_bytes: u64, read_ahead_bytes: u64) -> ReadOptions {
-    ReadOptions { cache_bytes, read_ahead_bytes, threads: 2 }
+    ReadOptions { cache_bytes, read_ahead_bytes, threads: 2, spill: None }
 }
 
 #[test]
@@ -216,8 +216,12 @@ fn caches_of_all_sizes_with_and_without_reading_ahead_give_the_same_bytes() {
     let repository = repository(directory.path());
     let bytes = full(6);
     let id = backup(&repository, disk(bytes.clone()).as_ref());
-    for (cache, ahead) in [(0, 0), (1 << 20, 1 << 20), (8 << 20, 2 << 20), (64 << 20, 8 << 20)] {
-        let source = repository.source_with(id, small_options(cache, ahead)).unwrap();
+    let spill = |bytes| Some(SpillOptions { directory: directory.path().to_owned(), bytes });
+    let sizes = [(0, 0, None), (1 << 20, 1 << 20, None), (8 << 20, 2 << 20, None), (64 << 20, 8 << 20, None)];
+    let spilled = [(0, 0, spill(1)), (1 << 20, 1 << 20, spill(3 << 20)), (1 << 20, 1 << 20, spill(1 << 30))];
+    for (cache, ahead, spill) in sizes.into_iter().chain(spilled) {
+        let options = ReadOptions { spill, ..small_options(cache, ahead) };
+        let source = repository.source_with(id, options).unwrap();
         std::thread::scope(|scope| {
             for thread in 0..4_u64 {
                 let (source, bytes) = (&source, &bytes);
@@ -238,6 +242,36 @@ fn caches_of_all_sizes_with_and_without_reading_ahead_give_the_same_bytes() {
             }
         });
     }
+}
+
+#[test]
+fn what_memory_has_no_room_for_is_decoded_once_where_there_is_a_file_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = repository(directory.path());
+    let bytes = full(4);
+    let id = backup(&repository, disk(bytes.clone()).as_ref());
+    let spill = Some(SpillOptions { directory: directory.path().to_owned(), bytes: 1 << 30 });
+    let source = repository.source_with(id, ReadOptions { spill, ..small_options(0, 0) }).unwrap();
+    let mut part = vec![0; CHUNK];
+    for offset in (0..bytes.len()).step_by(CHUNK) {
+        source.read_at(&mut part, offset as u64).unwrap();
+    }
+    // From now on nothing can be decoded; only what is in memory or in the file is there.
+    for pack in std::fs::read_dir(directory.path().join("packs")).unwrap() {
+        let path = pack.unwrap().path();
+        let metadata = std::fs::metadata(&path).unwrap();
+        let mut permissions = metadata.permissions();
+        #[allow(clippy::permissions_set_readonly_false, reason = "a file in a temporary directory")]
+        permissions.set_readonly(false);
+        std::fs::set_permissions(&path, permissions).unwrap();
+        std::fs::write(&path, vec![0; metadata.len() as usize]).unwrap();
+    }
+    for offset in (0..bytes.len()).step_by(CHUNK) {
+        source.read_at(&mut part, offset as u64).unwrap();
+        assert!(part == bytes[offset..offset + CHUNK], "{offset}");
+        assert!(source.is_at_hand(offset as u64, CHUNK as u64), "{offset}");
+    }
+    assert!(!source.is_at_hand(0, bytes.len() as u64), "memory has room for a few");
 }
 
 #[test]

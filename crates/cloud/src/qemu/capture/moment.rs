@@ -153,9 +153,10 @@ fn find_agent(
     if !machine.is_running() {
         return Ok(Err(format!("the guest does not run (state {})", machine.status)));
     }
-    let socket = match &options.agent {
-        Some(socket) => socket.clone(),
-        None => match agent_socket(monitor)? {
+    let socket = match (&options.agent, monitor.agent()) {
+        (Some(socket), _) => socket.clone(),
+        (None, Some(channel)) => return Agent::over(channel?, options.freeze_limit).map(Ok),
+        (None, None) => match agent_socket(monitor)? {
             Ok(socket) => socket,
             Err(why) => return Ok(Err(why)),
         },

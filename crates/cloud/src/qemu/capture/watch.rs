@@ -82,8 +82,8 @@ impl Watched<'_> {
         let mut monitor = lock(&self.monitor);
         let peer = monitor.peer().to_owned();
         if !self.is_in_doubt() {
-            // QEMU sends what it has to tell before it answers, so after the answer all of it is here.
-            match monitor.execute("query-jobs", json!({})) {
+            // What QEMU had to tell before it answers is here after the answer.
+            match monitor.settle().and_then(|()| monitor.execute("query-jobs", json!({}))) {
                 Ok(jobs) => {
                     self.look_at_jobs(&jobs);
                     self.look(&mut monitor);

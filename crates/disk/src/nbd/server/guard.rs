@@ -76,6 +76,11 @@ impl Guard<'_> {
         guarded(|| self.0.source().read_at(buffer, offset)).map_err(|failure| failure.at(offset))
     }
 
+    /// Whether a range can be read without waiting for anything.
+    pub(super) fn is_at_hand(self, offset: u64, length: u64) -> bool {
+        guarded(|| Ok(self.0.source().is_at_hand(offset, length))).unwrap_or(false)
+    }
+
     /// Extents as they are promised by [`crate::Source::extents`]: a device that breaks the promise has failed.
     pub(super) fn extents(self, offset: u64, length: u64) -> Result<Vec<Extent>, Failure> {
         let extents = guarded(|| self.0.source().extents(offset, length))?;

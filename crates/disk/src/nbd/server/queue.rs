@@ -54,6 +54,12 @@ impl<T> Queue<T> {
         more
     }
 
+    /// Whether nothing waits and nothing is being served.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.jobs.is_empty() && state.idle == state.workers
+    }
+
     /// The next job; `None` when no more will come.
     pub(super) fn take(&self) -> Option<T> {
         let mut state = self.state();

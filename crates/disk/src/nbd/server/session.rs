@@ -16,6 +16,9 @@ use super::{Export, ServerOptions};
 use crate::formats::bytes::{be16, be32, be64};
 use crate::nbd::wire::{self, Command};
 
+/// Reads up to this length may be served by the thread that reads requests.
+const QUICK_BYTES_MAX: u32 = 1 << 20;
+
 /// What a worker does at a time.
 pub(super) enum Job {
     Request(Request),
@@ -73,12 +76,12 @@ impl<'a> Session<'a> {
         });
     }
 
-    fn receive<'scope>(
+    fn receive<'scope, R: Read>(
         &'scope self,
-        input: &mut impl Read,
+        input: &mut BufReader<R>,
         scope: &'scope Scope<'scope, '_>,
     ) -> io::Result<()> {
-        let mut buffer = Vec::new();
+        let (mut buffer, mut own_buffer) = (Vec::new(), Vec::new());
         let mut submit = |job| self.submit(job, scope, &mut buffer);
         while !self.outbox.is_broken() {
             let mut header = [0; 28];
@@ -97,6 +100,10 @@ impl<'a> Session<'a> {
             match Command::from_number(request.command) {
                 Some(Command::Disconnect) => break,
                 Some(Command::Write) => self.receive_write(input, request, &mut submit)?,
+                // A client that waits for each reply: to wake another thread would take longer than the reply.
+                _ if input.buffer().is_empty() && self.is_quick(&request) => {
+                    self.perform_guarded(Job::Request(request), &mut own_buffer);
+                }
                 _ => submit(Job::Request(request))?,
             }
         }
@@ -160,11 +167,7 @@ impl<'a> Session<'a> {
         let worker = || {
             let mut buffer = Vec::new();
             while let Some(job) = self.queue.take() {
-                let performed = catch_unwind(AssertUnwindSafe(|| self.perform(job, &mut buffer)));
-                if performed.is_err() {
-                    // Devices are guarded: this is an error of the server itself, and a request stays unanswered.
-                    self.outbox.fail();
-                }
+                self.perform_guarded(job, &mut buffer);
             }
         };
         let started = std::thread::Builder::new().name("nbd-worker".to_owned()).spawn_scoped(scope, worker);
@@ -175,6 +178,21 @@ impl<'a> Session<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    fn perform_guarded(&self, job: Job, buffer: &mut Vec<u8>) {
+        if catch_unwind(AssertUnwindSafe(|| self.perform(job, buffer))).is_err() {
+            // Devices are guarded: this is an error of the server itself, and a request stays unanswered.
+            self.outbox.fail();
+        }
+    }
+
+    /// Whether nothing is being served, and a request is a short read of what is at hand.
+    fn is_quick(&self, request: &Request) -> bool {
+        request.length <= QUICK_BYTES_MAX
+            && self.queue.is_idle()
+            && matches!(self.limits.check(request), Ok(Command::Read))
+            && self.device.is_at_hand(request.offset, u64::from(request.length))
     }
 
     fn perform(&self, job: Job, buffer: &mut Vec<u8>) {

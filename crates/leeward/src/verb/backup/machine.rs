@@ -1,4 +1,7 @@
-//! `leeward backup qmp:SOCKET`: the disks of a running machine become a group of snapshots of one moment.
+//! `leeward backup qmp:SOCKET` and `libvirt:DOMAIN`: the disks of a running machine become a group of snapshots of one
+//! moment.
+
+mod resting;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,14 +10,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use leeward_cloud::libvirt::{self, Domain, State};
 use leeward_cloud::qemu::{
-    Capture, CaptureOptions, CapturedDisk, Claim, LastSnapshot, Machine, MachineDefinition, MachineDisk,
-    Mode, Moment, Qmp, QmpOptions, Wanted, Watched, bitmap,
+    Capture, CaptureOptions, CapturedDisk, Claim, DiskDefinition, LastSnapshot, Machine, MachineDefinition,
+    MachineDisk, Mode, Moment, Qmp, QmpOptions, Wanted, Watched, bitmap,
 };
 use leeward_disk::{SharedSource, default_threads};
 use leeward_repository::{
     BackupOutcome, CaptureMode, CaptureRecord, Changed, Consistency, Control, GroupOptions, GroupRecord,
-    ImageName, Member, Repository, SnapshotId, SourceRecord, host_name,
+    ImageName, Member, Repository, Snapshot, SnapshotId, SourceRecord, host_name,
 };
 
 use super::BackupArguments;
@@ -25,7 +29,7 @@ use crate::size;
 use crate::verb::repository::{RepositoryArgument, Watch};
 use crate::verb::thaw;
 
-/// What begins the source that is a machine.
+/// What begins the source that is a machine behind a socket.
 const SCHEME: &str = "qmp:";
 
 /// How far the content has to agree with itself
@@ -42,7 +46,7 @@ enum ConsistencyArgument {
 
 /// Options for running machines.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Running machines (qmp:SOCKET)")]
+#[command(next_help_heading = "Machines (qmp:SOCKET, libvirt:DOMAIN)")]
 pub struct MachineArguments {
     /// Read the disks whole, also where it is known what has changed
     #[arg(long)]
@@ -77,8 +81,14 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 
 /// A machine and the disks of it that are meant.
 pub(crate) struct Place {
-    pub(crate) socket: PathBuf,
+    way: Way,
     disks: Vec<String>,
+}
+
+/// The way to a machine's monitor.
+enum Way {
+    Socket(PathBuf),
+    Domain(Box<Domain>),
 }
 
 impl Place {
@@ -96,11 +106,38 @@ impl Place {
             )
             .hint("a machine is given as qmp:SOCKET or qmp:SOCKET?disk=NAME&disk=NAME")));
         }
-        Some(Ok(Self { socket: socket.into(), disks }))
+        Some(Ok(Self { way: Way::Socket(socket.into()), disks }))
+    }
+
+    fn peer(&self) -> String {
+        match &self.way {
+            Way::Socket(socket) => socket.display().to_string(),
+            Way::Domain(domain) => format!("domain {}", domain.name()),
+        }
     }
 
     fn location(&self, disk: &MachineDisk) -> String {
-        format!("{SCHEME}{}?disk={}", self.socket.display(), disk.name)
+        match &self.way {
+            Way::Socket(socket) => format!("{SCHEME}{}?disk={}", socket.display(), disk.name),
+            Way::Domain(domain) => domain.location(&disk.name),
+        }
+    }
+
+    pub(crate) fn monitor(&self) -> Result<Qmp, Failure> {
+        let options = QmpOptions::default();
+        Ok(match &self.way {
+            Way::Socket(socket) => Qmp::connect(socket, &options)?,
+            Way::Domain(domain) => domain.monitor(&options)?,
+        })
+    }
+
+    pub(crate) fn selected(&self, mut machine: Machine) -> Result<Machine, Failure> {
+        if let Way::Domain(domain) = &self.way {
+            domain.name_disks(&mut machine);
+        }
+        machine.check_state(&self.peer())?;
+        machine.select(&self.peer(), &self.disks)?;
+        Ok(machine)
     }
 }
 
@@ -118,7 +155,30 @@ pub fn run(
     repository: &RepositoryArgument,
     output: &Output,
 ) -> Option<Result<ExitCode, Failure>> {
+    if let Some(place) = libvirt::Place::parse(&arguments.source) {
+        return Some(back_up_domain(place, arguments, repository, output));
+    }
     Some(Place::parse(&arguments.source)?.and_then(|place| back_up(&place, arguments, repository, output)))
+}
+
+fn back_up_domain(
+    place: Result<libvirt::Place, String>,
+    arguments: &BackupArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
+    let place = place.map_err(|what| {
+        Failure::new(Code::Usage, format!("{}: {what}", arguments.source))
+            .hint("a domain is given as libvirt:DOMAIN or libvirt:DOMAIN?disk=vda&disk=vdb&connect=URI")
+    })?;
+    let domain = Domain::find(&place)?;
+    match domain.state() {
+        State::ShutOff => resting::back_up(domain, &place.disks, arguments, repository, output),
+        State::Active => {
+            let place = Place { way: Way::Domain(Box::new(domain)), disks: place.disks };
+            back_up(&place, arguments, repository, output)
+        }
+    }
 }
 
 fn back_up(
@@ -133,22 +193,24 @@ fn back_up(
     }
     let repository = repository.open_limited(arguments.limit_write)?;
     if arguments.dry_run {
-        let mut monitor = Qmp::connect(&place.socket, &QmpOptions::default())?;
-        let machine = selected(Machine::discover(&mut monitor)?, place)?;
+        let machine = place.selected(Machine::discover(&mut place.monitor()?)?)?;
         show_plan(&machine, &plan(&machine, &repository, arguments)?, output);
         return Ok(ExitCode::SUCCESS);
     }
     let started = Instant::now();
-    let mut claim = Claim::new(&place.socket, &QmpOptions::default(), arguments.machine.take_over)?;
+    let mut claim = Claim::of(place.monitor()?, arguments.machine.take_over)?;
     if !claim.removed().is_empty() {
         note(output, &format!("removed what an unfinished backup had left: {}", claim.removed().join(", ")));
     }
-    let machine = selected(claim.machine()?, place)?;
+    if matches!(place.way, Way::Domain(_)) {
+        claim.refuse_jobs()?;
+    }
+    let machine = place.selected(claim.machine()?)?;
     for left_out in &machine.left_out {
         note(output, &format!("disk {} is left out: {}", left_out.name, left_out.why));
     }
     let planned = plan(&machine, &repository, arguments)?;
-    let definition = definition(&mut claim, &machine, &planned)?;
+    let definition = definition(&mut claim, place, &machine, &planned)?;
     let prefix = bitmap::prefix(&repository.config().repository_id);
     let threads = arguments.threads.unwrap_or_else(default_threads);
     let options = capture_options(&arguments.machine, prefix, threads)?;
@@ -189,13 +251,6 @@ pub(crate) fn note(output: &Output, text: &str) {
     eprintln!("{}", serde_json::json!({ "note": text }));
 }
 
-pub(crate) fn selected(mut machine: Machine, place: &Place) -> Result<Machine, Failure> {
-    let peer = place.socket.display().to_string();
-    machine.check_state(&peer)?;
-    machine.select(&peer, &place.disks)?;
-    Ok(machine)
-}
-
 /// Decides for each disk which image it belongs to and how it is read.
 fn plan(
     machine: &Machine,
@@ -214,9 +269,11 @@ fn plan(
             Ok(known) => {
                 let known = known.map(|snapshot| LastSnapshot {
                     virtual_size: snapshot.virtual_size,
+                    file: file_of(&snapshot),
                     bitmap: snapshot.capture.and_then(|capture| capture.bitmap),
                 });
-                bitmap::decide(&disk.bitmaps, disk.virtual_size, known.as_ref(), arguments.machine.full)
+                let full = arguments.machine.full;
+                bitmap::decide(&disk.bitmaps, disk.virtual_size, &disk.file, known.as_ref(), full)
             }
             Err(error) => Mode::Full { reason: format!("the last snapshot cannot be read: {error}") },
         };
@@ -226,25 +283,29 @@ fn plan(
     Ok(planned?)
 }
 
+/// The file in which a disk was when a snapshot of it was made.
+fn file_of(snapshot: &Snapshot) -> Option<String> {
+    let machine = snapshot.group.as_ref()?.machine.clone()?;
+    let definition: MachineDefinition = serde_json::from_value(machine).ok()?;
+    let is_it = |disk: &&DiskDefinition| disk.image.as_deref() == Some(snapshot.image.as_str());
+    definition.disks.iter().find(is_it)?.file.clone()
+}
+
 fn definition(
     claim: &mut Claim,
+    place: &Place,
     machine: &Machine,
     planned: &[Planned],
 ) -> Result<MachineDefinition, Failure> {
     let mut definition = claim.definition(machine)?;
+    if let Way::Domain(domain) = &place.way {
+        definition = domain.complete(definition);
+    }
     for disk in &mut definition.disks {
         let planned = planned.iter().find(|planned| planned.disk.name == disk.name);
         disk.image = planned.map(|planned| planned.image.to_string());
     }
     Ok(definition)
-}
-
-/// An identity for a group.
-pub(crate) fn group_id() -> Result<String, Failure> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random)
-        .map_err(|error| Failure::new(Code::Failed, format!("the system gives no random bytes: {error}")))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// How the moment is taken; `prefix` begins the names of the chain's bitmaps.
@@ -273,6 +334,14 @@ pub(crate) fn capture_options(
         overlay_bytes_max: machine.overlay_max,
         connections: threads.min(4),
     })
+}
+
+/// Another identity each time.
+pub(crate) fn group_id() -> Result<String, Failure> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random)
+        .map_err(|error| Failure::new(Code::Failed, format!("the system gives no random bytes: {error}")))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Listens to the person and to QEMU.
@@ -488,10 +557,8 @@ mod tests {
     fn a_machine_and_its_disks_are_told_from_other_sources() {
         assert!(Place::parse("disk.raw").is_none() && Place::parse("nbd://host/x").is_none());
         let place = Place::parse("qmp:/run/a?b.sock?disk=vd0&disk=#block1").unwrap().unwrap();
-        assert_eq!(
-            (place.socket, place.disks),
-            ("/run/a?b.sock".into(), vec!["vd0".to_owned(), "#block1".to_owned()])
-        );
+        assert_eq!(place.peer(), "/run/a?b.sock");
+        assert_eq!(place.disks, ["vd0", "#block1"]);
         assert!(Place::parse("qmp:/run/a").unwrap().unwrap().disks.is_empty());
         for bad in ["qmp:", "qmp:?disk=a", "qmp:/a?disk=", "qmp:/a?disk=b&disk="] {
             assert!(Place::parse(bad).unwrap().is_err(), "{bad}");

@@ -13,7 +13,7 @@ mod partitions;
 mod report;
 mod sites;
 mod story;
-mod tools;
+pub mod tools;
 mod workspace;
 
 use std::path::PathBuf;
