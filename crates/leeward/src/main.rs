@@ -14,8 +14,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use verb::{
-    backup, cancel, check, disk, export, files, groups, hydrate, label, mount, quickstart, repository,
-    restore, retain, snapshots,
+    backup, cancel, changed_blocks, check, disk, export, files, groups, hydrate, label, mount, quickstart,
+    repository, restore, retain, snapshots, thaw,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -62,6 +62,10 @@ enum Verb {
     /// Make the index anew from the packs alone
     RebuildIndex,
     #[command(subcommand)]
+    ChangedBlocks(changed_blocks::ChangedBlocksVerb),
+    #[command(hide = true)]
+    ThawOrphan(thaw::ThawArguments),
+    #[command(subcommand)]
     Disk(disk::DiskVerb),
     /// Print a completion script for a shell
     Completion {
@@ -100,6 +104,8 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::check(&arguments, repository, &output),
         Verb::Stats => check::stats(repository, &output),
         Verb::RebuildIndex => check::rebuild_index(repository, &output),
+        Verb::ChangedBlocks(verb) => changed_blocks::run(&verb, &output),
+        Verb::ThawOrphan(arguments) => thaw::run(&arguments),
         Verb::Disk(verb) => disk::run(verb, &output),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "leeward", &mut std::io::stdout());

@@ -7,11 +7,13 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use common::machine::{Disk, Machine, has_qemu};
-use common::{Bench, MIB, text};
+use common::{Bench, MIB, outcome, text};
 use leeward_cloud::qemu::{Qmp, QmpOptions};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// How an agent answers.
@@ -230,4 +232,47 @@ fn what_the_guest_writes_until_it_is_frozen_is_in_the_snapshot() {
         let content = bench.content(&text(&line["image"]));
         assert!(content[128 << 10..192 << 10].iter().all(|byte| *byte == 9), "{line}");
     }
+}
+
+#[test]
+fn a_backup_that_is_killed_leaves_no_guest_frozen() {
+    if !has_qemu() {
+        return;
+    }
+    let bench = Bench::with_repository();
+    let machine = running(&bench, &[]);
+    let source = machine.source();
+    for temper in [Temper::Willing, Temper::Forgetful] {
+        let victim = Arc::<OnceLock<Pid>>::default();
+        let killed = Arc::<OnceLock<Instant>>::default();
+        let kill = {
+            let (victim, killed) = (Arc::clone(&victim), Arc::clone(&killed));
+            move || {
+                kill_process(*victim.wait(), Signal::KILL).unwrap();
+                killed.set(Instant::now()).unwrap();
+            }
+        };
+        let agent = Agent::start_with(&bench, temper, kill);
+        let child = bench.start(&back_up(&bench, &source, &agent.socket, &[]));
+        victim.set(Pid::from_child(&child)).unwrap();
+        assert_eq!(outcome(child, &[]).code, -1, "{temper:?}");
+        let wanted = if temper == Temper::Willing { 1 } else { 2 };
+        let thaws =
+            || agent.asked.lock().unwrap().iter().filter(|name| *name == "guest-fsfreeze-thaw").count();
+        let killed = *killed.wait();
+        while thaws() < wanted {
+            assert!(
+                killed.elapsed() < Duration::from_secs(1),
+                "{temper:?}: still frozen: {:?}",
+                agent.asked()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        println!("{temper:?}: thawed {} ms after the kill", killed.elapsed().as_millis());
+    }
+    let agent = bench.path("agent-next");
+    let next = Agent::start(&bench, Temper::Unwilling);
+    std::fs::rename(&next.socket, &agent).unwrap();
+    bench.succeeds(&back_up(&bench, &source, &agent, &[]));
+    machine.is_clean(2, "killed while frozen");
 }

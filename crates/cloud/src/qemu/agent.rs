@@ -4,7 +4,7 @@
 //! earlier client left in the line is skipped with `guest-sync-delimited`. An agent has no limit of its own: a guest
 //! that nobody thaws stays frozen, so whoever freezes thaws, whatever happens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::channel::{AgentChannel, broken};
+use super::guardian::{Guardian, GuardianProgram};
 use super::lines::Lines;
 use crate::{Error, Result};
 
@@ -25,6 +26,8 @@ const THAW_TRIES: usize = 3;
 #[derive(Debug)]
 pub struct Agent {
     channel: Box<dyn AgentChannel>,
+    /// The socket, where there is one that a guardian can connect to.
+    path: Option<PathBuf>,
 }
 
 impl Agent {
@@ -33,12 +36,13 @@ impl Agent {
     /// # Errors
     /// The socket cannot be reached, or nobody answers in time: the guest runs no agent, or hangs.
     pub fn connect(path: &Path, limit: Duration) -> Result<Self> {
-        Self::over(Box::new(AgentSocket { lines: Lines::connect(path, limit)?, syncs: 0 }), limit)
+        let channel = Box::new(AgentSocket { lines: Lines::connect(path, limit)?, syncs: 0 });
+        Ok(Self { path: Some(path.to_owned()), ..Self::over(channel, limit)? })
     }
 
     /// An agent behind a channel, once it answers.
     pub(crate) fn over(channel: Box<dyn AgentChannel>, limit: Duration) -> Result<Self> {
-        let mut agent = Self { channel };
+        let mut agent = Self { channel, path: None };
         agent.channel.synchronise(limit)?;
         Ok(agent)
     }
@@ -83,11 +87,14 @@ impl Agent {
         }
     }
 
-    /// Writes everything out and freezes the guest's file systems, for `limit` at most, the freezing included.
+    /// Writes everything out and freezes the guest's file systems, for `limit` at most, the freezing included. With a
+    /// guardian, and an agent that is reached through a socket, the guest is thawed even if this process is killed.
     ///
     /// # Errors
-    /// The agent refuses or does not answer in time. The guest is thawed then.
-    pub fn freeze(mut self, limit: Duration) -> Result<Frozen> {
+    /// The agent refuses or does not answer in time, or the guardian cannot be started. The guest is thawed then.
+    pub fn freeze(mut self, limit: Duration, guardian: Option<&GuardianProgram>) -> Result<Frozen> {
+        let guardian = guardian.zip(self.path.as_ref());
+        let guardian = guardian.map(|(program, path)| Guardian::start(program, path)).transpose()?;
         let started = Instant::now();
         let frozen = self.call("guest-fsfreeze-freeze", limit);
         if let Err(error) = frozen.and_then(|count| match count.as_u64() {
@@ -95,7 +102,9 @@ impl Agent {
             _ => Err(broken(self.channel.peer(), "it froze no file system")),
         }) {
             // It may be about to freeze all the same; a thaw of what is not frozen does no harm.
-            let _ = self.thaw();
+            if self.thaw().is_ok() {
+                guardian.into_iter().for_each(Guardian::dismiss);
+            }
             return Err(error);
         }
         let (stop, stopped) = channel::<()>();
@@ -107,7 +116,13 @@ impl Agent {
                 let in_time =
                     !matches!(stopped.recv_timeout(left), Err(std::sync::mpsc::RecvTimeoutError::Timeout));
                 let thawed = self.thaw();
-                Thawed { in_time, frozen_for: started.elapsed(), thawed }
+                let frozen_for = started.elapsed();
+                // The agent takes one client at a time, and the guardian may have to be the next.
+                drop(self);
+                if thawed.is_ok() {
+                    guardian.into_iter().for_each(Guardian::dismiss);
+                }
+                Thawed { in_time, frozen_for, thawed }
             })
             .map_err(|source| Error::io("guest agent", "start a thread for", source))?;
         Ok(Frozen { stop, thread })

@@ -17,8 +17,9 @@ use leeward_disk::nbd::{NbdDisk, NbdOptions, NbdUrl};
 use leeward_repository::Consistency;
 use serde_json::json;
 
-use super::bitmap::{self, Bitmap, GRANULARITY, Mode};
+use super::bitmap::{Bitmap, GRANULARITY, Mode};
 use super::definition::MachineDefinition;
+use super::guardian::GuardianProgram;
 use super::machine::{Machine, MachineDisk};
 use super::overlay::{self, Names};
 use super::owner::{self, Owner};
@@ -32,14 +33,16 @@ pub use watch::Watched;
 /// How a capture is made.
 #[derive(Debug, Clone)]
 pub struct CaptureOptions {
-    /// Identity of the repository, in hexadecimal digits.
-    pub repository: String,
+    /// What the names of the chain's bitmaps begin with; see `bitmap::prefix`.
+    pub prefix: String,
     /// Identity of the group, in hexadecimal digits; another one each time.
     pub group: String,
     /// How far the content has to agree with itself.
     pub consistency: Wanted,
     /// Socket of the guest's agent; without it the machine is asked.
     pub agent: Option<PathBuf>,
+    /// Who thaws the guest if this process is killed; nobody without.
+    pub guardian: Option<GuardianProgram>,
     /// How long the guest's file systems may be frozen.
     pub freeze_limit: Duration,
     /// Where overlays are kept.
@@ -124,6 +127,12 @@ impl Claim {
     }
 }
 
+impl Claim {
+    pub(super) fn monitor(&mut self) -> &mut Qmp {
+        &mut self.monitor
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.released {
@@ -178,7 +187,7 @@ impl Capture {
             disks: Vec::new(),
             moment: Moment::default(),
             bitmaps: Vec::new(),
-            prefix: bitmap::prefix(&options.repository),
+            prefix: options.prefix.clone(),
             overlays: Vec::new(),
             serves: false,
             done: false,
@@ -210,7 +219,7 @@ impl Capture {
         // Its path is needed until all connections are made.
         let server = Server::start(self.monitor())?;
         self.serves = true;
-        let started = bitmap::name(&options.repository, &options.group);
+        let started = format!("{}{}", options.prefix, options.group);
         let disks: Vec<_> = plan.iter().map(|(disk, mode)| (disk, mode.bitmap())).collect();
         self.bitmaps = disks
             .iter()

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 pub use disk::NbdDisk;
 pub use server::{
-    Device, Export, Handle, Listen, ReadOnly, Server, ServerOptions, Statistics, Writable, serve_bytes,
+    Context, Device, Export, Handle, Listen, ReadOnly, Server, ServerOptions, Statistics, Writable,
+    serve_bytes,
 };
 pub use tls::{Clients, TlsServer};
 pub use url::NbdUrl;

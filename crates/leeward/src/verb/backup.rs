@@ -1,6 +1,6 @@
 //! `leeward backup`: a disk becomes a snapshot, or the disks of a machine a group of them.
 
-mod machine;
+pub mod machine;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -140,7 +140,7 @@ pub fn run(
             let hydration = &hydration;
             scope.spawn(move || hydration.run(overlay, path, output));
         }
-        let result = serve(&server, arguments.until_disconnect);
+        let result = serve(&server, arguments.until_disconnect, &|| false);
         hydration.is_over.store(true, Ordering::Relaxed);
         result
     });
@@ -158,11 +158,15 @@ pub fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Serves until a signal comes or, if asked for, the last client has gone.
-fn serve(server: &Server, until_disconnect: bool) -> leeward_disk::Result<()> {
+/// Serves until a signal comes, something else says so or, if asked for, the last client has gone.
+pub(super) fn serve(
+    server: &Server,
+    until_disconnect: bool,
+    must_stop: &dyn Fn() -> bool,
+) -> leeward_disk::Result<()> {
     let (has_come, alone_since) = (Cell::new(false), Cell::new(None::<Instant>));
     server.serve(&|| {
-        if interrupt::is_requested() {
+        if interrupt::is_requested() || must_stop() {
             return true;
         }
         let statistics = server.statistics();
@@ -343,7 +347,7 @@ fn parse_snapshot(text: &str) -> Result<(String, SnapshotSpec), Failure> {
     Ok((name, spec))
 }
 
-fn parse_listen(text: &str, has_tls: bool) -> Result<Listen, Failure> {
+pub(super) fn parse_listen(text: &str, has_tls: bool) -> Result<Listen, Failure> {
     if let Some(path) = text.strip_prefix("unix:") {
         if path.is_empty() {
             return Err(Failure::new(Code::Usage, "--listen unix: names no path").hint("write unix:PATH"));

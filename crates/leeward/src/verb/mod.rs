@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod cancel;
+pub mod changed_blocks;
 pub mod check;
 pub mod disk;
 pub mod export;
@@ -16,3 +17,4 @@ pub mod repository;
 pub mod restore;
 pub mod retain;
 pub mod snapshots;
+pub mod thaw;

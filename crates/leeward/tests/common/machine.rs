@@ -130,6 +130,26 @@ impl Machine {
         assert!(told.starts_with("wrote ") && !told.contains("failed"), "{write:?}: {told}");
     }
 
+    /// As [`Machine::write`], and out of QEMU's memory; whether both succeeded before QEMU went away.
+    pub fn try_write(&self, write: &Write, flush: bool) -> bool {
+        let Some(told) = self.try_qemu_io(write.disk, &write.command()) else { return false };
+        if told.is_empty() {
+            // QEMU answered, and went before it said how it went.
+            return false;
+        }
+        assert!(told.starts_with("wrote ") && !told.contains("failed"), "{write:?}: {told}");
+        !flush || self.try_qemu_io(write.disk, "flush").is_some_and(|told| told.is_empty())
+    }
+
+    fn try_qemu_io(&self, disk: usize, command: &str) -> Option<String> {
+        let line = format!("qemu-io -d vd{disk}/virtio-backend \"{command}\"");
+        let mut monitor = self.monitor.borrow_mut();
+        let answer = monitor.execute("human-monitor-command", json!({ "command-line": line })).ok()?;
+        let mut told = text(&answer);
+        self.told.borrow_mut().read_to_string(&mut told).unwrap();
+        Some(told)
+    }
+
     pub fn qemu_io(&self, disk: usize, command: &str) -> String {
         let line = format!("qemu-io -d vd{disk}/virtio-backend \"{command}\"");
         let mut told = text(&self.ask("human-monitor-command", json!({ "command-line": line })));

@@ -62,7 +62,7 @@ impl Moment {
             moment.consistency = Consistency::AtRest;
         }
         let frozen = match moment.agent(monitor, machine, options)? {
-            Some(agent) => match agent.freeze(options.freeze_limit) {
+            Some(agent) => match agent.freeze(options.freeze_limit, options.guardian.as_ref()) {
                 Ok(frozen) => Some(frozen),
                 Err(error) => {
                     moment.give_way(monitor, options, format!("the guest could not be frozen: {error}"))?;

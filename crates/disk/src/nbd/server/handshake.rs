@@ -17,8 +17,10 @@ pub(super) const BLOCK_PREFERRED: u32 = 64 << 10;
 /// The longest read or write.
 pub(super) const BLOCK_MAX: u32 = 32 << 20;
 
-/// The number under which `base:allocation` is reported.
+/// The number under which `base:allocation` is reported; those of the device follow.
 pub(super) const ALLOCATION_NUMBER: u32 = 1;
+/// Contexts of a device at most.
+pub(super) const CONTEXTS_MAX: usize = 30;
 
 /// Where a connection stands with TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +39,8 @@ pub(super) struct Agreed {
     /// Index of the export.
     pub(super) export: usize,
     pub(super) structured: bool,
-    /// Whether the client asked for `base:allocation`.
-    pub(super) allocation: bool,
+    /// The contexts that the client asked for: a bit for each number.
+    pub(super) contexts: u32,
 }
 
 /// How negotiating ended.
@@ -59,8 +61,8 @@ pub(super) struct Negotiation<'a> {
     fixed: bool,
     no_zeroes: bool,
     structured: bool,
-    /// The export for which `base:allocation` was chosen.
-    allocation: Option<usize>,
+    /// The export for which contexts were chosen, and which.
+    chosen: Option<(usize, u32)>,
     options: usize,
 }
 
@@ -87,7 +89,7 @@ impl<'a> Negotiation<'a> {
             fixed: false,
             no_zeroes: false,
             structured: false,
-            allocation: None,
+            chosen: None,
             options: 0,
         }
     }
@@ -198,8 +200,9 @@ impl<'a> Negotiation<'a> {
     }
 
     fn serve(&self, export: usize) -> Step {
-        let allocation = self.structured && self.allocation == Some(export);
-        Step::End(Outcome::Serve(Agreed { export, structured: self.structured, allocation }))
+        let chosen = self.chosen.filter(|(of, _)| self.structured && *of == export);
+        let contexts = chosen.map_or(0, |(_, contexts)| contexts);
+        Step::End(Outcome::Serve(Agreed { export, structured: self.structured, contexts }))
     }
 
     fn flags(&self, export: usize) -> u16 {
@@ -286,7 +289,7 @@ impl<'a> Negotiation<'a> {
     fn contexts(&mut self, stream: &mut impl Write, option: u32, data: &[u8]) -> io::Result<()> {
         let set = option == wire::OPTION_SET_META_CONTEXT;
         if set {
-            self.allocation = None;
+            self.chosen = None;
         }
         if !self.structured {
             let why = b"structured replies must be negotiated first";
@@ -298,14 +301,23 @@ impl<'a> Negotiation<'a> {
         let Some(export) = self.find(name) else {
             return reply(stream, option, wire::REPLY_ERROR_UNKNOWN, b"there is no such export");
         };
-        let all = !set && (queries.is_empty() || queries.contains(&b"base:".as_slice()));
-        if all || queries.contains(&ALLOCATION.as_bytes()) {
-            let number = if set { ALLOCATION_NUMBER } else { 0 };
-            let context = [&number.to_be_bytes(), ALLOCATION.as_bytes()].concat();
+        let wants = |name: &str| {
+            let whole_space =
+                |query: &[u8]| !set && query.ends_with(b":") && name.as_bytes().starts_with(query);
+            queries.iter().any(|query| *query == name.as_bytes() || whole_space(query))
+                || !set && queries.is_empty()
+        };
+        let of_device = self.exports[export].device.contexts().iter().take(CONTEXTS_MAX);
+        let names = std::iter::once(ALLOCATION).chain(of_device.map(|context| context.name.as_str()));
+        let mut chosen = 0;
+        for (number, name) in (ALLOCATION_NUMBER..).zip(names).filter(|(_, name)| wants(name)) {
+            let told = if set { number } else { 0 };
+            let context = [&told.to_be_bytes(), name.as_bytes()].concat();
             reply(stream, option, wire::REPLY_META_CONTEXT, &context)?;
-            if set {
-                self.allocation = Some(export);
-            }
+            chosen |= 1 << number;
+        }
+        if set {
+            self.chosen = Some((export, chosen));
         }
         reply(stream, option, wire::REPLY_ACK, &[])
     }

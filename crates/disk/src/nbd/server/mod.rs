@@ -25,7 +25,7 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use device::{Device, ReadOnly, Writable};
+pub use device::{Context, Device, ReadOnly, Writable};
 pub use listener::Listen;
 pub use serve::{Handle, Server};
 pub use session::serve_bytes;

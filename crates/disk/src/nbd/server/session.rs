@@ -61,7 +61,7 @@ impl<'a> Session<'a> {
             size: export.device.source().virtual_size(),
             read_only: export.device.writable().is_none(),
             structured: agreed.structured,
-            allocation: agreed.allocation,
+            contexts: agreed.contexts,
         };
         Self { device, limits, counters, outbox, queue: Queue::new(workers), workers }
     }

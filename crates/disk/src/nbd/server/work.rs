@@ -43,7 +43,8 @@ pub(super) struct Limits {
     pub(super) size: u64,
     pub(super) read_only: bool,
     pub(super) structured: bool,
-    pub(super) allocation: bool,
+    /// Those that were agreed on: a bit for each number.
+    pub(super) contexts: u32,
 }
 
 impl Limits {
@@ -85,7 +86,7 @@ impl Limits {
             Command::WriteZeroes if request.has(wire::FLAG_FAST_ZERO) => {
                 Err(Failure::new(wire::ENOTSUP, "zeroing is not known to be faster than writing"))
             }
-            Command::BlockStatus if !self.allocation => invalid("no meta context was agreed on"),
+            Command::BlockStatus if self.contexts == 0 => invalid("no meta context was agreed on"),
             Command::BlockStatus if request.length == 0 => invalid("extents of nothing were asked for"),
             _ => Ok(command),
         }
@@ -269,29 +270,49 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// A chunk for each context that was agreed on.
     fn block_status(&self, request: &Request) -> Result<(), Failure> {
+        let mut left = self.limits.contexts;
+        while left != 0 {
+            let number = left.trailing_zeros();
+            left &= left - 1;
+            let found = match number {
+                ALLOCATION_NUMBER => self.allocation(request)?,
+                _ => self.marked(request, number),
+            };
+            let mut payload = number.to_be_bytes().to_vec();
+            for (length, flags) in found {
+                payload.extend((length as u32).to_be_bytes());
+                payload.extend(flags.to_be_bytes());
+            }
+            let head = chunk_head(request, left == 0, wire::CHUNK_BLOCK_STATUS, payload.len() as u64);
+            self.outbox.send(&head, &payload);
+        }
+        Ok(())
+    }
+
+    fn allocation(&self, request: &Request) -> Result<Vec<(u64, u32)>, Failure> {
         let mut found: Vec<(u64, u32)> = Vec::new();
         let mut position = request.offset;
-        let extents_max = if request.has(wire::FLAG_REQ_ONE) { 1 } else { EXTENTS_MAX };
-        'told: while position < request.end() {
+        while position < request.end() {
             for extent in self.device.extents(position, request.end() - position)? {
                 position = extent.end();
-                let full = found.len() == extents_max;
+                let full = found.len() == extents_max(request);
                 match found.last_mut() {
                     Some(last) if last.1 == state(extent.kind) => last.0 += extent.length,
-                    _ if full => break 'told,
+                    _ if full => return Ok(found),
                     _ => found.push((extent.length, state(extent.kind))),
                 }
             }
         }
-        let mut payload = ALLOCATION_NUMBER.to_be_bytes().to_vec();
-        for (length, flags) in found {
-            payload.extend((length as u32).to_be_bytes());
-            payload.extend(flags.to_be_bytes());
-        }
-        let head = chunk_head(request, true, wire::CHUNK_BLOCK_STATUS, payload.len() as u64);
-        self.outbox.send(&head, &payload);
-        Ok(())
+        Ok(found)
+    }
+
+    /// What a context of the device says. A number that is not there was not agreed on.
+    fn marked(&self, request: &Request, number: u32) -> Vec<(u64, u32)> {
+        let context = self.device.0.contexts().get((number - ALLOCATION_NUMBER - 1) as usize);
+        let stretches = context.map(|context| context.stretches(request.offset, request.end()));
+        stretches.into_iter().flatten().take(extents_max(request)).collect()
     }
 
     /// What changes the disk, or its cache, without data from the client.
@@ -313,6 +334,10 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
+
+fn extents_max(request: &Request) -> usize {
+    if request.has(wire::FLAG_REQ_ONE) { 1 } else { EXTENTS_MAX }
 }
 
 /// The first bytes of a buffer that grows to what is needed.

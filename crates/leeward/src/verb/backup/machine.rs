@@ -27,6 +27,7 @@ use crate::limit::{LimitedSource, RateLimit};
 use crate::output::Output;
 use crate::size;
 use crate::verb::repository::{RepositoryArgument, Watch};
+use crate::verb::thaw;
 
 /// What begins the source that is a machine behind a socket.
 const SCHEME: &str = "qmp:";
@@ -49,7 +50,7 @@ enum ConsistencyArgument {
 pub struct MachineArguments {
     /// Read the disks whole, also where it is known what has changed
     #[arg(long)]
-    full: bool,
+    pub(crate) full: bool,
     /// How far the content has to agree with itself
     #[arg(long, value_enum, default_value_t)]
     consistency: ConsistencyArgument,
@@ -68,7 +69,7 @@ pub struct MachineArguments {
     overlay_max: Option<u64>,
     /// Remove what another backup left in the machine, though it cannot be told whether that one still runs
     #[arg(long)]
-    take_over: bool,
+    pub(crate) take_over: bool,
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
@@ -79,7 +80,7 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 }
 
 /// A machine and the disks of it that are meant.
-struct Place {
+pub(crate) struct Place {
     way: Way,
     disks: Vec<String>,
 }
@@ -92,7 +93,7 @@ enum Way {
 
 impl Place {
     /// `qmp:SOCKET[?disk=NAME&disk=NAME…]`; `None` for other sources.
-    fn parse(source: &str) -> Option<Result<Self, Failure>> {
+    pub(crate) fn parse(source: &str) -> Option<Result<Self, Failure>> {
         let rest = source.strip_prefix(SCHEME)?;
         let (socket, query) =
             rest.split_once("?disk=").map_or((rest, None), |(socket, query)| (socket, Some(query)));
@@ -122,7 +123,7 @@ impl Place {
         }
     }
 
-    fn monitor(&self) -> Result<Qmp, Failure> {
+    pub(crate) fn monitor(&self) -> Result<Qmp, Failure> {
         let options = QmpOptions::default();
         Ok(match &self.way {
             Way::Socket(socket) => Qmp::connect(socket, &options)?,
@@ -130,7 +131,7 @@ impl Place {
         })
     }
 
-    fn selected(&self, mut machine: Machine) -> Result<Machine, Failure> {
+    pub(crate) fn selected(&self, mut machine: Machine) -> Result<Machine, Failure> {
         if let Way::Domain(domain) = &self.way {
             domain.name_disks(&mut machine);
         }
@@ -210,7 +211,9 @@ fn back_up(
     }
     let planned = plan(&machine, &repository, arguments)?;
     let definition = definition(&mut claim, place, &machine, &planned)?;
-    let options = capture_options(arguments, &repository)?;
+    let prefix = bitmap::prefix(&repository.config().repository_id);
+    let threads = arguments.threads.unwrap_or_else(default_threads);
+    let options = capture_options(&arguments.machine, prefix, threads)?;
     let modes = planned.iter().map(|planned| (planned.disk.clone(), planned.mode.clone())).collect();
     let mut capture = Capture::begin(claim, &machine, modes, &options)?;
     for text in &capture.moment().notes {
@@ -240,7 +243,7 @@ fn back_up(
 }
 
 /// Something that people should know; it is no result.
-fn note(output: &Output, text: &str) {
+pub(crate) fn note(output: &Output, text: &str) {
     if !output.is_json() {
         eprintln!("leeward: {text}");
         return;
@@ -305,15 +308,19 @@ fn definition(
     Ok(definition)
 }
 
-fn capture_options(arguments: &BackupArguments, repository: &Repository) -> Result<CaptureOptions, Failure> {
-    let machine = &arguments.machine;
+/// How the moment is taken; `prefix` begins the names of the chain's bitmaps.
+pub(crate) fn capture_options(
+    machine: &MachineArguments,
+    prefix: String,
+    threads: usize,
+) -> Result<CaptureOptions, Failure> {
     let usual = PathBuf::from("/var/tmp");
     let directory = machine
         .overlay_dir
         .clone()
         .unwrap_or_else(|| if usual.is_dir() { usual } else { std::env::temp_dir() });
     Ok(CaptureOptions {
-        repository: repository.config().repository_id.clone(),
+        prefix,
         group: group_id()?,
         consistency: match machine.consistency {
             ConsistencyArgument::Auto => Wanted::Auto,
@@ -321,15 +328,16 @@ fn capture_options(arguments: &BackupArguments, repository: &Repository) -> Resu
             ConsistencyArgument::Filesystem => Wanted::Filesystem,
         },
         agent: machine.agent.clone(),
+        guardian: Some(thaw::guardian()),
         freeze_limit: Duration::from_secs_f64(machine.freeze_limit),
         overlay_directory: directory,
         overlay_bytes_max: machine.overlay_max,
-        connections: arguments.threads.unwrap_or_else(default_threads).min(4),
+        connections: threads.min(4),
     })
 }
 
 /// Another identity each time.
-fn group_id() -> Result<String, Failure> {
+pub(crate) fn group_id() -> Result<String, Failure> {
     let mut random = [0; 16];
     getrandom::fill(&mut random)
         .map_err(|error| Failure::new(Code::Failed, format!("the system gives no random bytes: {error}")))?;
