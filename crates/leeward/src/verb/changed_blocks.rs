@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use leeward_cloud::qemu::{
-    Capture, CapturedDisk, Claim, Machine, MachineDisk, Mode, Qmp, QmpOptions, Watched, tracking,
-};
+use leeward_cloud::qemu::{Capture, CapturedDisk, Claim, Machine, MachineDisk, Mode, Watched, tracking};
 use leeward_disk::default_threads;
 use leeward_disk::nbd::{Clients, Context, Export, ReadOnly, Server, ServerOptions, Statistics, TlsServer};
 use serde_json::json;
