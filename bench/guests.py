@@ -41,6 +41,10 @@ def run(*command):
     return done.stdout
 
 
+class Panic(Exception):
+    """The guest's kernel gave up: emulated, it does now and then, when the machine is so busy that its timer stands still."""
+
+
 class Guest:
     """A machine under QEMU with a console, and a monitor in `directory`."""
 
@@ -77,6 +81,8 @@ class Guest:
         """Waits until one of the words is on the console."""
         deadline = time.monotonic() + limit
         while not any(word in self.console() for word in words):
+            if "Kernel panic" in self.console():
+                raise Panic(self.console()[-300:])
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 sys.exit(f"{words} did not come on the console:\n{self.console()[-2000:]}")

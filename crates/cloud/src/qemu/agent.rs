@@ -25,9 +25,9 @@ const THAW_TRIES: usize = 3;
 /// A connection to the agent in a guest.
 #[derive(Debug)]
 pub struct Agent {
-    /// Where anybody can reach it; behind another channel only we can.
-    socket: Option<PathBuf>,
     channel: Box<dyn AgentChannel>,
+    /// The socket, where there is one that a guardian can connect to.
+    path: Option<PathBuf>,
 }
 
 impl Agent {
@@ -36,13 +36,13 @@ impl Agent {
     /// # Errors
     /// The socket cannot be reached, or nobody answers in time: the guest runs no agent, or hangs.
     pub fn connect(path: &Path, limit: Duration) -> Result<Self> {
-        let channel = AgentSocket { lines: Lines::connect(path, limit)?, syncs: 0 };
-        Ok(Self { socket: Some(path.to_owned()), ..Self::over(Box::new(channel), limit)? })
+        let channel = Box::new(AgentSocket { lines: Lines::connect(path, limit)?, syncs: 0 });
+        Ok(Self { path: Some(path.to_owned()), ..Self::over(channel, limit)? })
     }
 
     /// An agent behind a channel, once it answers.
     pub(crate) fn over(channel: Box<dyn AgentChannel>, limit: Duration) -> Result<Self> {
-        let mut agent = Self { socket: None, channel };
+        let mut agent = Self { channel, path: None };
         agent.channel.synchronise(limit)?;
         Ok(agent)
     }
@@ -88,13 +88,13 @@ impl Agent {
     }
 
     /// Writes everything out and freezes the guest's file systems, for `limit` at most, the freezing included. With a
-    /// guardian a guest whose agent is behind a socket is thawed even if this process is killed.
+    /// guardian, and an agent that is reached through a socket, the guest is thawed even if this process is killed.
     ///
     /// # Errors
     /// The agent refuses or does not answer in time, or the guardian cannot be started. The guest is thawed then.
     pub fn freeze(mut self, limit: Duration, guardian: Option<&GuardianProgram>) -> Result<Frozen> {
-        let guardian = guardian.zip(self.socket.as_deref());
-        let guardian = guardian.map(|(program, socket)| Guardian::start(program, socket)).transpose()?;
+        let guardian = guardian.zip(self.path.as_ref());
+        let guardian = guardian.map(|(program, path)| Guardian::start(program, path)).transpose()?;
         let started = Instant::now();
         let frozen = self.call("guest-fsfreeze-freeze", limit);
         if let Err(error) = frozen.and_then(|count| match count.as_u64() {

@@ -279,17 +279,16 @@ impl Source for SnapshotSource {
         let leaf_bytes = self.disk.chunk_bytes << self.disk.snapshot.fanout_bits;
         let last = offset.saturating_add(length.saturating_sub(1));
         let has_leaf = |number| lock(&self.disk.leaves[number as usize % LEAF_SHARDS]).get(&number).is_some();
-        let mut are_cached = (offset / leaf_bytes..=last / leaf_bytes).all(has_leaf);
+        if !(offset / leaf_bytes..=last / leaf_bytes).all(has_leaf) {
+            return false;
+        }
+        let mut are_cached = true;
         // With its leaves at hand the walk reads nothing.
-        are_cached
-            && self
-                .disk
-                .each_chunk(offset, length, |id, _, _| {
-                    are_cached &= id.is_none_or(|id| self.disk.chunks.is_cached(&id));
-                    Ok(())
-                })
-                .is_ok()
-            && are_cached
+        let walked = self.disk.each_chunk(offset, length, |id, _, _| {
+            are_cached &= id.is_none_or(|id| self.disk.chunks.is_cached(&id));
+            Ok(())
+        });
+        walked.is_ok() && are_cached
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> leeward_disk::Result<()> {
