@@ -31,7 +31,7 @@ const GONE: Duration = Duration::from_millis(500);
 /// Serve snapshots as disks over NBD: a machine starts from one at once
 #[derive(Args)]
 pub struct ExportArguments {
-    /// The snapshots, as [NAME=]IMAGE[@SPEC]; the export is called NAME, or as its image
+    /// The snapshots: IMAGE, IMAGE@SPEC or NAME=IMAGE@SPEC; the export is called NAME, or as its image
     #[arg(required = true, value_name = "[NAME=]SNAPSHOT")]
     snapshots: Vec<String>,
     /// Where to listen: unix:PATH or HOST:PORT (port 0 takes a free one)
