@@ -70,6 +70,11 @@ impl MountEntry {
     }
 }
 
+/// Whether a mount of ours is there.
+pub(crate) fn is_mounted(place: &Path) -> bool {
+    mount_at(place).is_some_and(|entry| entry.is_ours())
+}
+
 /// What is mounted last on exactly this directory.
 fn mount_at(place: &Path) -> Option<MountEntry> {
     let table = std::fs::read("/proc/self/mountinfo").ok()?;
