@@ -113,8 +113,13 @@ impl Mounted {
     /// Serving has failed while it was mounted.
     pub fn join(self) -> Result<()> {
         let Self { place, session } = self;
-        match session.join() {
-            // Whoever unmounts it ends the last read of the kernel's device, which may call that an error.
+        let served = session.guard.join().map_err(|_| Error::Serve {
+            path: place.clone(),
+            source: std::io::Error::other("the thread that serves has died"),
+        })?;
+        // Looked up before the rest of the session goes, which unmounts by itself: an error counts while the mount
+        // stands. Whoever took it away ended the last read of the kernel's device, which may call that an error.
+        match served {
             Err(_) if !place::is_mounted(&place) => Ok(()),
             other => other.map_err(|source| Error::Serve { path: place, source }),
         }
