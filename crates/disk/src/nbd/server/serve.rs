@@ -145,24 +145,31 @@ impl Server {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a connection a thread, if there may be one more; else it is closed at once.
+    /// Gives a connection a thread, if there may be one more; else it is closed at once. The counters are right before
+    /// the client can notice: who sees its connection closed finds it counted.
     fn admit(&self, stream: Stream) {
         let counters = &self.shared.counters;
         let number = counters.connections_total.fetch_add(1, Ordering::Relaxed);
+        let refuse = |stream: Option<Stream>| {
+            counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+            drop(stream);
+        };
         let mut running = self.running();
         running.retain(|_, connection| !connection.thread.is_finished());
-        let admitted = (running.len() < self.shared.options.connections_max)
-            .then(|| stream.try_clone().ok())
-            .flatten()
-            .and_then(|control| {
-                let shared = Arc::clone(&self.shared);
-                let thread = std::thread::Builder::new().name("nbd-requests".to_owned());
-                let thread = thread.spawn(move || shared.converse(stream)).ok()?;
-                Some(Running { control, thread })
-            });
-        match admitted {
-            Some(connection) => drop(running.insert(number, connection)),
-            None => drop(counters.connections_refused.fetch_add(1, Ordering::Relaxed)),
+        // Only this thread adds to the number, so that it cannot be passed.
+        if counters.connections.load(Ordering::Relaxed) >= self.shared.options.connections_max as u64 {
+            return refuse(Some(stream));
+        }
+        let Ok(control) = stream.try_clone() else { return refuse(Some(stream)) };
+        let shared = Arc::clone(&self.shared);
+        counters.connections.fetch_add(1, Ordering::Relaxed);
+        let thread = std::thread::Builder::new().name("nbd-requests".to_owned());
+        match thread.spawn(move || shared.converse(stream)) {
+            Ok(thread) => drop(running.insert(number, Running { control, thread })),
+            Err(_) => {
+                counters.connections.fetch_sub(1, Ordering::Relaxed);
+                refuse(None);
+            }
         }
     }
 
@@ -188,7 +195,6 @@ impl Server {
 impl Shared {
     /// One connection, from its greeting to its end.
     fn converse(&self, stream: Stream) {
-        self.counters.connections.fetch_add(1, Ordering::Relaxed);
         // Who is on the other side, and gone, cannot be told why; a panic ends this connection and no other.
         let _ = catch_unwind(AssertUnwindSafe(|| self.negotiate_and_serve(&stream)));
         stream.shutdown();
