@@ -3,6 +3,7 @@
 mod failure;
 mod interrupt;
 mod limit;
+mod location;
 mod output;
 mod progress;
 mod size;

@@ -60,6 +60,40 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Whoever asks may not do that.
+    #[error("{store}: not allowed to {action} {key}: {what}")]
+    Denied {
+        /// The store.
+        store: String,
+        /// What was tried.
+        action: &'static str,
+        /// Key of the object, or what stands for it.
+        key: String,
+        /// What the service said.
+        what: String,
+    },
+    /// The store cannot do what is needed.
+    #[error("{store}: {what}")]
+    Unsupported {
+        /// The store.
+        store: String,
+        /// What it lacks.
+        what: String,
+    },
+    /// A service, or the way to it, failed.
+    #[error("{store}: cannot {action} {key}: {what}")]
+    Remote {
+        /// The store.
+        store: String,
+        /// What was tried.
+        action: &'static str,
+        /// Key of the object, or what stands for it.
+        key: String,
+        /// What happened: the service's answer, or what became of the connection.
+        what: String,
+        /// Whether it may pass by itself. A write may have been made all the same.
+        is_transient: bool,
+    },
     /// The medium failed.
     #[error("{store}: cannot {action} {key}")]
     Io {
@@ -91,6 +125,10 @@ pub enum ErrorKind {
     NoSpace,
     /// The medium failed; trying again may help.
     Io,
+    /// Other credentials or rights are needed.
+    Denied,
+    /// The store lacks an ability; use another.
+    Unsupported,
 }
 
 impl Error {
@@ -103,7 +141,15 @@ impl Error {
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::TooLarge { .. } => ErrorKind::Damaged,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Io { .. } => ErrorKind::Io,
+            Self::Io { .. } | Self::Remote { .. } => ErrorKind::Io,
+            Self::Denied { .. } => ErrorKind::Denied,
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
         }
+    }
+
+    /// Whether a service failed in a way that may pass by itself; a write that failed so may have been made.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Remote { is_transient: true, .. })
     }
 }

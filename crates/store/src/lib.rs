@@ -13,6 +13,7 @@
 //! [`DirectoryStore`] is the store in a local directory. It reaches the disk through [`FileSystem`], so that tests can
 //! lose unsynced writes, tear pages and fill the disk.
 
+pub mod bucket;
 mod directory;
 mod error;
 mod file_system;
@@ -92,7 +93,8 @@ pub trait Store: Send + Sync {
     /// content stands; or it fails, then the old or the new content stands: only reading tells.
     fn put_if_match(&self, key: &Key, content: &[u8], expected: &Version) -> Result<()>;
 
-    /// Deletes an object; `false` when it was not there.
+    /// Deletes an object; `false` when it was not there. Of several racing callers a store of files tells one `true`, an
+    /// object store perhaps several.
     ///
     /// # Errors
     /// The medium fails.

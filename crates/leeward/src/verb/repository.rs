@@ -1,16 +1,14 @@
 //! The repository that a verb works on, and `leeward repo`.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use leeward_repository::{Control, InitOptions, PREFIXES, Repository};
-use leeward_store::DirectoryStore;
+use leeward_repository::{Control, InitOptions, Repository};
 
 use crate::failure::{Code, Failure};
 use crate::interrupt;
 use crate::limit::{LimitedStore, RateLimit};
+use crate::location;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::size;
@@ -20,12 +18,12 @@ use crate::size;
 pub struct RepositoryArgument {
     /// The repository: a directory
     #[arg(short, long, env = "LEEWARD_REPO", value_name = "REPO", global = true)]
-    repo: Option<PathBuf>,
+    repo: Option<String>,
 }
 
 impl RepositoryArgument {
-    /// Its path, or an error that says how to give it.
-    pub fn path(&self) -> Result<&Path, Failure> {
+    /// Where it is, or an error that says how to give it.
+    pub fn location(&self) -> Result<&str, Failure> {
         self.repo.as_deref().ok_or_else(|| {
             Failure::new(Code::Usage, "no repository is given").hint("use -r REPO or set LEEWARD_REPO")
         })
@@ -33,55 +31,33 @@ impl RepositoryArgument {
 
     /// Opens it.
     pub fn open(&self) -> Result<Repository, Failure> {
-        open(self.path()?)
+        open(self.location()?)
     }
 
     /// Opens it to write so many bytes per second at most.
     pub fn open_limited(&self, bytes_per_second: Option<u64>) -> Result<Repository, Failure> {
-        open_limited(self.path()?, bytes_per_second)
+        open_limited(self.location()?, bytes_per_second)
     }
 }
 
-/// Opens the repository in a directory.
-pub fn open(path: &Path) -> Result<Repository, Failure> {
-    open_limited(path, None)
+/// Opens the repository at a location.
+pub fn open(location: &str) -> Result<Repository, Failure> {
+    open_limited(location, None)
 }
 
-fn open_limited(path: &Path, bytes_per_second: Option<u64>) -> Result<Repository, Failure> {
-    let missing = || {
-        Failure::new(Code::NotFound, format!("{}: there is no repository here", path.display()))
-            .hint(format!("make one with: leeward repo init -r {}", path.display()))
-    };
-    let store = DirectoryStore::open(path).map_err(|error| match error.kind() {
-        leeward_store::ErrorKind::NotFound => missing(),
-        _ => Failure::from(leeward_repository::Error::from(error)),
-    })?;
+fn open_limited(location: &str, bytes_per_second: Option<u64>) -> Result<Repository, Failure> {
+    let store = location::open_store(location)?;
     let limit = bytes_per_second.map(RateLimit::new);
-    match Repository::open(LimitedStore::wrap(Arc::new(store), limit.as_ref())) {
-        Err(leeward_repository::Error::NoRepository { .. }) => Err(missing()),
+    match Repository::open(LimitedStore::wrap(store, limit.as_ref())) {
+        Err(leeward_repository::Error::NoRepository { .. }) => Err(location::missing(location)),
         other => Ok(other?),
     }
 }
 
-/// Makes a repository in a directory that is empty or missing.
-pub fn init(path: &Path, options: &InitOptions) -> Result<Repository, Failure> {
-    let listed = path.read_dir().map(|mut entries| entries.next().is_some());
-    if listed.unwrap_or(false) && open(path).is_err() {
-        // What a crashed init left is completed; anything else is not ours.
-        let foreign = path.read_dir().into_iter().flatten().flatten().any(|entry| {
-            let name = entry.file_name();
-            !PREFIXES.iter().any(|prefix| name == *prefix) && name != "tmp" && name != "lock"
-        });
-        if foreign {
-            return Err(Failure::new(
-                Code::Refused,
-                format!("{}: the directory is not empty and holds no repository", path.display()),
-            )
-            .hint("choose an empty or a new directory"));
-        }
-    }
-    let store = DirectoryStore::create(path, &PREFIXES).map_err(leeward_repository::Error::from)?;
-    Ok(Repository::init(Arc::new(store), options)?)
+/// Makes a repository at a location where there is none.
+pub fn init(location: &str, options: &InitOptions) -> Result<Repository, Failure> {
+    let store = location::create_store(location, open(location).is_ok())?;
+    Ok(Repository::init(store, options)?)
 }
 
 /// Shows progress and listens to Ctrl-C.
@@ -137,7 +113,7 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
             let pack_bytes = u32::try_from(*pack_size)
                 .map_err(|_| Failure::new(Code::Usage, "packs may have 256 MiB at most"))?;
             let options = InitOptions { chunk_bytes: *chunk_size, pack_bytes, zstd_level: *compression };
-            let opened = init(repository.path()?, &options)?;
+            let opened = init(repository.location()?, &options)?;
             output.line(format!("Made a repository in {}", opened.location()));
             opened
         }

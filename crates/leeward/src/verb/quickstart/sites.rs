@@ -28,7 +28,10 @@ pub struct Site {
 impl Site {
     /// A new site with an empty repository.
     pub fn new(name: &'static str, workspace: &Workspace) -> Result<Self, Failure> {
-        Ok(Self { name, repository: init(&workspace.join(name), &InitOptions::default())? })
+        Ok(Self {
+            name,
+            repository: init(&workspace.join(name).display().to_string(), &InitOptions::default())?,
+        })
     }
 
     /// Backs a disk up.

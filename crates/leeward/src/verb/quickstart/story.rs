@@ -289,7 +289,7 @@ impl Story<'_> {
         let happened = Instant::now();
         std::fs::remove_file(&work.path).map_err(io("remove", &work.path))?;
         std::fs::remove_dir_all(&folder).map_err(io("remove", &folder))?;
-        match open(&folder) {
+        match open(&folder.display().to_string()) {
             Err(failure) => self.result(format!("both are gone: {failure}")),
             Ok(_) => return Err(Failure::new(Code::Failed, "east is still there")),
         }
@@ -380,7 +380,7 @@ impl Story<'_> {
 
     /// What is left at the second site, and the snapshot that matters.
     fn west(&self) -> Result<(Repository, SnapshotId), Failure> {
-        let west = repository::open(&self.workspace.join("west"))?;
+        let west = repository::open(&self.workspace.join("west").display().to_string())?;
         let id = west.resolve(&IMAGE.parse::<SnapshotSpec>()?)?.id;
         Ok((west, id))
     }
