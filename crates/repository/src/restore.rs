@@ -95,7 +95,8 @@ impl Repository {
             failed: AtomicBool::new(false),
             control,
         };
-        job.run(snapshot, threads.max(1))?;
+        // A worker that waits for a network leaves its core to others.
+        job.run(snapshot, threads.max(self.store().requests_at_once()).max(1))?;
         job.zero_tail(size)?;
         let mut offsets = job.offsets.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         offsets.sort_unstable();

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::{Comparison, Condition, SharedBucket, Tag};
 use crate::{Entry, Error, ErrorKind, Key, Object, Result, Store, Version};
 
+/// Requests at once that pay. Each may hold a pack of tens of MiB in memory.
+const REQUESTS_AT_ONCE: usize = 6;
 /// The largest object that is replaced by comparison, in bytes: records have 64 MiB at most.
 const COMPARED_BYTES_MAX: u64 = 80 << 20;
 
@@ -94,6 +96,10 @@ impl Object for BucketObject {
 impl Store for BucketStore {
     fn name(&self) -> &str {
         self.bucket.name()
+    }
+
+    fn requests_at_once(&self) -> usize {
+        REQUESTS_AT_ONCE
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
