@@ -5,6 +5,7 @@ mod interrupt;
 mod limit;
 mod location;
 mod output;
+mod place;
 mod progress;
 mod size;
 mod verb;
