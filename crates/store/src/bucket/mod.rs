@@ -4,11 +4,14 @@
 //! again, count, wait, or emulate anything; layers do that, so that all services behave alike:
 //!
 //! - [`BucketStore`] makes a [`Store`](crate::Store) of it, and settles conditional writes whose answer was lost;
-//! - how conditional writes come about is a [`Comparison`]: natively, or by a scheme for services without.
+//! - [`VersionedStore`] makes one where the service does not compare: by chains of versions, decided by ballots;
+//! - how conditional writes come about is a [`Comparison`].
 
 mod store;
+mod versions;
 
 pub use store::BucketStore;
+pub use versions::{Surroundings, VersionedStore};
 
 use std::ops::Range;
 
