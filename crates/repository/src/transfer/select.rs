@@ -71,8 +71,7 @@ pub(super) struct Selected {
 pub(super) fn published(repository: &Repository, images: Option<&BTreeSet<ImageName>>) -> Result<Published> {
     let is_wanted = |image: &ImageName| images.is_none_or(|images| images.contains(image));
     let mut found = Published::new();
-    let mut add = |image: ImageName, entry: SnapshotEntry| {
-        let entries = found.entry(image).or_default();
+    let add = |entries: &mut Vec<SnapshotEntry>, entry: SnapshotEntry| {
         if entries.iter().all(|other| other.id != entry.id) {
             entries.push(entry);
         }
@@ -90,10 +89,14 @@ pub(super) fn published(repository: &Repository, images: Option<&BTreeSet<ImageN
     };
     for name in names {
         if let Some((image, _)) = repository.read_ref(&name)? {
-            image.snapshots.into_iter().for_each(|entry| add(name.clone(), entry));
+            // Also of an image of which nothing is left.
+            let entries = found.entry(name).or_default();
+            image.snapshots.into_iter().for_each(|entry| add(entries, entry));
         }
     }
-    committed.into_iter().for_each(|published| add(published.image, published.entry));
+    for published in committed {
+        add(found.entry(published.image).or_default(), published.entry);
+    }
     Ok(found)
 }
 
