@@ -207,6 +207,7 @@ impl Repository {
                 group: group.as_ref().map(|group| group.id.clone()),
                 tags: options.tags.clone(),
                 holds: Vec::new(),
+                origin: None,
             },
         });
         writer.commit(published.collect(), || control.confirm())?;
@@ -214,7 +215,7 @@ impl Repository {
     }
 
     /// Reads one disk, stores what is new, and returns the manifest but for what the group fills in.
-    fn capture(
+    pub(crate) fn capture(
         &self,
         member: &Member<'_>,
         options: &GroupOptions,
@@ -278,6 +279,7 @@ impl Repository {
             source: member.record.clone(),
             consistency: options.consistency,
             tags: options.tags.clone(),
+            origin: None,
             created: String::new(),
             session: String::new(),
             tool: crate::config::tool(),
@@ -291,7 +293,7 @@ impl Repository {
     }
 
     /// As [`Repository::complete_sessions`], but a damaged record of somebody else does not stop a backup.
-    fn complete_sessions_leniently(&self) -> Result<()> {
+    pub(crate) fn complete_sessions_leniently(&self) -> Result<()> {
         match self.complete_sessions() {
             Err(Error::Damaged { .. }) => Ok(()),
             other => other,

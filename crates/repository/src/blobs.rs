@@ -172,7 +172,7 @@ impl Blobs {
     }
 
     /// Calls `decode` with the stored frame at a location; what it finds wrong becomes an error that names the pack.
-    fn with_stored(
+    pub(crate) fn with_stored(
         &self,
         location: &Location,
         decode: impl FnOnce(&mut FrameDecoder, &[u8]) -> Result<(), String>,

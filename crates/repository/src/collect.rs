@@ -16,9 +16,7 @@ use crate::id::{BlobId, PackId, SnapshotId};
 use crate::image::REFS;
 use crate::index::{Index, Run, merge, run, visit_sorted};
 use crate::mark::{Live, Marks};
-use crate::repository::{
-    Damage, INDEX, PACKS, Repository, SNAPSHOTS, pack_key, put_once, run_key, snapshot_key,
-};
+use crate::repository::{Damage, INDEX, PACKS, Repository, SNAPSHOTS, pack_key, put_once, run_key};
 use crate::session::{FoundSession, SESSIONS, State};
 use crate::tree::Node;
 use crate::writer::Writer;
@@ -252,8 +250,9 @@ impl Repository {
                 None => {
                     // Whoever is registered now may have looked before the list was there; whoever registers later
                     // sees it.
-                    let sessions: Vec<String> =
-                        self.sessions()?.into_iter().map(|session| session.record.id).collect();
+                    // One that deletes refers to nothing.
+                    let writers = self.sessions()?.into_iter().filter(|session| !session.record.deletes);
+                    let sessions: Vec<String> = writers.map(|session| session.record.id).collect();
                     list.record.waits_for = Some(sessions.clone());
                     if !self.replace_list(&mut list)? {
                         return Ok(());
@@ -320,9 +319,7 @@ impl Repository {
                 deleted += sizes.get(pack).copied().unwrap_or(0);
             }
         }
-        for snapshot in &list.record.snapshots {
-            self.store().delete(&snapshot_key(*snapshot)?)?;
-        }
+        self.delete_manifests(&list.record.snapshots)?;
         // The list must not go before what it names has gone for good.
         for prefix in [PACKS, INDEX, SNAPSHOTS] {
             self.store().settle(prefix)?;

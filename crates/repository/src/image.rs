@@ -116,6 +116,32 @@ pub struct SnapshotEntry {
     /// Reasons not to forget it.
     #[serde(default)]
     pub holds: Vec<Hold>,
+    /// Where it was taken over from; none where it was backed up here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Where a snapshot was taken over from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The repository that it was read from: 32 hexadecimal digits.
+    pub repository: String,
+    /// The name that it had when it was backed up; another than its present one where repositories name differently.
+    pub snapshot: SnapshotId,
+}
+
+impl SnapshotEntry {
+    /// The name that it had when it was backed up.
+    #[must_use]
+    pub fn first_name(&self) -> SnapshotId {
+        self.origin.as_ref().map_or(self.id, |origin| origin.snapshot)
+    }
+
+    /// Whether both are of one backup, wherever they lie.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        [self.id, self.first_name()].iter().any(|id| [other.id, other.first_name()].contains(id))
+    }
 }
 
 /// The ref of an image.
@@ -140,6 +166,16 @@ impl ImageRef {
     #[must_use]
     pub fn entry(&self, id: SnapshotId) -> Option<&SnapshotEntry> {
         self.snapshots.iter().find(|entry| entry.id == id)
+    }
+
+    /// Adds a snapshot: one that was backed up here as the last, a copy where its time puts it.
+    pub(crate) fn add(&mut self, entry: SnapshotEntry) {
+        let is_later = |other: &&SnapshotEntry| (other.created, other.id) > (entry.created, entry.id);
+        let later = match entry.origin {
+            Some(_) => self.snapshots.iter().rev().take_while(is_later).count(),
+            None => 0,
+        };
+        self.snapshots.insert(self.snapshots.len() - later, entry);
     }
 
     pub(crate) fn entry_mut(&mut self, id: SnapshotId) -> Option<&mut SnapshotEntry> {
@@ -262,6 +298,7 @@ mod tests {
                 group: None,
                 tags: BTreeMap::from([(format!("t{number}"), String::new())]),
                 holds: Vec::new(),
+                origin: None,
             });
         }
         image

@@ -43,6 +43,7 @@ mod session;
 mod snapshot;
 mod source;
 mod statistics;
+pub mod transfer;
 mod tree;
 mod walk;
 mod writer;
@@ -54,7 +55,7 @@ pub use config::{Config, FORMAT_VERSION, InitOptions, tool};
 pub use error::{Error, ErrorKind, Result};
 pub use frame::BlobKind;
 pub use id::{BlobId, PackId, SnapshotId};
-pub use image::{Hold, ImageName, ImageRef, SnapshotEntry, SnapshotSpec, Which};
+pub use image::{Hold, ImageName, ImageRef, Origin, SnapshotEntry, SnapshotSpec, Which};
 pub use keys::{
     Credential, Fingerprint, Identity, KeyAccess, KeyInfo, KeylessRepository, Keyring, NewKey, NoCredential,
     Passphrase, PassphraseCost, PublicKey, Recipient, Unlock,

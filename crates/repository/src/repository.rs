@@ -157,6 +157,13 @@ impl Repository {
         self
     }
 
+    /// Reaches the store through another one, which passes on to it: to count, or to limit.
+    #[must_use]
+    pub fn map_store(mut self, wrap: impl FnOnce(SharedStore) -> SharedStore) -> Self {
+        self.store = wrap(self.store);
+        self
+    }
+
     /// What was fixed when the repository was made.
     #[must_use]
     pub fn config(&self) -> &Config {
@@ -220,10 +227,13 @@ impl Repository {
         Err(Error::Denied { store: self.location().to_owned(), what: "this key cannot read chunks" })
     }
 
-    /// Whether equal content has equal names in both repositories, so that one can tell what the other lacks.
+    /// Whether equal content has equal names in both repositories (chunks, nodes and snapshots), so that one can tell what
+    /// the other lacks.
     #[must_use]
     pub fn shares_names_with(&self, other: &Self) -> bool {
-        self.keyring.names_id() == other.keyring.names_id()
+        let (own, others) = (self.config(), other.config());
+        (own.chunk_bits, own.fanout_bits) == (others.chunk_bits, others.fanout_bits)
+            && self.keyring.names_id() == other.keyring.names_id()
     }
 
     /// Whether whoever can read the frames of one repository can read those of the other, so that they can be passed on as
@@ -346,6 +356,11 @@ impl Repository {
     /// # Errors
     /// It is missing or damaged, or the store fails.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot> {
+        self.snapshot_and_text(id).map(|(snapshot, _)| snapshot)
+    }
+
+    /// As [`Repository::snapshot`], with the text that its name covers.
+    pub(crate) fn snapshot_and_text(&self, id: SnapshotId) -> Result<(Snapshot, Vec<u8>)> {
         let key = snapshot_key(id)?;
         let (bytes, _) = self.store.get(&key, RECORD_BYTES_MAX)?;
         let damaged = |what| self.damaged(key.as_str(), what);
@@ -357,7 +372,7 @@ impl Repository {
             .map_err(|error| damaged(format!("its content cannot be read: {error}")))?;
         match snapshot.flaw() {
             Some(flaw) => Err(damaged(flaw)),
-            None => Ok(snapshot),
+            None => Ok((snapshot, payload.to_vec())),
         }
     }
 
@@ -366,13 +381,19 @@ impl Repository {
         let payload = serde_json::to_vec(snapshot)
             .map_err(|error| Error::Invalid(format!("the manifest cannot be written: {error}")))?;
         let id = self.keys().snapshot(&payload);
-        let key = snapshot_key(id)?;
-        let bytes = record::encode(Kind::Snapshot, &key, &payload, &self.keyring)?;
-        let stored = put_once(self.store(), &key, &bytes);
+        let stored = self.put_manifest(&payload);
         if stored.is_err() {
             self.withdraw_snapshot(id);
         }
-        stored.map(|()| id)
+        stored
+    }
+
+    /// Stores a manifest, given as text, and returns its name. What was stored stays also when this fails.
+    pub(crate) fn put_manifest(&self, text: &[u8]) -> Result<SnapshotId> {
+        let id = self.keys().snapshot(text);
+        let key = snapshot_key(id)?;
+        put_once(self.store(), &key, &record::encode(Kind::Snapshot, &key, text, &self.keyring)?)?;
+        Ok(id)
     }
 
     /// Deletes the manifest of a snapshot that is certain never to be published. A manifest names the session that made

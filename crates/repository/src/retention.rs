@@ -147,6 +147,7 @@ mod tests {
             group: None,
             tags: Default::default(),
             holds: Vec::new(),
+            origin: None,
         }
     }
 

@@ -110,6 +110,31 @@ pub(crate) struct SessionRecord {
     pub(crate) purpose: String,
     pub(crate) created: String,
     pub(crate) state: State,
+    /// Snapshots of another repository that it is about to publish here under the names that they have there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) copies: Vec<SnapshotId>,
+    /// Whether it stands for somebody who deletes manifests by their names, see [`crate::transfer`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) deletes: bool,
+}
+
+impl SessionRecord {
+    /// The record of a session that begins now.
+    fn new(repository: &Repository, purpose: String) -> Result<Self> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id)
+            .map_err(|error| Error::Invalid(format!("the system gives no random bytes: {error}")))?;
+        Ok(Self {
+            session_version: 1,
+            id: to_hex(&id),
+            process: repository.process().clone(),
+            purpose,
+            created: jiff::Timestamp::now().to_string(),
+            state: State::Open,
+            copies: Vec::new(),
+            deletes: false,
+        })
+    }
 }
 
 /// The session of this writer.
@@ -123,22 +148,39 @@ pub(crate) struct Session {
 impl Session {
     /// Registers a session.
     pub(crate) fn begin(repository: &Repository, purpose: String) -> Result<Self> {
-        let mut id = [0; 16];
-        getrandom::fill(&mut id)
-            .map_err(|error| Error::Invalid(format!("the system gives no random bytes: {error}")))?;
-        let id = to_hex(&id);
-        let key = session_key(&id).ok_or_else(|| Error::Invalid("a session has no name".to_owned()))?;
-        let record = SessionRecord {
-            session_version: 1,
-            id,
-            process: repository.process().clone(),
-            purpose,
-            created: jiff::Timestamp::now().to_string(),
-            state: State::Open,
-        };
+        Self::register(repository, SessionRecord::new(repository, purpose)?)
+    }
+
+    /// Registers the session of a writer that is about to publish these snapshots under the names that they have.
+    pub(crate) fn begin_copies(
+        repository: &Repository,
+        purpose: String,
+        copies: Vec<SnapshotId>,
+    ) -> Result<Self> {
+        Self::register(repository, SessionRecord { copies, ..SessionRecord::new(repository, purpose)? })
+    }
+
+    /// Registers somebody who is about to delete manifests by their names.
+    pub(crate) fn begin_deletion(repository: &Repository) -> Result<Self> {
+        let purpose = "deletion of manifests".to_owned();
+        Self::register(
+            repository,
+            SessionRecord { deletes: true, ..SessionRecord::new(repository, purpose)? },
+        )
+    }
+
+    fn register(repository: &Repository, record: SessionRecord) -> Result<Self> {
+        let key =
+            session_key(&record.id).ok_or_else(|| Error::Invalid("a session has no name".to_owned()))?;
         let bytes = repository.encode_record(Kind::Session, &key, &record)?;
         repository.store().put_if_absent(&key, &[&bytes])?;
         Ok(Self { key, record, version: Version::of(&bytes) })
+    }
+
+    /// Those among snapshots whose manifests nobody but this writer can have stored: they name its session.
+    pub(crate) fn own(&self, snapshots: &[Published]) -> Vec<SnapshotId> {
+        let ids = snapshots.iter().map(|published| published.entry.id);
+        ids.filter(|id| !self.record.copies.contains(id)).collect()
     }
 
     /// Its identity.
@@ -149,7 +191,7 @@ impl Session {
     /// Publishes snapshots, all of them or none: from here on they are kept, whatever happens to this process. The
     /// session is brought to its end when that fails.
     pub(crate) fn commit(mut self, repository: &Repository, snapshots: Vec<Published>) -> Result<Self> {
-        let ids: Vec<SnapshotId> = snapshots.iter().map(|published| published.entry.id).collect();
+        let ids = self.own(&snapshots);
         self.record.state = State::Committed { snapshots };
         let bytes = repository.encode_record(Kind::Session, &self.key, &self.record)?;
         match repository.store().put_if_match(&self.key, &bytes, &self.version) {
@@ -274,10 +316,10 @@ impl Repository {
                     Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(false),
                     Err(error) => return Err(error.into()),
                 }
-                if image_ref.entry(entry.id).is_some() {
+                if image_ref.snapshots.iter().any(|other| other.is_same_as(entry)) {
                     return Ok(false);
                 }
-                image_ref.snapshots.push(entry.clone());
+                image_ref.add(entry.clone());
                 Ok(true)
             })?;
         }

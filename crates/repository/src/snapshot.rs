@@ -111,6 +111,9 @@ pub struct Snapshot {
     pub consistency: Consistency,
     /// Names and values given by the person.
     pub tags: BTreeMap<String, String>,
+    /// Where it was taken over from under another name; none where it was backed up, or has kept its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<crate::Origin>,
     /// When the backup began, RFC 3339.
     pub created: String,
     /// The session that made it; no two manifests are alike.

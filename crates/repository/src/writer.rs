@@ -101,7 +101,24 @@ pub(crate) struct Writer {
 impl Writer {
     /// Registers a session, then looks at what the repository holds, in that order.
     pub(crate) fn begin(repository: &Repository, purpose: String) -> Result<Self> {
-        let session = Session::begin(repository, purpose)?;
+        Self::in_session(repository, Session::begin(repository, purpose)?)
+    }
+
+    /// As [`Writer::begin`], for one that publishes snapshots of another repository under the names that they have there.
+    pub(crate) fn begin_copies(
+        repository: &Repository,
+        purpose: String,
+        copies: Vec<SnapshotId>,
+    ) -> Result<Self> {
+        let session = Session::begin_copies(repository, purpose, copies)?;
+        if let Err(error) = repository.await_deletions() {
+            let _ = session.end(repository);
+            return Err(error);
+        }
+        Self::in_session(repository, session)
+    }
+
+    fn in_session(repository: &Repository, session: Session) -> Result<Self> {
         let index = match repository.load_index().and_then(|mut index| {
             repository.adopt_orphans(&mut index)?;
             Ok(index)
@@ -142,6 +159,11 @@ impl Writer {
         Ok(writer)
     }
 
+    /// The repository that is written.
+    pub(crate) fn repository(&self) -> &Repository {
+        &self.shared.repository
+    }
+
     /// The session's identity.
     pub(crate) fn session_id(&self) -> Option<&str> {
         self.session.as_ref().map(Session::id)
@@ -161,6 +183,16 @@ impl Writer {
         }
         // Under the same read lock, so that a run that is being added cannot take the name out in between.
         Ok(self.shared.shard(id).insert(*id))
+    }
+
+    /// Takes back a claim: the caller could not get hold of the blob, so nobody may count on it.
+    pub(crate) fn release(&self, id: &BlobId) {
+        self.shared.shard(id).remove(id);
+    }
+
+    /// After [`Writer::flush`]: how many names were claimed whose blobs never came.
+    pub(crate) fn unplaced(&self) -> usize {
+        self.shared.claimed.iter().map(|shard| lock(shard).len()).sum()
     }
 
     /// Whether a blob may be referred to: it lies in a pack that nobody means to delete, or this writer stores it.
@@ -252,8 +284,8 @@ impl Writer {
     ) -> Result<()> {
         let repository = self.shared.repository.clone();
         if let Err(error) = self.settle().and_then(|()| confirm()) {
-            let ids: Vec<SnapshotId> = snapshots.iter().map(|published| published.entry.id).collect();
-            repository.withdraw_snapshots(&ids);
+            let own = self.session.as_ref().map(|session| session.own(&snapshots));
+            repository.withdraw_snapshots(&own.unwrap_or_default());
             return Err(error);
         }
         let Some(session) = self.session.take() else {

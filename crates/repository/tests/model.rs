@@ -374,6 +374,7 @@ fn retention(times: &[i64], counts: [usize; 6], within: Option<i64>, seed: u64) 
                 BTreeMap::new()
             },
             holds: Vec::new(),
+            origin: None,
         })
         .collect();
     let [last, hourly, daily, weekly, monthly, yearly] = counts;
