@@ -4,8 +4,10 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use common::{Bench, Outcome, outcome, text};
 
@@ -163,7 +165,7 @@ fn a_write_only_key_backs_up_and_every_verb_that_reads_chunks_says_so_before_it_
     for refused in [
         &["restore", "web", out][..],
         &["files", "web"],
-        &["export", "web", "--socket", safe.bench.path("nbd.sock").to_str().unwrap()],
+        &["export", "web", "-l", "127.0.0.1:0", "--read-only"],
         &["mount", mount.to_str().unwrap()],
         &["key", "add", "--recipient", &generate(&safe.bench, "x.key").1],
         &["key", "remove", "web-01"],
@@ -226,7 +228,7 @@ fn a_recovery_key_opens_the_repository_and_is_written_to_a_file_or_a_terminal_on
 #[test]
 fn a_pinned_fingerprint_keeps_other_repositories_out() {
     let safe = Safe::new();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_leeward"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leeward"));
     let shown = command
         .args(["key", "list", "--key", &safe.key, "-r"])
         .arg(safe.bench.repository())
@@ -237,4 +239,77 @@ fn a_pinned_fingerprint_keeps_other_repositories_out() {
     safe.succeeds(&["images", "--fingerprint", fingerprint]);
     let other: String = fingerprint.chars().rev().collect();
     safe.fails(&["images", "--fingerprint", &other], 5);
+}
+
+/// Runs the command on a terminal and answers what it asks; what the terminal showed.
+fn on_a_terminal(bench: &Bench, arguments: &[&str], answers: &[(&str, &str)]) -> Option<(bool, String)> {
+    let line = format!("{} {}", env!("CARGO_BIN_EXE_leeward"), arguments.join(" "));
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("LEEWARD_REPO", bench.repository());
+    let Ok(mut child) = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+        println!("SKIPPED: script (util-linux) is not here");
+        return None;
+    };
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut shown = Vec::new();
+    let mut byte = [0];
+    let mut answers = answers.iter();
+    let mut next = answers.next();
+    // Each answer when its question is there: what is typed before that is thrown away, as it would be shown.
+    while output.read(&mut byte).unwrap() == 1 {
+        shown.push(byte[0]);
+        if let Some((question, answer)) = next
+            && shown.ends_with(question.as_bytes())
+        {
+            writeln!(input, "{answer}").unwrap();
+            next = answers.next();
+        }
+    }
+    Some((child.wait().unwrap().success(), String::from_utf8(shown).unwrap()))
+}
+
+#[test]
+fn a_passphrase_is_asked_for_on_a_terminal_and_not_shown() {
+    let bench = Bench::new();
+    let init = ["repo", "init", "--encrypt", "--recovery-key"];
+    let asked = [("new repository: ", "correct horse"), ("same again: ", "correct horse")];
+    let Some((made, shown)) = on_a_terminal(&bench, &init, &asked) else { return };
+    assert!(made && !shown.contains("horse"), "{shown}");
+    let recovery = shown.lines().map(str::trim).find(|line| line.starts_with("LWSK1-")).unwrap();
+    let file = bench.path("typed");
+    fs::write(&file, recovery).unwrap();
+    bench.succeeds(&["images", "--key", file.to_str().unwrap()]);
+    let (opened, shown) = on_a_terminal(&bench, &["repo", "info"], &[(": ", "correct horse")]).unwrap();
+    assert!(opened && !shown.contains("horse") && shown.contains("AES-256-GCM"), "{shown}");
+    let (opened, shown) = on_a_terminal(&bench, &["repo", "info"], &[(": ", "wrong")]).unwrap();
+    assert!(!opened && shown.contains("does not open this repository"), "{shown}");
+    let elsewhere = bench.path("elsewhere");
+    let elsewhere = ["-r", elsewhere.to_str().unwrap(), "repo", "init", "--encrypt"];
+    let asked = [("new repository: ", "one"), ("same again: ", "other")];
+    let (made, shown) = on_a_terminal(&bench, &elsewhere, &asked).unwrap();
+    assert!(!made && shown.contains("differ"), "{shown}");
+}
+
+#[test]
+fn a_process_that_holds_a_secret_writes_no_core_dump() {
+    let bench = Bench::new();
+    let file = bench.path("passphrase");
+    fs::write(&file, "correct horse\n").unwrap();
+    let (file, seen) = (file.to_str().unwrap(), bench.path("limit"));
+    bench.succeeds(&["repo", "init", "--encrypt", "--passphrase-file", file]);
+    // The command is started with the limit of the process that asks.
+    let line = format!(
+        "ulimit -S -c $(ulimit -H -c); ulimit -c > {seen}.before; exec {leeward} images -r {repository} \
+         --passphrase-command 'ulimit -c > {seen}; cat {file}'",
+        seen = seen.display(),
+        leeward = env!("CARGO_BIN_EXE_leeward"),
+        repository = bench.repository().display(),
+    );
+    assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success());
+    let limit = |path: &Path| fs::read_to_string(path).unwrap().trim().to_owned();
+    if limit(&bench.path("limit.before")) == "0" {
+        println!("SKIPPED: this system allows no core dumps at all");
+        return;
+    }
+    assert_eq!(limit(&seen), "0");
 }

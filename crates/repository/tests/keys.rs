@@ -323,7 +323,7 @@ fn a_repository_that_says_it_is_not_encrypted_is_refused_when_a_key_is_given() {
     let store: SharedStore = Arc::new(DirectoryStore::open(other.path()).unwrap());
     Repository::init(store, &InitOptions::default()).unwrap();
     std::fs::copy(other.path().join("config"), place.path().join("config")).unwrap();
-    let refused = place.open_as(&place.owner).unwrap_err();
+    let refused = place.open_as(&place.owner).err().unwrap();
     assert!(matches!(refused, Error::NotEncrypted { .. }), "{refused}");
     assert_eq!(refused.kind(), ErrorKind::Refused);
 }
@@ -341,7 +341,7 @@ fn a_configuration_that_no_holder_of_the_keys_wrote_is_refused() {
     bad[end..].copy_from_slice(&digest);
     std::fs::write(&path, &bad).unwrap();
     assert_eq!(KeylessRepository::open(place.store()).unwrap().config().zstd_level, 9, "its digest fits");
-    let refused = place.open_as(&place.owner).unwrap_err();
+    let refused = place.open_as(&place.owner).err().unwrap();
     assert!(refused.to_string().contains("not authentic"), "{refused}");
 }
 
@@ -394,7 +394,7 @@ fn a_repository_that_somebody_else_made_for_a_public_key_is_told_by_its_fingerpr
     assert!(forged.open_as(&place.owner).is_ok());
     let pinned = Pinned(place.owner.clone(), fingerprint);
     Repository::open_with(place.store(), &pinned).unwrap();
-    let refused = Repository::open_with(forged.store(), &pinned).unwrap_err();
+    let refused = Repository::open_with(forged.store(), &pinned).err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Refused);
     assert!(fingerprint.to_string().parse::<Fingerprint>().unwrap() == fingerprint);
 }
@@ -403,7 +403,8 @@ fn a_repository_that_somebody_else_made_for_a_public_key_is_told_by_its_fingerpr
 fn repositories_know_whether_they_share_names_and_ciphers() {
     let (one, two) = (Place::new(), Place::new());
     let (a, b) = (one.open(), two.open());
-    assert!(a.shares_names_with(&one.writer()) && a.shares_cipher_with(&one.writer()));
+    let writer = one.writer();
+    assert!(a.shares_names_with(&writer) && a.shares_cipher_with(&writer));
     assert!(!a.shares_names_with(&b) && !a.shares_cipher_with(&b));
     let plain = |directory: &tempfile::TempDir| {
         DirectoryStore::create(directory.path(), &PREFIXES).unwrap();
