@@ -39,9 +39,10 @@ impl Drop for Silent<'_> {
 
 /// Asks on the terminal of this process for a line; none when there is no terminal.
 pub fn ask(question: &str) -> io::Result<Option<Zeroizing<String>>> {
-    let Ok(mut terminal) = File::options().read(true).write(true).open("/dev/tty") else { return Ok(None) };
-    terminal.write_all(question.as_bytes())?;
+    let Ok(terminal) = File::options().read(true).write(true).open("/dev/tty") else { return Ok(None) };
+    // Silent before it asks: whoever answers at once is not shown either.
     let silent = Silent::new(&terminal)?;
+    (&terminal).write_all(question.as_bytes())?;
     let line = read_line(&terminal);
     drop(silent);
     line.map(Some)

@@ -123,8 +123,10 @@ impl Repository {
         check.packs(&blobs, read)?;
         if check.has_keys() {
             check.trees(&blobs)?;
+            check.drop_harmless();
+        } else {
+            check.doubt_missing();
         }
-        check.drop_harmless();
         let mut outcome = check.outcome;
         outcome.findings.sort();
         Ok(outcome)

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use leeward_repository::{ImageStatistics, ReadData};
+use leeward_repository::{CheckOutcome, ImageStatistics, KeylessRepository, ReadData, Repository};
 
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
@@ -20,6 +20,9 @@ pub struct CheckArguments {
     /// Read and compare a share of the packs, chosen anew each time, as in 10%
     #[arg(long, value_name = "PERCENT", conflicts_with = "read_data", value_parser = parse_percent)]
     read_data_subset: Option<f64>,
+    /// Check an encrypted repository without a key: with --read-data every stored byte, but no trees and no content
+    #[arg(long)]
+    without_keys: bool,
 }
 
 fn parse_percent(text: &str) -> Result<f64, String> {
@@ -32,13 +35,43 @@ fn parse_percent(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A repository that is to be checked, with or without its keys.
+enum Opened {
+    WithKeys(Box<Repository>),
+    Without(KeylessRepository),
+}
+
+impl Opened {
+    fn new(repository: &RepositoryArgument, without_keys: bool) -> Result<Self, Failure> {
+        Ok(if without_keys {
+            Self::Without(repository.open_keyless()?)
+        } else {
+            Self::WithKeys(Box::new(repository.open()?))
+        })
+    }
+
+    fn pack_bytes(&self) -> Result<u64, Failure> {
+        Ok(match self {
+            Self::WithKeys(repository) => repository.pack_bytes()?,
+            Self::Without(repository) => repository.pack_bytes()?,
+        })
+    }
+
+    fn check(&self, read: ReadData, watch: &Watch) -> leeward_repository::Result<CheckOutcome> {
+        match self {
+            Self::WithKeys(repository) => repository.check(read, watch),
+            Self::Without(repository) => repository.check(read, watch),
+        }
+    }
+}
+
 /// Runs `check`. Exit code 4 when something is wrong.
 pub fn check(
     arguments: &CheckArguments,
     repository: &RepositoryArgument,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
-    let repository = repository.open()?;
+    let opened = Opened::new(repository, arguments.without_keys)?;
     let read = match arguments.read_data_subset {
         Some(share) => ReadData::Share(share),
         None if arguments.read_data => ReadData::All,
@@ -46,12 +79,12 @@ pub fn check(
     };
     let total = match read {
         ReadData::No => 0,
-        ReadData::All => repository.pack_bytes()?,
-        ReadData::Share(share) => (repository.pack_bytes()? as f64 * share) as u64,
+        ReadData::All => opened.pack_bytes()?,
+        ReadData::Share(share) => (opened.pack_bytes()? as f64 * share) as u64,
     };
     let started = Instant::now();
     let watch = Watch::new(output, total, "check");
-    let result = repository.check(read, &watch);
+    let result = opened.check(read, &watch);
     watch.finish();
     let outcome = result?;
     if output.is_json() {
@@ -66,6 +99,9 @@ pub fn check(
         size::show(outcome.read_bytes),
         size::show_time(started.elapsed())
     ));
+    for limit in &outcome.not_checked {
+        output.line(format!("Not checked {limit}"));
+    }
     for finding in &outcome.findings {
         output.line(format!("DAMAGED {}: {}", finding.object, finding.what));
         let touches =

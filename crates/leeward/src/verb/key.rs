@@ -48,7 +48,8 @@ pub enum KeyVerb {
     /// Let somebody open the repository no more
     Remove {
         /// Name, or the first digits of the identity
-        key: String,
+        #[arg(value_name = "KEY")]
+        wanted: String,
     },
     /// Make a recovery key: a full key as text and QR code, to be printed and kept offline
     Recovery {
@@ -79,7 +80,7 @@ pub fn run(verb: &KeyVerb, repository: &RepositoryArgument, output: &Output) -> 
             add(&opened, &new_key(&name, access, recipient), output)
         }
         KeyVerb::List => list(&repository.open()?, output),
-        KeyVerb::Remove { key } => remove(&repository.open()?, key, output),
+        KeyVerb::Remove { wanted } => remove(&repository.open()?, wanted, output),
         KeyVerb::Recovery { output: file, name } => {
             let target = RecoveryTarget::new(file.as_deref())?;
             let opened = repository.open()?;
@@ -198,8 +199,8 @@ fn line_of(key: &KeyInfo) -> String {
     )
 }
 
-fn remove(repository: &Repository, key: &str, output: &Output) -> Result<ExitCode, Failure> {
-    let removed = repository.remove_key(key)?;
+fn remove(repository: &Repository, wanted: &str, output: &Output) -> Result<ExitCode, Failure> {
+    let removed = repository.remove_key(wanted)?;
     if output.is_json() {
         output.json_line(&removed);
     }

@@ -50,11 +50,6 @@ impl RepositoryArgument {
         let location = self.location()?;
         told(location, KeylessRepository::open(location::open_store(location)?))
     }
-
-    /// What is to open it.
-    pub fn unlock(&self) -> &UnlockArguments {
-        &self.unlock
-    }
 }
 
 /// Opens the repository at a location.

@@ -11,6 +11,7 @@ use crate::repository::{SNAPSHOTS, snapshot_key};
 
 const NO_TREES: &str = "without a key: trees, names of content, and who wrote the records";
 const NO_CHUNKS: &str = "with a write-only key: the content of chunks, only their stored bytes";
+const ASK_KEY: &str = "check with a key: only that tells whether a snapshot needs it";
 const REMOVE_KEY: &str =
     "if nobody misses it, remove it with key remove; else restore it from another copy of the repository";
 
@@ -37,6 +38,14 @@ impl Check<'_> {
     /// Whether there are keys, or none are needed.
     pub(super) fn has_keys(&self) -> bool {
         !self.repository.keyring().is_locked()
+    }
+
+    /// Says of packs that are missing that a key would tell whether anything needs them: a run may go on speaking of a pack
+    /// that a collection deleted.
+    pub(super) fn doubt_missing(&mut self) {
+        for number in std::mem::take(&mut self.missing) {
+            self.outcome.findings[number].advice = ASK_KEY;
+        }
     }
 
     /// The wrapped keys: each must be what it was when it was stored.

@@ -25,6 +25,8 @@ mod secret;
 mod slot;
 mod text;
 mod unlock;
+#[cfg(test)]
+mod vectors;
 
 pub use agreement::{Identity, PublicKey};
 pub use bundle::KeyAccess;

@@ -72,7 +72,6 @@ mod tests {
     #[test]
     fn what_would_take_too_much_is_refused_before_it_is_taken() {
         let passphrase = Passphrase::new("x").unwrap();
-        let started = std::time::Instant::now();
         for (memory_kib, passes, lanes) in [
             (u32::MAX, 1, 1),
             ((1 << 20) + 1, 1, 1),
@@ -85,9 +84,10 @@ mod tests {
             (7, 1, 1),
         ] {
             let cost = PassphraseCost { memory_kib, passes, lanes };
-            assert!(cost.derive(&passphrase, &[0; SALT_BYTES]).is_err(), "{cost:?}");
+            // The reason is ours, not the allocator's.
+            let refused = cost.derive(&passphrase, &[0; SALT_BYTES]).unwrap_err();
+            assert!(refused.starts_with("it asks for"), "{refused}");
         }
-        assert!(started.elapsed().as_secs() < 60, "nothing of it was computed");
         assert!(PassphraseCost::default().flaw().is_none());
     }
 }

@@ -176,7 +176,7 @@ impl SlotRecord {
         Bundle::decode(self.access, &plain)
     }
 
-    fn wrapping_key(&self, credential: &Credential) -> Option<Secret> {
+    pub(super) fn wrapping_key(&self, credential: &Credential) -> Option<Secret> {
         match (&self.recipient, credential) {
             (
                 SlotRecipient::Passphrase { memory_kib, passes, lanes, salt },
