@@ -18,8 +18,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use verb::{
-    backup, cancel, changed_blocks, check, disk, export, files, groups, hydrate, key, label, mount,
-    quickstart, repository, restore, retain, snapshots, thaw,
+    backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, key, label, mount, push,
+    quickstart, repository, restore, retain, seed, snapshots, sync, thaw,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -60,6 +60,12 @@ enum Verb {
     Tag(label::TagArguments),
     Hold(label::HoldArguments),
     Release(label::ReleaseArguments),
+    Push(push::PushArguments),
+    Pull(push::PullArguments),
+    Clone(clone::CloneArguments),
+    Sync(sync::SyncArguments),
+    #[command(subcommand)]
+    Seed(seed::SeedVerb),
     Forget(retain::ForgetArguments),
     Collect(retain::CollectArguments),
     Check(check::CheckArguments),
@@ -106,6 +112,11 @@ fn main() -> ExitCode {
         Verb::Tag(arguments) => label::tag(&arguments, repository, &output),
         Verb::Hold(arguments) => label::hold(&arguments, repository, &output),
         Verb::Release(arguments) => label::release(&arguments, repository, &output),
+        Verb::Push(arguments) => push::push(&arguments, repository, &output),
+        Verb::Pull(arguments) => push::pull(&arguments, repository, &output),
+        Verb::Clone(arguments) => clone::run(&arguments, &output),
+        Verb::Sync(arguments) => sync::run(&arguments, repository, &output),
+        Verb::Seed(verb) => seed::run(&verb, repository, &output),
         Verb::Forget(arguments) => retain::forget(&arguments, repository, &output),
         Verb::Collect(arguments) => retain::collect(&arguments, repository, &output),
         Verb::Check(arguments) => check::check(&arguments, repository, &output),

@@ -2,16 +2,16 @@
 //! other way round. What is published restores, whatever the order.
 //!
 //! What each scenario leans on:
-//! - a copied manifest may have been there before, and be about to be deleted: `a_collection_within_a_transfer`,
-//!   `a_transfer_within_a_collection`;
+//! - a copied manifest may have been there before, and be about to be deleted: `a_transfer_within_a_collection`,
+//!   `a_transfer_that_crosses_a_collection`;
 //! - a manifest that a dead transfer left is no lost ref: `a_transfer_that_was_killed`;
 //! - a target whose snapshots are forgotten meanwhile is no base to build on: `a_base_that_is_forgotten`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use common::{Machine, Model, backup, collect, content, image, is_full, mutated};
@@ -184,7 +184,7 @@ fn a_transfer_that_was_killed() {
             machine.init().unwrap();
             (start.machine, start.model.kept) = (machine, Vec::new());
         }
-        let victim = Arc::new(std::sync::Mutex::new(None::<u64>));
+        let victim = Arc::new(Mutex::new(None::<u64>));
         let worker = start.machine.spawn();
         *victim.lock().unwrap() = Some(worker.files.process());
         let repository = worker.open().unwrap();
@@ -298,7 +298,7 @@ fn two_transfers_and_a_backup_at_once() {
         let mut random = Random::new(at);
         let disk = Arc::new(mutated(&mut random, &start.forgotten[1].1));
         start.model.contents.push(Arc::clone(&disk));
-        let made = Arc::new(std::sync::Mutex::new(None));
+        let made = Arc::new(Mutex::new(None));
         let stopped = with_intruder(
             &start.machine,
             at,
@@ -327,4 +327,137 @@ fn two_transfers_and_a_backup_at_once() {
         assert_eq!(entries, 3 + usize::from(made.lock().unwrap().is_some()));
         stopped
     });
+}
+
+/// Where each of two processes stands still.
+struct Crossing {
+    state: Mutex<CrossingState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct CrossingState {
+    steps: [u64; 2],
+    stands: [bool; 2],
+    has_ended: [bool; 2],
+}
+
+impl Crossing {
+    fn update(&self, change: impl FnOnce(&mut CrossingState)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, until: impl Fn(&CrossingState) -> bool) {
+        let mut state = self.state.lock().unwrap();
+        while !until(&state) {
+            let (next, time) = self.changed.wait_timeout(state, Duration::from_secs(60)).unwrap();
+            assert!(!time.timed_out(), "the two wait for each other");
+            state = next;
+        }
+    }
+
+    /// The first goes on when the second stands or has ended, the second when the first has ended.
+    fn step(&self, who: usize, at: u64) {
+        let mut is_here = false;
+        self.update(|state| {
+            is_here = state.steps[who] >= at && !state.stands[who];
+            state.stands[who] |= is_here;
+            state.steps[who] += 1;
+        });
+        if is_here && who == 0 {
+            self.wait(|state| state.stands[1] || state.has_ended[1]);
+        } else if is_here {
+            self.wait(|state| state.has_ended[0]);
+        }
+    }
+}
+
+/// One process comes to step `at[0]`, then the other to step `at[1]`, then the first ends, then the other. Returns how many
+/// steps each took.
+fn cross(
+    machine: &Machine,
+    at: [u64; 2],
+    first: impl FnOnce(&Repository) + Send,
+    second: impl FnOnce(&Repository) + Send,
+) -> [u64; 2] {
+    let crossing = Arc::new(Crossing { state: Mutex::default(), changed: Condvar::new() });
+    let workers = [machine.spawn(), machine.spawn()];
+    let repositories = [workers[0].open().unwrap(), workers[1].open().unwrap()];
+    let processes = [workers[0].files.process(), workers[1].files.process()];
+    machine.files.set_hook(Some(Arc::new({
+        let (machine, crossing) = (machine.clone(), Arc::clone(&crossing));
+        move |operation: Operation<'_>| {
+            let who = processes.iter().position(|process| *process == operation.process);
+            if let Some(who) = who.filter(|_| operation.name != "read" && !machine.files.is_locked()) {
+                crossing.step(who, at[who]);
+            }
+        }
+    })));
+    struct End<'a>(&'a Crossing, usize);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.update(|state| state.has_ended[self.1] = true);
+        }
+    }
+    std::thread::scope(|scope| {
+        let [one, other] = &repositories;
+        let crossing = &crossing;
+        scope.spawn(move || {
+            let _end = End(crossing, 0);
+            first(one);
+        });
+        scope.spawn(move || {
+            let _end = End(crossing, 1);
+            crossing.wait(|state| state.stands[0] || state.has_ended[0]);
+            second(other);
+        });
+    });
+    machine.files.set_hook(None);
+    crossing.state.lock().unwrap().steps
+}
+
+#[test]
+fn a_transfer_that_crosses_a_collection() {
+    let play = |seed: u64, at: [u64; 2]| -> [u64; 2] {
+        let mut start = start(seed);
+        let sent = Mutex::new(None);
+        let from = start.from.clone();
+        let steps = cross(
+            &start.machine,
+            at,
+            |to| {
+                collect(to).unwrap();
+            },
+            |to| *sent.lock().unwrap() = Some(send(&from, to)),
+        );
+        let context = format!("seed {seed}, collection at {}, transfer at {}", at[0], at[1]);
+        let sent = sent.into_inner().unwrap().unwrap();
+        match &sent {
+            Ok(outcome) => {
+                assert_eq!(outcome.snapshots.len(), 2, "{context}");
+                start.expect_all();
+            }
+            Err(Error::Contended { key, .. }) => assert!(key.contains("deletes"), "{context}: {key}"),
+            Err(error) => panic!("{context}: {error}"),
+        }
+        start.assert_holds(&context);
+        let to = start.machine.spawn().open().unwrap();
+        send(&start.from, &to).unwrap();
+        if sent.is_err() {
+            start.expect_all();
+        }
+        collect(&to).unwrap();
+        start.assert_holds(&format!("{context}, and after"));
+        steps
+    };
+    // How many steps there are, with nobody in between.
+    let [collection, transfer] = play(0, [u64::MAX, u64::MAX]);
+    assert!(collection > 50 && transfer > 50);
+    let mut random = Random::new(12);
+    for round in 0..if is_full() { 5000 } else { 250 } {
+        // Deciding and deleting come in the second half of a collection.
+        let at = [collection / 2 + random.below(collection / 2), random.below(transfer)];
+        play(round % 5, at);
+    }
 }

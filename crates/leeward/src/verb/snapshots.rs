@@ -1,5 +1,7 @@
 //! `leeward images`, `log`, `show`, `diff`: what is in a repository.
 
+mod graph;
+
 use std::process::ExitCode;
 
 use clap::Args;
@@ -49,6 +51,9 @@ fn time(entry: &SnapshotEntry) -> String {
 pub struct LogArguments {
     /// The image
     image: ImageName,
+    /// Draw which snapshot went on from which: concurrent backups of one image are several heads
+    #[arg(long)]
+    graph: bool,
 }
 
 /// Runs `log`.
@@ -57,7 +62,11 @@ pub fn log(
     repository: &RepositoryArgument,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
-    let image = repository.open()?.image(&arguments.image)?;
+    let repository = repository.open()?;
+    let image = repository.image(&arguments.image)?;
+    if arguments.graph {
+        return log_graph(&repository, &image.snapshots, output);
+    }
     if !image.snapshots.is_empty() {
         output.line(format!("{:<14} {:<21} {:>10}  {}", "SNAPSHOT", "CREATED", "SIZE", "TAGS AND HOLDS"));
     }
@@ -65,18 +74,60 @@ pub fn log(
         if output.is_json() {
             output.json_line(entry);
         }
-        let tags = entry.tags.iter().map(|(name, value)| match value.as_str() {
-            "" => name.clone(),
-            value => format!("{name}={value}"),
-        });
-        let holds = entry.holds.iter().map(|hold| format!("held:{}", hold.name));
-        output.line(format!(
-            "{:<14} {:<21} {:>10}  {}",
-            entry.id.short(),
-            time(entry),
-            size::show(entry.virtual_size),
-            tags.chain(holds).collect::<Vec<_>>().join(" ")
-        ));
+        output.line(row(entry));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A snapshot as a line of `log`.
+fn row(entry: &SnapshotEntry) -> String {
+    let tags = entry.tags.iter().map(|(name, value)| match value.as_str() {
+        "" => name.clone(),
+        value => format!("{name}={value}"),
+    });
+    let holds = entry.holds.iter().map(|hold| format!("held:{}", hold.name));
+    format!(
+        "{:<14} {:<21} {:>10}  {}",
+        entry.id.short(),
+        time(entry),
+        size::show(entry.virtual_size),
+        tags.chain(holds).collect::<Vec<_>>().join(" ")
+    )
+}
+
+/// The snapshots with what they went on from, as their manifests say. Parents that are not kept are left out of the
+/// drawing.
+fn log_graph(
+    repository: &Repository,
+    entries: &[SnapshotEntry],
+    output: &Output,
+) -> Result<ExitCode, Failure> {
+    let mut vertices = Vec::with_capacity(entries.len());
+    let mut parents = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let all = repository.snapshot(entry.id)?.parents;
+        let kept = all.iter().copied().filter(|id| entries.iter().any(|other| other.id == *id)).collect();
+        vertices.push(graph::Vertex { id: entry.id, parents: kept });
+        parents.push(all);
+    }
+    let heads = graph::heads(&vertices);
+    for line in graph::draw(&vertices) {
+        let Some(rank) = line.vertex else {
+            output.line(&line.drawing);
+            continue;
+        };
+        let entry = &entries[rank];
+        if output.is_json() {
+            let mut value =
+                serde_json::json!({ "parents": parents[rank], "head": heads.contains(&entry.id) });
+            if let (Some(fields), Ok(serde_json::Value::Object(known))) =
+                (value.as_object_mut(), serde_json::to_value(entry))
+            {
+                fields.extend(known);
+            }
+            output.json_line(&value);
+        }
+        output.line(format!("{}{}", line.drawing, row(entry)));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -68,7 +68,7 @@ pub(super) fn run(
     if ready.is_empty() {
         return writer.abandon();
     }
-    publish(transfer, writer, ready, control, outcome)
+    publish(transfer, options, writer, ready, control, outcome)
 }
 
 /// Registers the writer; waits while a collection deletes manifests.
@@ -252,6 +252,7 @@ fn drop_torn_groups<'a>(
 
 fn publish(
     transfer: &Transfer<'_>,
+    options: &TransferOptions,
     writer: Writer,
     ready: Vec<Ready<'_>>,
     control: &dyn Control,
@@ -276,7 +277,7 @@ fn publish(
         }
         snapshots.push(Published {
             image: candidate.image.clone(),
-            entry: entry_at(transfer.from, &candidate.entry, id),
+            entry: entry_at(transfer.from, &candidate.entry, id, options),
         });
         outcome.snapshots.push(candidate.travelled(id));
     }
@@ -284,7 +285,16 @@ fn publish(
 }
 
 /// The entry of a copy under a name.
-pub(super) fn entry_at(from: &Repository, entry: &SnapshotEntry, id: SnapshotId) -> SnapshotEntry {
-    let origin = Origin { repository: from.config().repository_id.clone(), snapshot: entry.first_name() };
+pub(super) fn entry_at(
+    from: &Repository,
+    entry: &SnapshotEntry,
+    id: SnapshotId,
+    options: &TransferOptions,
+) -> SnapshotEntry {
+    let carried = entry.origin.clone().filter(|_| options.is_carried);
+    let origin = carried.unwrap_or_else(|| Origin {
+        repository: from.config().repository_id.clone(),
+        snapshot: entry.first_name(),
+    });
     SnapshotEntry { id, origin: Some(origin), ..entry.clone() }
 }

@@ -62,11 +62,20 @@ pub struct TransferOptions {
     pub verify: bool,
     /// How long to wait for a collection that is just deleting manifests at the target.
     pub patience: Duration,
+    /// Whether the source only carries what comes from elsewhere, as a seed does: copies then say where it came from, and
+    /// not that they came from the source.
+    pub is_carried: bool,
 }
 
 impl Default for TransferOptions {
     fn default() -> Self {
-        Self { near: Near::From, in_flight: 8, verify: false, patience: Duration::from_secs(30) }
+        Self {
+            near: Near::From,
+            in_flight: 8,
+            verify: false,
+            patience: Duration::from_secs(30),
+            is_carried: false,
+        }
     }
 }
 
@@ -177,7 +186,7 @@ impl Transfer<'_> {
         };
         if !self.selected.missing.is_empty() {
             if outcome.is_renamed {
-                rename::run(self, control, &mut outcome)?;
+                rename::run(self, options, control, &mut outcome)?;
             } else {
                 copy::run(self, options, control, &mut outcome)?;
             }

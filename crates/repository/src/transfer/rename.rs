@@ -17,16 +17,17 @@ use crate::{Error, Result};
 
 use super::copy::entry_at;
 use super::select::{Candidate, published};
-use super::{Refused, Transfer, TransferOutcome};
+use super::{Refused, Transfer, TransferOptions, TransferOutcome};
 
 /// Sends the missing snapshots, those of one moment together.
 pub(super) fn run(
     transfer: &Transfer<'_>,
+    options: &TransferOptions,
     control: &dyn Control,
     outcome: &mut TransferOutcome,
 ) -> Result<()> {
     for unit in units(&transfer.selected.missing) {
-        match copy(transfer.from, transfer.to, &unit, control, outcome) {
+        match copy(transfer, &unit, options, control, outcome) {
             Ok(()) => {}
             Err(error) if is_of_source(transfer.from, &error) => {
                 outcome.refused.extend(unit.iter().map(|candidate| Refused {
@@ -80,12 +81,13 @@ fn describe(error: &Error) -> String {
 }
 
 fn copy(
-    from: &Repository,
-    to: &Repository,
+    transfer: &Transfer<'_>,
     unit: &[&Candidate],
+    options: &TransferOptions,
     control: &dyn Control,
     outcome: &mut TransferOutcome,
 ) -> Result<()> {
+    let (from, to) = (transfer.from, transfer.to);
     let names: Vec<&str> = unit.iter().map(|candidate| candidate.image.as_str()).collect();
     let mut writer = Writer::begin(to, format!("copy of {} from {}", names.join(", "), from.location()))?;
     to.complete_sessions_leniently()?;
@@ -112,7 +114,7 @@ fn copy(
         match to.put_snapshot(&draft) {
             Ok(id) => snapshots.push(Published {
                 image: candidate.image.clone(),
-                entry: entry_at(from, &candidate.entry, id),
+                entry: entry_at(from, &candidate.entry, id, options),
             }),
             Err(error) => {
                 let stored: Vec<SnapshotId> = snapshots.iter().map(|published| published.entry.id).collect();

@@ -1,12 +1,15 @@
 //! Two sites: a repository each.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leeward_disk::{Source, default_threads};
+use leeward_repository::transfer::{
+    CountedStore, Near, Pick, Selection, Traffic, TransferOptions, TransferOutcome,
+};
 use leeward_repository::{
     BackupOptions, BackupOutcome, Consistency, ImageName, InitOptions, Repository, Snapshot, SourceRecord,
-    host_name,
 };
 
 use super::workspace::Workspace;
@@ -62,22 +65,45 @@ impl Site {
         entries.iter().map(|entry| Ok(self.repository.snapshot(entry.id)?)).collect()
     }
 
-    /// Copies every snapshot from another site, oldest first. Until sites push to each other this is a backup of the
-    /// other site's snapshots, each read as a disk: the same chunks get the same names, so the trees come out alike.
-    pub fn copy_from(&self, other: &Self, output: &Output) -> Result<u64, Failure> {
-        let mut stored_bytes = 0;
-        for entry in other.repository.image(&image()?)?.snapshots {
-            let source = other.repository.source(entry.id)?;
-            let record = SourceRecord {
-                location: format!("{IMAGE}@{} at {}", entry.id.short(), other.name),
-                format: source.snapshot().source.format.clone(),
-                host: host_name(),
-            };
-            let (copied, _) = self.backup(&source, record, "copy to west", output)?;
-            stored_bytes += copied.snapshot.statistics.stored_bytes;
-        }
-        Ok(stored_bytes)
+    /// Pushes the first snapshot to another site.
+    pub fn push_first(&self, other: &Self, output: &Output) -> Result<Sent, Failure> {
+        let image = image()?;
+        let first = self.repository.image(&image)?.snapshots.first().map(|entry| entry.id);
+        let picks = Selection::Picks(vec![Pick { image, snapshot: first }]);
+        send(&self.repository, &other.repository, &picks, Near::From, output)
     }
+
+    /// Pulls what it lacks from another site.
+    pub fn pull_rest(&self, other: &Self, output: &Output) -> Result<Sent, Failure> {
+        send(&other.repository, &self.repository, &Selection::All, Near::To, output)
+    }
+}
+
+/// What travelled.
+pub struct Sent {
+    /// What the transfer did.
+    pub outcome: TransferOutcome,
+    /// Bytes that went over the wire: read or written at the site that is not near.
+    pub wire_bytes: u64,
+}
+
+fn send(
+    from: &Repository,
+    to: &Repository,
+    selection: &Selection,
+    near: Near,
+    output: &Output,
+) -> Result<Sent, Failure> {
+    let (read, written) = (Arc::new(Traffic::default()), Arc::new(Traffic::default()));
+    let from = from.clone().map_store(|store| CountedStore::wrap(store, &read));
+    let to = to.clone().map_store(|store| CountedStore::wrap(store, &written));
+    let transfer = from.prepare_transfer(&to, selection)?;
+    let label = if near == Near::From { "push to west" } else { "pull to west" };
+    let watch = Watch::new(output, transfer.virtual_bytes(), label);
+    let outcome = transfer.run(&TransferOptions { near, ..TransferOptions::default() }, &watch);
+    watch.finish();
+    let far = if near == Near::From { written.report() } else { read.report() }.total;
+    Ok(Sent { outcome: outcome?, wire_bytes: far.sent_bytes + far.received_bytes })
 }
 
 fn image() -> Result<ImageName, Failure> {

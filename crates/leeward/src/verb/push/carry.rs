@@ -1,0 +1,190 @@
+//! Carrying a transfer out and telling what came of it; what push, pull, clone, sync and seed have in common.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use leeward_repository::Repository;
+use leeward_repository::transfer::{
+    CountedStore, Estimate, Refused, Selection, Traffic, TransferOptions, TransferOutcome, Travelled,
+};
+
+use crate::failure::{Code, Failure};
+use crate::limit::{LimitedStore, RateLimit};
+use crate::output::Output;
+use crate::size;
+use crate::verb::repository::Watch;
+
+/// Both repositories, with counters on what passes.
+pub struct Sides {
+    /// What is read.
+    pub from: Repository,
+    /// What is written.
+    pub to: Repository,
+    read: Arc<Traffic>,
+    written: Arc<Traffic>,
+}
+
+impl Sides {
+    /// Two repositories, the second of them written no faster than a limit.
+    pub fn new(from: Repository, to: Repository, limit: Option<u64>) -> Result<Self, Failure> {
+        if from.location() == to.location() {
+            let what = format!("{}: both sides are the same repository", from.location());
+            return Err(Failure::new(Code::Usage, what).hint("give another repository as the last argument"));
+        }
+        let (read, written) = (Arc::new(Traffic::default()), Arc::new(Traffic::default()));
+        let limit = limit.map(RateLimit::new);
+        Ok(Self {
+            from: from.map_store(|store| CountedStore::wrap(store, &read)),
+            to: to.map_store(|store| CountedStore::wrap(LimitedStore::wrap(store, limit.as_ref()), &written)),
+            read,
+            written,
+        })
+    }
+}
+
+/// What is done, and how.
+pub struct Carry {
+    /// The verb, for people.
+    pub verb: &'static str,
+    /// How to transfer.
+    pub options: TransferOptions,
+    /// Whether only to tell what would travel.
+    pub dry_run: bool,
+}
+
+/// What came of it.
+pub struct Carried {
+    refused: usize,
+}
+
+impl Carried {
+    /// The exit code: that of damage when something could not travel.
+    pub fn code(&self) -> ExitCode {
+        if self.refused == 0 { ExitCode::SUCCESS } else { Code::Damaged.into() }
+    }
+}
+
+impl Carry {
+    /// Compares, sends, and tells.
+    pub fn run(&self, sides: &Sides, selection: &Selection, output: &Output) -> Result<Carried, Failure> {
+        let started = Instant::now();
+        let transfer = sides.from.prepare_transfer(&sides.to, selection)?;
+        let watch = Watch::new(output, transfer.virtual_bytes(), self.verb);
+        if self.dry_run {
+            let estimate = transfer.estimate(&watch);
+            watch.finish();
+            let estimate = estimate?;
+            self.tell_estimate(sides, &estimate, output);
+            return Ok(Carried { refused: estimate.refused.len() });
+        }
+        let outcome = transfer.run(&self.options, &watch);
+        watch.finish();
+        let outcome = outcome?;
+        self.tell(sides, &outcome, started.elapsed(), output);
+        Ok(Carried { refused: outcome.refused.len() })
+    }
+
+    fn tell_estimate(&self, sides: &Sides, estimate: &Estimate, output: &Output) {
+        if output.is_json() {
+            output.json_line(&serde_json::json!({
+                "verb": self.verb, "dry_run": true, "from": sides.from.location(), "to": sides.to.location(),
+                "estimate": estimate,
+            }));
+        }
+        tell_snapshots(&estimate.snapshots, &estimate.refused, "would travel", output);
+        if estimate.is_renamed {
+            output.line(format!(
+                "  up to {} of content in {} chunks, encoded anew: the repositories name content differently",
+                size::show(estimate.content_bytes),
+                estimate.chunks
+            ));
+        } else if !estimate.snapshots.is_empty() {
+            output.line(format!(
+                "  {} in {} chunks, {} of content",
+                size::show(estimate.bytes),
+                estimate.chunks,
+                size::show(estimate.content_bytes)
+            ));
+        }
+        tell_present(estimate.snapshots.len(), estimate.present, sides, output);
+    }
+
+    fn tell(&self, sides: &Sides, outcome: &TransferOutcome, time: Duration, output: &Output) {
+        let (read, written) = (sides.read.report(), sides.written.report());
+        if output.is_json() {
+            output.json_line(&serde_json::json!({
+                "verb": self.verb, "dry_run": false, "from": sides.from.location(), "to": sides.to.location(),
+                "transfer": outcome, "traffic": { "from": read, "to": written }, "seconds": time.as_secs_f64(),
+            }));
+        }
+        tell_snapshots(&outcome.snapshots, &outcome.refused, "travelled", output);
+        if !outcome.snapshots.is_empty() {
+            output.line(format!(
+                "  {} stored in {} ({}): {} chunks with {} of content",
+                size::show(outcome.stored_bytes),
+                size::show_time(time),
+                size::show_rate(outcome.stored_bytes, time),
+                outcome.chunks_sent,
+                size::show(outcome.content_bytes),
+            ));
+            if outcome.is_renamed {
+                output.line("  named and encoded anew: the repositories name content differently");
+            } else {
+                output.line(format!(
+                    "  looked at {} tree nodes and {} chunks; {} frames passed on as they are, {} encoded anew",
+                    outcome.nodes_examined,
+                    outcome.chunks_examined,
+                    outcome.frames_untouched,
+                    outcome.frames_encoded
+                ));
+            }
+        }
+        if outcome.labelled > 0 {
+            output.line(format!("  tags or holds of {} snapshots brought over", outcome.labelled));
+        }
+        tell_present(outcome.snapshots.len(), outcome.present, sides, output);
+        output.line(format!(
+            "  read {} from {}; sent {} to {} and read {} there",
+            size::show(read.total.received_bytes),
+            sides.from.location(),
+            size::show(written.total.sent_bytes),
+            sides.to.location(),
+            size::show(written.total.received_bytes),
+        ));
+    }
+}
+
+fn tell_snapshots(snapshots: &[Travelled], refused: &[Refused], what: &str, output: &Output) {
+    for sent in snapshots {
+        let copy = match sent.copy == sent.snapshot {
+            true => String::new(),
+            false => format!(" as {}", sent.copy.short()),
+        };
+        output.line(format!(
+            "{}@{} {what}{copy} ({})",
+            sent.image,
+            sent.snapshot.short(),
+            size::show(sent.virtual_size)
+        ));
+    }
+    for refused in refused {
+        output.line(format!(
+            "{}@{} CANNOT BE HAD: {}",
+            refused.image,
+            refused.snapshot.short(),
+            refused.reason
+        ));
+    }
+}
+
+fn tell_present(missing: usize, present: usize, sides: &Sides, output: &Output) {
+    match (missing, present) {
+        (0, 0) => output.line("Nothing to send"),
+        (0, count) => {
+            output.line(format!("Nothing to send: {} has all {count} snapshots", sides.to.location()))
+        }
+        (_, 0) => {}
+        (_, count) => output.line(format!("  {count} more were there already")),
+    }
+}
