@@ -43,6 +43,7 @@ mod snapshot;
 mod source;
 mod statistics;
 mod tree;
+mod verified;
 mod walk;
 mod writer;
 
@@ -64,4 +65,5 @@ pub use snapshot::{
 };
 pub use source::{ReadOptions, SnapshotReader, SnapshotSource, SpillOptions};
 pub use statistics::{ImageStatistics, Statistics};
+pub use verified::{Budget, TurnReport, VerifiedRecord};
 pub use walk::Difference;
