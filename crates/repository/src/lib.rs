@@ -35,6 +35,7 @@ mod mark;
 pub mod measure;
 mod pack;
 mod record;
+mod repair;
 mod repository;
 mod restore;
 mod retention;
@@ -56,6 +57,9 @@ pub use frame::BlobKind;
 pub use id::{BlobId, PackId, SnapshotId};
 pub use image::{Hold, ImageName, ImageRef, SnapshotEntry, SnapshotSpec, Which};
 pub use maintenance::RebuildOutcome;
+pub use repair::{
+    BlobRepair, CannotMend, ManifestRepair, PackRepair, RefRepair, RepairOptions, RepairOutcome, RepairPlan,
+};
 pub use repository::{Group, HasEnded, PREFIXES, Repository, WriterInfo};
 pub use restore::{RestoreMode, RestoreOutcome};
 pub use retention::{Decision, KeepRules, plan_retention};

@@ -254,6 +254,24 @@ impl Repository {
     /// # Errors
     /// It is missing or damaged, or the store fails.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot> {
+        let text = self.snapshot_text(id)?;
+        self.parse_snapshot(id, &text)
+    }
+
+    /// The manifest with this text.
+    pub(crate) fn parse_snapshot(&self, id: SnapshotId, text: &[u8]) -> Result<Snapshot> {
+        let key = snapshot_key(id)?;
+        let damaged = |what| self.damaged(key.as_str(), what);
+        let snapshot: Snapshot = serde_json::from_slice(text)
+            .map_err(|error| damaged(format!("its content cannot be read: {error}")))?;
+        match snapshot.flaw() {
+            Some(flaw) => Err(damaged(flaw)),
+            None => Ok(snapshot),
+        }
+    }
+
+    /// The text of a manifest, which its name covers.
+    pub(crate) fn snapshot_text(&self, id: SnapshotId) -> Result<Vec<u8>> {
         let key = snapshot_key(id)?;
         let (bytes, _) = self.store.get(&key, RECORD_BYTES_MAX)?;
         let damaged = |what| self.damaged(key.as_str(), what);
@@ -261,12 +279,7 @@ impl Repository {
         if self.keys.snapshot(payload) != id {
             return Err(damaged("its content does not match its name".to_owned()));
         }
-        let snapshot: Snapshot = serde_json::from_slice(payload)
-            .map_err(|error| damaged(format!("its content cannot be read: {error}")))?;
-        match snapshot.flaw() {
-            Some(flaw) => Err(damaged(flaw)),
-            None => Ok(snapshot),
-        }
+        Ok(payload.to_vec())
     }
 
     /// Stores a manifest and returns its name. A manifest that is there already is as good.
