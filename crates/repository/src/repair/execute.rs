@@ -18,6 +18,7 @@ use crate::writer::Writer;
 use crate::{Error, Result};
 
 use super::peer::Peer;
+use super::plan::hides_what_is_kept;
 use super::{BlobRepair, CannotMend, ManifestRepair, PackRepair, RefRepair, RepairOutcome};
 
 /// How often a ref is tried to be made again when others change it.
@@ -113,15 +114,18 @@ impl<'a> Mender<'a> {
         }
         let refused = self.packs(&plan.replace_packs, &mut outcome)?;
         // Whoever stores has to know all lists, and whoever deletes as well.
-        let is_blocked = !self.no_list_is_damaged()?;
         let mut keep = refused;
-        if !is_blocked {
+        if self.lists_are_sound()? {
             keep.extend(self.blobs(&plan.blobs, &mut outcome)?);
-            let packs: Vec<PackId> =
-                plan.condemn_packs.iter().filter(|pack| !keep.contains(*pack)).copied().collect();
-            let is_incomplete = outcome.failed.iter().any(|failed| failed.object.starts_with("tree node"));
-            let packs = if is_incomplete { Vec::new() } else { packs };
-            self.condemn(session, packs, plan.condemn_manifests.clone(), &mut outcome)?;
+            // Marking fails without a node or manifest that should have come, and then nothing is deleted anyway.
+            let is_incomplete = outcome
+                .failed
+                .iter()
+                .any(|failed| hides_what_is_kept(&failed.object) || failed.object.starts_with("tree node"));
+            let (mut packs, mut manifests) = (plan.condemn_packs.clone(), plan.condemn_manifests.clone());
+            packs.retain(|pack| !is_incomplete && !keep.contains(pack));
+            manifests.retain(|_| !is_incomplete);
+            self.condemn(session, packs, manifests, &mut outcome)?;
         } else {
             session.end()?;
         }
@@ -235,7 +239,7 @@ impl<'a> Mender<'a> {
         Ok(refused)
     }
 
-    fn no_list_is_damaged(&self) -> Result<bool> {
+    fn lists_are_sound(&self) -> Result<bool> {
         match self.repository.condemned_lists() {
             Ok(_) => Ok(true),
             Err(Error::Damaged { .. }) => Ok(false),

@@ -39,6 +39,8 @@ pub struct RepairOptions<'a> {
     /// The caller knows that no collection runs anywhere: then damaged condemned lists are deleted, which nothing else
     /// makes safe.
     pub no_collect_runs: bool,
+    /// A ref that is made again gets all snapshots of which a peer's ref tells, also those of which nothing is here.
+    pub whole_refs: bool,
 }
 
 /// A manifest that a peer has.
@@ -59,8 +61,10 @@ pub struct RefRepair {
     pub image: ImageName,
     /// The snapshots that it gets, oldest first.
     pub snapshots: Vec<SnapshotEntry>,
-    /// At least this; a peer may have counted further.
+    /// What peers have counted up to.
     pub generation: u64,
+    /// Snapshots of which a peer's ref tells, and that are left out because nothing of them is here.
+    pub left_out: usize,
 }
 
 /// A pack of which a peer has the same, byte for byte.

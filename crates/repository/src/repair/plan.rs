@@ -99,7 +99,8 @@ impl Planner<'_> {
 
     fn refs(&mut self) -> Result<()> {
         for image in self.damage.refs.iter().chain(&self.damage.lost_refs) {
-            match plan_ref(self.repository, self.peers, &self.unheld, &self.index, image)? {
+            let whole = self.options.whole_refs;
+            match plan_ref(self.repository, self.peers, &self.unheld, &self.index, image, whole)? {
                 Some(planned) => {
                     let snapshots = planned.snapshots.iter().map(|entry| (image.clone(), entry.id));
                     self.published.extend(snapshots);
@@ -214,15 +215,22 @@ impl Planner<'_> {
         }
     }
 
-    /// Damaged manifests that nothing holds go the way of forgotten ones, unless a ref is still to be found that may
-    /// have held them.
+    /// What is condemned besides: damaged manifests that nothing holds go the way of forgotten ones. Nothing is
+    /// condemned while it is not known what is kept.
     fn strays(&mut self) {
         let published: HashSet<SnapshotId> = self.published.iter().map(|(_, id)| *id).collect();
-        let is_ref_left = self.plan.cannot.iter().any(|left| left.object.starts_with("refs/"));
-        if !is_ref_left {
-            let name = |key: &Key| key.name().parse().ok();
-            let strays = self.damage.strays.iter().filter_map(name);
-            self.plan.condemn_manifests = strays.filter(|id| !published.contains(id)).collect();
+        let is_blind = self.plan.cannot.iter().any(|left| hides_what_is_kept(&left.object));
+        if is_blind {
+            self.plan.condemn_packs.clear();
+            return;
         }
+        let name = |key: &Key| key.name().parse().ok();
+        let strays = self.damage.strays.iter().filter_map(name);
+        self.plan.condemn_manifests = strays.filter(|id| !published.contains(id)).collect();
     }
+}
+
+/// Whether nobody knows what is kept while this object cannot be read.
+pub(super) fn hides_what_is_kept(object: &str) -> bool {
+    ["refs/", "snapshots/", "sessions/", "condemned/"].iter().any(|prefix| object.starts_with(prefix))
 }

@@ -2,7 +2,8 @@
 //!
 //! A ref that cannot be read says nothing. The snapshots of the image are those whose manifests are here and that
 //! nothing forgot for certain; and those of a peer's ref whose root the index here speaks of: their data was stored
-//! here. A snapshot that was forgotten here a short time ago may so come back; none that was kept stays away.
+//! here. So a snapshot that was forgotten a short time ago may come back, and one stays away of which the manifest, the
+//! root and the entry in the index were lost as well, unless whole refs of peers are asked for.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -92,6 +93,7 @@ pub(super) fn plan_ref(
     unheld: &Unheld,
     index: &Index,
     image: &ImageName,
+    whole: bool,
 ) -> Result<Option<RefRepair>> {
     let here = unheld.manifests.iter().filter(|(id, snapshot)| {
         let is_kept = !unheld.condemned.contains(id) && !unheld.open.contains(&snapshot.session);
@@ -100,16 +102,21 @@ pub(super) fn plan_ref(
     let mut found: BTreeMap<SnapshotId, SnapshotEntry> =
         here.map(|(id, snapshot)| (*id, entry_of(*id, snapshot))).collect();
     let mut generation = 0;
+    let mut left_out = HashSet::new();
     let mut told: HashMap<SnapshotId, SnapshotEntry> = HashMap::new();
     for peer in peers {
         let Some(image_ref) = peer.image(image)? else { continue };
         generation = generation.max(image_ref.generation);
         for entry in image_ref.snapshots {
             if !found.contains_key(&entry.id)
-                && let Some(snapshot) = was_here(repository, peer, unheld, index, entry.id)?
+                && let Some((snapshot, was_here)) = told_by(repository, peer, unheld, index, entry.id)?
                 && snapshot.image == image.as_str()
             {
-                found.insert(entry.id, entry_of(entry.id, &snapshot));
+                if was_here || whole {
+                    found.insert(entry.id, entry_of(entry.id, &snapshot));
+                } else {
+                    left_out.insert(entry.id);
+                }
             }
             told.entry(entry.id).or_insert(entry);
         }
@@ -125,17 +132,18 @@ pub(super) fn plan_ref(
     }
     let mut snapshots: Vec<SnapshotEntry> = found.into_values().collect();
     snapshots.sort_by_key(|entry| (entry.created, entry.id));
-    Ok(Some(RefRepair { image: image.clone(), snapshots, generation }))
+    Ok(Some(RefRepair { image: image.clone(), snapshots, generation, left_out: left_out.len() }))
 }
 
-/// The manifest of a snapshot of which a peer tells, if it was one of this repository.
-fn was_here(
+/// The manifest of a snapshot of which a peer tells, and whether something says that it was in this repository. None for
+/// one that was forgotten here for certain, or whose manifest the peer does not have.
+fn told_by(
     repository: &Repository,
     peer: &Peer,
     unheld: &Unheld,
     index: &Index,
     id: SnapshotId,
-) -> Result<Option<Snapshot>> {
+) -> Result<Option<(Snapshot, bool)>> {
     if unheld.condemned.contains(&id) {
         return Ok(None);
     }
@@ -146,5 +154,5 @@ fn was_here(
         Some(root) => index.speaks_of(&root)?,
         None => false,
     };
-    Ok(was_here.then_some(snapshot))
+    Ok(Some((snapshot, was_here)))
 }
