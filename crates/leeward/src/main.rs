@@ -18,8 +18,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use verb::{
-    backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, key, label, mount, push,
-    quickstart, repository, restore, retain, seed, snapshots, sync, thaw,
+    backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, key, label, mount,
+    push, quickstart, repository, restore, retain, seed, snapshots, sync, thaw,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them

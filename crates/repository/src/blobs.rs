@@ -293,6 +293,25 @@ impl Blobs {
             })
     }
 
+    /// The bytes of a blob at a location, compared with its name.
+    pub(crate) fn bytes_at(&self, kind: BlobKind, id: BlobId, location: &Location) -> Result<Vec<u8>> {
+        let content = self.frame(kind, location)?;
+        if kind == BlobKind::Chunk {
+            return Ok(self.chunk_in(&content, location, id)?.to_vec());
+        }
+        content
+            .get(location.content_offset as usize..)
+            .and_then(|bytes| Some(&bytes[..Node::decode(bytes).ok()?.1]))
+            .filter(|bytes| self.repository.keys().node(bytes) == id)
+            .map(<[u8]>::to_vec)
+            .ok_or_else(|| self.wrong(kind, id, location.pack))
+    }
+
+    /// The bytes of a blob from any of its copies, by the index as it is.
+    pub(crate) fn bytes(&self, kind: BlobKind, id: BlobId) -> Result<Vec<u8>> {
+        self.any_copy(kind, id, |location| self.bytes_at(kind, id, &location))
+    }
+
     pub(crate) fn wrong(&self, kind: BlobKind, id: BlobId, pack: PackId) -> Error {
         Error::WrongContent { store: self.repository.location().to_owned(), kind: kind.name(), id, pack }
     }

@@ -243,7 +243,7 @@ impl Repository {
     }
 
     /// Takes a condemned list as far as it can be taken now.
-    fn finish_list(&self, mut list: FoundList, outcome: &mut CollectOutcome) -> Result<()> {
+    pub(crate) fn finish_list(&self, mut list: FoundList, outcome: &mut CollectOutcome) -> Result<()> {
         if !list.record.decided {
             let waits_for = match &list.record.waits_for {
                 Some(sessions) => sessions.clone(),

@@ -36,6 +36,7 @@ mod mark;
 pub mod measure;
 mod pack;
 mod record;
+mod repair;
 mod repository;
 mod restore;
 mod retention;
@@ -45,6 +46,7 @@ mod source;
 mod statistics;
 pub mod transfer;
 mod tree;
+mod verified;
 mod walk;
 mod writer;
 
@@ -61,6 +63,9 @@ pub use keys::{
     Passphrase, PassphraseCost, PublicKey, Recipient, Unlock,
 };
 pub use maintenance::RebuildOutcome;
+pub use repair::{
+    BlobRepair, CannotMend, ManifestRepair, PackRepair, RefRepair, RepairOptions, RepairOutcome, RepairPlan,
+};
 pub use repository::{Group, HasEnded, PREFIXES, Repository, WriterInfo};
 pub use restore::{RestoreMode, RestoreOutcome};
 pub use retention::{Decision, KeepRules, plan_retention};
@@ -70,4 +75,5 @@ pub use snapshot::{
 };
 pub use source::{ReadOptions, SnapshotReader, SnapshotSource, SpillOptions};
 pub use statistics::{ImageStatistics, Statistics};
+pub use verified::{Budget, TurnReport, VerifiedRecord};
 pub use walk::Difference;

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use crate::backup::Control;
 use crate::blobs::Blobs;
-use crate::id::{PackId, SnapshotId};
+use crate::id::{PackId, RunId, SnapshotId};
 use crate::image::{Hold, ImageName, ImageRef};
-use crate::index::{Entry, run};
+use crate::index::{Entry, Run, run};
 use crate::repository::{INDEX, PACKS, Repository};
 use crate::session::{SESSIONS, Session};
 use crate::snapshot::Snapshot;
@@ -157,6 +157,7 @@ impl Repository {
     }
 
     fn rebuild_in_session(&self, control: &dyn Control) -> Result<RebuildOutcome> {
+        self.delete_damaged_runs()?;
         let old = self.store().list(INDEX)?;
         let mut outcome = RebuildOutcome::default();
         let mut kept = HashSet::new();
@@ -203,6 +204,23 @@ impl Repository {
         // Many overlapping runs into few.
         self.merge_runs(&HashSet::new())?;
         Ok(outcome)
+    }
+
+    /// Deletes runs that do not match their names. A sound run with the same entries has the same name, and could not be
+    /// stored while a damaged one stands there.
+    fn delete_damaged_runs(&self) -> Result<()> {
+        for listed in self.store().list(INDEX)? {
+            let Ok(id) = listed.key.name().parse::<RunId>() else { continue };
+            let opened = self.store().open(&listed.key).map_err(Error::from);
+            let verified = opened.and_then(|object| Run::open(id, object, self.location())?.verify());
+            match verified {
+                Ok(true) => {}
+                Ok(false) | Err(Error::Damaged { .. }) => drop(self.store().delete(&listed.key)?),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of all packs, for progress.

@@ -1,6 +1,7 @@
 //! What is in use: one bit for each entry of the index.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::blobs::Blobs;
 use crate::frame::BlobKind;
@@ -12,27 +13,66 @@ use crate::session::State;
 use crate::snapshot::Snapshot;
 use crate::{Error, ErrorKind, Result};
 
+/// A set of entries of an index: one bit for each.
+pub(crate) struct Places(Vec<Vec<u64>>);
+
+impl Places {
+    /// None of them.
+    pub(crate) fn new(index: &Index) -> Self {
+        Self(index.runs().iter().map(|run| vec![0; run.len().div_ceil(64)]).collect())
+    }
+
+    /// Adds one; `false` when it was there.
+    pub(crate) fn insert(&mut self, (run, rank): Place) -> bool {
+        let (word, bit) = (&mut self.0[run][rank / 64], 1 << (rank % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+
+    /// Whether an entry is among them.
+    pub(crate) fn contains(&self, (run, rank): Place) -> bool {
+        self.0[run][rank / 64] >> (rank % 64) & 1 == 1
+    }
+}
+
+/// Blobs that were met on a walk: one bit for each entry of the index; by name only where the index has none.
+pub(crate) struct Seen {
+    index: Arc<Index>,
+    places: Places,
+    others: HashSet<BlobId>,
+}
+
+impl Seen {
+    /// Nothing was met yet.
+    pub(crate) fn new(index: &Arc<Index>) -> Self {
+        Self { index: Arc::clone(index), places: Places::new(index), others: HashSet::new() }
+    }
+
+    /// Notes a blob; `false` when it had been met before.
+    pub(crate) fn insert(&mut self, id: &BlobId) -> Result<bool> {
+        Ok(match self.index.place(id)? {
+            Some((place, ..)) => self.places.insert(place),
+            None => self.others.insert(*id),
+        })
+    }
+}
+
 /// The entries of an index that live snapshots need.
 pub(crate) struct Marks {
-    /// For each run, one bit for each entry.
-    bits: Vec<Vec<u64>>,
+    places: Places,
     /// Packs that somebody means to delete, and that hold something live of which every copy is condemned.
     pub(crate) needed_condemned: HashSet<PackId>,
 }
 
 impl Marks {
     fn new(index: &Index) -> Self {
-        let bits = index.runs().iter().map(|run| vec![0; run.len().div_ceil(64)]).collect();
-        Self { bits, needed_condemned: HashSet::new() }
-    }
-
-    fn set(&mut self, (run, rank): Place) {
-        self.bits[run][rank / 64] |= 1 << (rank % 64);
+        Self { places: Places::new(index), needed_condemned: HashSet::new() }
     }
 
     /// Whether the entry of a rank in a run is in use.
-    pub(crate) fn is_set(&self, (run, rank): Place) -> bool {
-        self.bits[run][rank / 64] >> (rank % 64) & 1 == 1
+    pub(crate) fn is_set(&self, place: Place) -> bool {
+        self.places.contains(place)
     }
 }
 
@@ -89,8 +129,13 @@ impl Repository {
     /// may lie in what looks unused.
     pub(crate) fn mark(&self, blobs: &Blobs, live: &Live) -> Result<Marks> {
         let index = blobs.index();
-        let mut marker =
-            Marker { blobs, index: &index, marks: Marks::new(&index), nodes: HashSet::new(), snapshot: None };
+        let mut marker = Marker {
+            blobs,
+            index: &index,
+            marks: Marks::new(&index),
+            walked: Places::new(&index),
+            snapshot: None,
+        };
         for entry in &live.published {
             let snapshot = self.snapshot(entry.id)?;
             marker.snapshot = Some(entry.id);
@@ -114,17 +159,18 @@ struct Marker<'a> {
     blobs: &'a Blobs,
     index: &'a Index,
     marks: Marks,
-    /// Nodes whose subtrees are marked.
-    nodes: HashSet<BlobId>,
+    /// Nodes whose subtrees are marked, or could not be read.
+    walked: Places,
     snapshot: Option<SnapshotId>,
 }
 
 impl Marker<'_> {
     fn node(&mut self, id: BlobId, level: u8) -> Result<()> {
-        if !self.nodes.insert(id) {
+        let place = self.blob(BlobKind::Node, id)?;
+        // Apart from the marks: a hostile leaf may name a node as if it were a chunk, which must not hide its subtree.
+        if !self.walked.insert(place) {
             return Ok(());
         }
-        self.blob(BlobKind::Node, id)?;
         let node = self.blobs.node(id, level)?;
         for child in node.children.into_iter().flatten() {
             if level > 0 {
@@ -136,7 +182,8 @@ impl Marker<'_> {
         Ok(())
     }
 
-    fn blob(&mut self, kind: BlobKind, id: BlobId) -> Result<()> {
+    /// Marks a blob, and returns its place.
+    fn blob(&mut self, kind: BlobKind, id: BlobId) -> Result<Place> {
         let Some((place, _, state)) = self.index.place(&id)? else {
             return Err(Error::MissingBlob {
                 store: self.blobs.repository().location().to_owned(),
@@ -148,13 +195,13 @@ impl Marker<'_> {
                 ),
             });
         };
-        self.marks.set(place);
-        if state == PackState::Condemned {
+        let is_new = self.marks.places.insert(place);
+        if is_new && state == PackState::Condemned {
             // All copies are condemned, perhaps by several collections. None of them may count on another's copy: each
             // publishes its list before it looks, so whoever looks last sees this and spares its own.
             let places = self.index.places(&id)?;
             self.marks.needed_condemned.extend(places.into_iter().map(|(location, _)| location.pack));
         }
-        Ok(())
+        Ok(place)
     }
 }

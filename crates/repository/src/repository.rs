@@ -219,6 +219,14 @@ impl Repository {
         self.keyring.access()
     }
 
+    /// Whether the content of frames of a kind can be looked into with the keys that there are.
+    pub(crate) fn looks_into(&self, kind: crate::frame::BlobKind) -> bool {
+        match kind {
+            crate::frame::BlobKind::Chunk => self.keyring.reads_chunks(),
+            crate::frame::BlobKind::Node => !self.keyring.is_locked(),
+        }
+    }
+
     /// An error unless chunks can be read with the key that opened the repository.
     pub(crate) fn require_chunk_access(&self) -> Result<()> {
         if self.keyring.reads_chunks() {
@@ -356,11 +364,24 @@ impl Repository {
     /// # Errors
     /// It is missing or damaged, or the store fails.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot> {
-        self.snapshot_and_text(id).map(|(snapshot, _)| snapshot)
+        let text = self.snapshot_text(id)?;
+        self.parse_snapshot(id, &text)
     }
 
-    /// As [`Repository::snapshot`], with the text that its name covers.
-    pub(crate) fn snapshot_and_text(&self, id: SnapshotId) -> Result<(Snapshot, Vec<u8>)> {
+    /// The manifest with this text.
+    pub(crate) fn parse_snapshot(&self, id: SnapshotId, text: &[u8]) -> Result<Snapshot> {
+        let key = snapshot_key(id)?;
+        let damaged = |what| self.damaged(key.as_str(), what);
+        let snapshot: Snapshot = serde_json::from_slice(text)
+            .map_err(|error| damaged(format!("its content cannot be read: {error}")))?;
+        match snapshot.flaw() {
+            Some(flaw) => Err(damaged(flaw)),
+            None => Ok(snapshot),
+        }
+    }
+
+    /// The text of a manifest, which its name covers.
+    pub(crate) fn snapshot_text(&self, id: SnapshotId) -> Result<Vec<u8>> {
         let key = snapshot_key(id)?;
         let (bytes, _) = self.store.get(&key, RECORD_BYTES_MAX)?;
         let damaged = |what| self.damaged(key.as_str(), what);
@@ -368,12 +389,7 @@ impl Repository {
         if self.keys().snapshot(&payload) != id {
             return Err(damaged("its content does not match its name".to_owned()));
         }
-        let snapshot: Snapshot = serde_json::from_slice(&payload)
-            .map_err(|error| damaged(format!("its content cannot be read: {error}")))?;
-        match snapshot.flaw() {
-            Some(flaw) => Err(damaged(flaw)),
-            None => Ok((snapshot, payload.to_vec())),
-        }
+        Ok(payload.to_vec())
     }
 
     /// Stores a manifest and returns its name. A manifest that is there already is as good.

@@ -41,7 +41,12 @@ fn send_all(from: &Repository, to: &Repository) -> TransferOutcome {
 fn init_otherwise(machine: &Machine) -> Repository {
     let store =
         DirectoryStore::create_on(Arc::new(machine.files.clone()), Path::new(ROOT), &PREFIXES).unwrap();
-    let options = InitOptions { chunk_bytes: 2 * CHUNK_BYTES as u64, pack_bytes: 1 << 20, zstd_level: 1 };
+    let options = InitOptions {
+        chunk_bytes: 2 * CHUNK_BYTES as u64,
+        pack_bytes: 1 << 20,
+        zstd_level: 1,
+        ..InitOptions::default()
+    };
     Repository::init(Arc::new(store), &options).unwrap()
 }
 

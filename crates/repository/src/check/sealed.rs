@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use super::{Check, FROM_A_COPY, HARMLESS};
 use crate::Result;
-use crate::frame::BlobKind;
 use crate::id::SnapshotId;
 use crate::record::{self, Kind, RECORD_BYTES_MAX};
 use crate::repository::{SNAPSHOTS, snapshot_key};
@@ -23,15 +22,6 @@ impl Check<'_> {
             self.outcome.not_checked.push(NO_TREES);
         } else if !keyring.reads_chunks() {
             self.outcome.not_checked.push(NO_CHUNKS);
-        }
-    }
-
-    /// Whether the content of frames of a kind can be looked into.
-    pub(super) fn looks_into(&self, kind: BlobKind) -> bool {
-        let keyring = self.repository.keyring();
-        match kind {
-            BlobKind::Chunk => keyring.reads_chunks(),
-            BlobKind::Node => !keyring.is_locked(),
         }
     }
 

@@ -140,6 +140,15 @@ impl Index {
         Ok(places)
     }
 
+    /// Whether any run speaks of the blob, be its pack there or not.
+    pub(crate) fn speaks_of(&self, id: &BlobId) -> Result<bool> {
+        let mut found = false;
+        for run in &self.runs {
+            run.find(id, |_, _| found = true)?;
+        }
+        Ok(found)
+    }
+
     /// Where a reader finds a blob.
     pub(crate) fn locate(&self, id: &BlobId) -> Result<Option<Location>> {
         Ok(self.place(id)?.map(|(_, location, _)| location))

@@ -134,7 +134,8 @@ fn copy(
     mover: &mut Mover<'_, '_>,
     bases: &mut Bases<'_>,
 ) -> Result<Vec<u8>, Stop> {
-    let (snapshot, text) = from.snapshot_and_text(candidate.entry.id).map_err(Stop::of_source)?;
+    let text = from.snapshot_text(candidate.entry.id).map_err(Stop::of_source)?;
+    let snapshot = from.parse_snapshot(candidate.entry.id, &text).map_err(Stop::of_source)?;
     let walked = match bases.find(&candidate.image, &snapshot)? {
         Some(base) => walker.walk(&snapshot, bases.base(&base), mover),
         None => walker.walk(&snapshot, None, mover),
