@@ -156,6 +156,18 @@ impl Model {
         state.log.push(operation);
     }
 
+    /// How many of the latest decisions somebody may not see yet: they may be taken to be made later than they were.
+    fn still_hidden(&self, state: &State) -> u8 {
+        state.log.iter().rev().take_while(|operation| self.is_hidden(state, **operation)).count() as u8
+    }
+
+    fn is_hidden(&self, state: &State, operation: u8) -> bool {
+        let its = |slot: &u8| state.slots[usize::from(*slot)].operation == operation;
+        let marks = (0..SLOTS as u8).filter(its).filter(|slot| state.parts & marked(*slot) != 0);
+        let mut marks = marks.peekable();
+        marks.peek().is_some() && marks.all(|slot| state.fresh & marked(slot) != 0)
+    }
+
     fn check(&self, state: &mut State) {
         if state.bad.is_some() {
             return;
@@ -180,6 +192,9 @@ impl Model {
     /// The process tells its caller what came of it.
     fn tell(&self, state: &mut State, number: usize, told: Told) {
         let process = state.processes[number].clone();
+        if told == Told::Done && process.role != Role::Read && self.is_hidden(state, number as u8 + 2) {
+            state.bad = Some("an operation was told to be done before all can see it");
+        }
         if told == Told::Refused {
             let base = process.base.checked_sub(1).map(|slot| state.slots[usize::from(slot)].operation);
             let is_right = match process.role {
@@ -523,7 +538,7 @@ impl Model {
     }
 
     fn go(&self, state: &mut State, number: usize, sees: u32) {
-        let begins = state.log.len() as u8;
+        let begins = state.log.len() as u8 - self.still_hidden(state);
         state.processes[number].began.get_or_insert(begins);
         let step = state.processes[number].step;
         match step {

@@ -87,11 +87,14 @@ fn scenario(name: &str) -> Model {
         "lag: replace and read" => {
             Model { ballots_max: 1, lags: true, ..model(true, vec![fresh(Replace), fresh(Read)]) }
         }
+        "lag: delete and read" => {
+            Model { ballots_max: 1, lags: true, ..model(true, vec![fresh(Delete), fresh(Read)]) }
+        }
         _ => unreachable!("{name}"),
     }
 }
 
-const SCENARIOS: [&str; 13] = [
+const SCENARIOS: [&str; 14] = [
     "two replace",
     "replace and delete",
     "two create",
@@ -105,6 +108,7 @@ const SCENARIOS: [&str; 13] = [
     "lag: two create",
     "lag: replace and delete",
     "lag: replace and read",
+    "lag: delete and read",
 ];
 
 /// States seen, and the steps to what went wrong.
@@ -125,6 +129,62 @@ fn explore(model: Model, states_max: usize) -> (usize, bool, Option<Vec<String>>
         steps
     });
     (states, checker.is_done() && checker.state_count() < states_max, steps)
+}
+
+/// What breaks when a rule is left out: the rule, how to leave it out, and where the checker finds it.
+type Mutation = (&'static str, fn(&mut Rules), &'static str);
+
+const MUTATIONS: [Mutation; 14] = [
+    ("V2 no look after the prepared part", |rules| rules.looks_after_prepare = false, "two replace"),
+    ("V3 no look after the accepted part", |rules| rules.looks_after_accept = false, "two replace"),
+    ("V3 not giving way to a higher ballot", |rules| rules.gives_way = false, "two create"),
+    ("V4 not looking for what it builds on", |rules| rules.sees_base = false, "replace and delete"),
+    ("V5 not confirming a listing", |rules| rules.confirms = false, "replace and delete"),
+    ("V6 a creator that forgets its earlier ballots", |rules| rules.watches_own = false, "create and delete"),
+    (
+        "V7 values without their prepared part",
+        |rules| rules.counts_with_prepared = false,
+        "replace and delete",
+    ),
+    ("V8 a prepared part sent twice", |rules| rules.sends_once = false, "create and delete"),
+    ("V9 the tombstone first", |rules| rules.tombstone_last = false, "replace and delete"),
+    ("V9 removing the present version", |rules| rules.present_stays = false, "two replace"),
+    ("V10 no anchor", |rules| rules.anchor_stays = false, "replace twice, read"),
+    ("V11 no barrier", |rules| rules.bars = false, "create, two delete"),
+    ("V12 no waiting after a write", |rules| rules.waits_after_write = false, "lag: two create"),
+    ("V12 no waiting after a listing", |rules| rules.waits_after_list = false, "lag: delete and read"),
+];
+
+#[test]
+fn without_any_one_of_the_rules_something_goes_wrong() {
+    let mut superfluous = Vec::new();
+    for (rule, leave_out, name) in MUTATIONS {
+        let mut found = None;
+        for name in std::iter::once(name)
+            .chain(SCENARIOS.into_iter().filter(|other| is_searching() && *other != name))
+        {
+            let mut model = scenario(name);
+            leave_out(&mut model.rules);
+            let (states, _, steps) = explore(model, 6_000_000);
+            if let Some(steps) = steps {
+                found = Some(format!(
+                    "{name}: {} after {} steps, {states} states",
+                    steps[steps.len() - 1],
+                    steps.len() - 1
+                ));
+                break;
+            }
+        }
+        println!("{rule}: {}", found.as_deref().unwrap_or("nothing found"));
+        if found.is_none() {
+            superfluous.push(rule);
+        }
+    }
+    assert!(superfluous.is_empty(), "{superfluous:?}");
+}
+
+fn is_searching() -> bool {
+    std::env::var_os("LEEWARD_SEARCH").is_some()
 }
 
 fn is_full() -> bool {
