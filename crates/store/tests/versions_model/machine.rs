@@ -19,6 +19,8 @@ pub struct Rules {
     pub sees_base: bool,
     /// V5: what a listing showed is looked for once more when it has ended.
     pub confirms: bool,
+    /// V9: so is what stays, before anything is removed that the listing showed.
+    pub confirms_removal: bool,
     /// V6: a creator watches all its ballots.
     pub watches_own: bool,
     /// V7: a value counts only with the prepared part of its ballot.
@@ -47,6 +49,7 @@ impl Default for Rules {
             gives_way: true,
             sees_base: true,
             confirms: true,
+            confirms_removal: true,
             watches_own: true,
             counts_with_prepared: true,
             sends_once: true,
@@ -276,12 +279,16 @@ impl Model {
         !self.rules.confirms || sees & part != 0
     }
 
+    fn is_still_for_removal(&self, sees: u32, slot: u8) -> bool {
+        !self.rules.confirms_removal || sees & accepted(slot) != 0
+    }
+
     fn confirm(&self, state: &mut State, number: usize, why: Why, sees: u32) {
         match why {
             Why::Find => self.found(state, number, sees),
             Why::AfterPrepare | Why::AfterAccept => self.looked(state, number, why, sees),
-            Why::Clean => self.clean(state, number),
-            Why::Bury => self.bury(state, number),
+            Why::Clean => self.clean(state, number, sees),
+            Why::Bury => self.bury(state, number, sees),
             Why::Bar => {
                 let (view, tombstone) = (state.processes[number].view, state.processes[number].tombstone);
                 if !(self.counts(view, tombstone) && self.is_still(sees, accepted(tombstone))) {
@@ -460,12 +467,12 @@ impl Model {
         }
     }
 
-    fn clean(&self, state: &mut State, number: usize) {
+    fn clean(&self, state: &mut State, number: usize, sees: u32) {
         let process = state.processes[number].clone();
         let slot = self.slot_of(number, process.ballots - 1);
         let version = state.slots[usize::from(slot)].version;
         let mut doomed = 0;
-        if version > 1 && self.counts(process.view, slot) {
+        if version > 1 && self.counts(process.view, slot) && self.is_still_for_removal(sees, slot) {
             for other in 0..SLOTS as u8 {
                 let seen = process.view & whole(other);
                 let its = state.slots[usize::from(other)].version;
@@ -484,10 +491,10 @@ impl Model {
         self.remove_next(state, number);
     }
 
-    fn bury(&self, state: &mut State, number: usize) {
+    fn bury(&self, state: &mut State, number: usize, sees: u32) {
         let process = state.processes[number].clone();
         let tombstone = process.tombstone;
-        if !self.counts(process.view, tombstone) {
+        if !(self.counts(process.view, tombstone) && self.is_still_for_removal(sees, tombstone)) {
             state.processes[number].doomed = 0;
             return self.remove_next(state, number);
         }

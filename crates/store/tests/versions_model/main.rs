@@ -134,7 +134,7 @@ fn explore(model: Model, states_max: usize) -> (usize, bool, Option<Vec<String>>
 /// What breaks when a rule is left out: the rule, how to leave it out, and where the checker finds it.
 type Mutation = (&'static str, fn(&mut Rules), &'static str);
 
-const MUTATIONS: [Mutation; 14] = [
+const MUTATIONS: [Mutation; 15] = [
     ("V2 no look after the prepared part", |rules| rules.looks_after_prepare = false, "two replace"),
     ("V3 no look after the accepted part", |rules| rules.looks_after_accept = false, "two replace"),
     ("V3 not giving way to a higher ballot", |rules| rules.gives_way = false, "two create"),
@@ -148,6 +148,11 @@ const MUTATIONS: [Mutation; 14] = [
     ),
     ("V8 a prepared part sent twice", |rules| rules.sends_once = false, "create and delete"),
     ("V9 the tombstone first", |rules| rules.tombstone_last = false, "replace and delete"),
+    (
+        "V9 a removal without confirming what stays",
+        |rules| rules.confirms_removal = false,
+        "create and delete",
+    ),
     ("V9 removing the present version", |rules| rules.present_stays = false, "two replace"),
     ("V10 no anchor", |rules| rules.anchor_stays = false, "replace twice, read"),
     ("V11 no barrier", |rules| rules.bars = false, "create, two delete"),
