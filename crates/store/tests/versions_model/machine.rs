@@ -19,13 +19,13 @@ pub struct Rules {
     pub sees_base: bool,
     /// V5: what a listing showed is looked for once more when it has ended.
     pub confirms: bool,
-    /// V9: so is what stays, before anything is removed that the listing showed.
+    /// V5: so is what stays, before anything is removed that the listing showed.
     pub confirms_removal: bool,
     /// V6: a creator watches all its ballots.
     pub watches_own: bool,
     /// V7: a value counts only with the prepared part of its ballot.
     pub counts_with_prepared: bool,
-    /// V8: prepared parts are sent once.
+    /// V1: prepared parts are sent once.
     pub sends_once: bool,
     /// V9: the tombstone goes last.
     pub tombstone_last: bool,
