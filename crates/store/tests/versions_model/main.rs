@@ -168,9 +168,9 @@ const MUTATIONS: [Mutation; 15] = [
     ("V1 a prepared part sent twice", |rules| rules.sends_once = false, "create and delete, whole listings"),
     ("V9 the tombstone first", |rules| rules.tombstone_last = false, "replace and delete"),
     (
-        "V9 a removal without confirming what stays",
+        "V5 a removal without confirming what stays",
         |rules| rules.confirms_removal = false,
-        "create and delete",
+        "create and delete, nothing lost",
     ),
     ("V9 removing the present version", |rules| rules.present_stays = false, "two replace"),
     ("V10 no anchor", |rules| rules.anchor_stays = false, "replace twice, read"),
