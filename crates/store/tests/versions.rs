@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use leeward_store::bucket::{BucketStore, Comparison, VersionedStore};
-use leeward_store::simulation::bucket::{Habits, MemoryBucket};
+use leeward_store::bucket::{BucketStore, Comparison, Condition, SharedBucket, VersionedStore};
+use leeward_store::simulation::bucket::{Habits, MemoryBucket, Request};
 use leeward_store::simulation::conformance::{Deletion, run, run_with};
-use leeward_store::{ErrorKind, SharedStore};
+use leeward_store::{ErrorKind, Key, SharedStore, Version};
 
 fn versioned(comparison: Comparison, habits: Habits, seed: u64) -> (Arc<MemoryBucket>, SharedStore) {
     let bucket = Arc::new(MemoryBucket::new(comparison, habits, seed));
@@ -56,4 +56,64 @@ fn each_layout_is_refused_for_the_other_kind_of_service() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let error = BucketStore::new(bucket(), Comparison::None).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn each_operation_takes_as_many_requests_as_the_documents_say() {
+    let (bucket, store) = versioned(Comparison::None, Habits::default(), 5);
+    let key = Key::new("refs/web-01").unwrap();
+    let counted = |act: &dyn Fn()| {
+        let before = bucket.requests();
+        act();
+        bucket.requests() - before
+    };
+    assert_eq!(counted(&|| store.put_if_absent(&key, &[b"one"]).unwrap()), 8);
+    assert_eq!(counted(&|| assert_eq!(store.get(&key, 10).unwrap().0, b"one")), 2);
+    assert_eq!(counted(&|| store.put_if_match(&key, b"two", &Version::of(b"one")).unwrap()), 12);
+    assert_eq!(counted(&|| store.put_if_match(&key, b"three", &Version::of(b"two")).unwrap()), 14);
+    assert_eq!(counted(&|| assert_eq!(store.list("refs").unwrap().len(), 1)), 1);
+    assert_eq!(counted(&|| assert!(store.delete(&key).unwrap())), 20);
+    assert!(bucket.keys().is_empty());
+    assert_eq!(counted(&|| store.put_if_absent(&Key::new("packs/00").unwrap(), &[b"x"]).unwrap()), 1);
+}
+
+#[test]
+fn an_object_at_the_root_is_found_by_its_layout() {
+    let (bucket, store) = versioned(Comparison::CreateOnly, Habits::default(), 6);
+    let key = Key::new("config").unwrap();
+    let bucket: SharedBucket = bucket;
+    assert!(!VersionedStore::is_layout_of(&bucket, &key).unwrap());
+    store.put_if_absent(&key, &[b"settings"]).unwrap();
+    assert!(VersionedStore::is_layout_of(&bucket, &key).unwrap());
+    assert_eq!(
+        bucket.head(&key).unwrap_err().kind(),
+        ErrorKind::NotFound,
+        "who compares finds nothing to spoil"
+    );
+}
+
+#[test]
+fn what_a_dead_deleter_and_dead_writers_left_is_swept() {
+    let (bucket, store) = versioned(Comparison::None, Habits::default(), 7);
+    let key = Key::new("sessions/0a").unwrap();
+    store.put_if_absent(&key, &[b"open"]).unwrap();
+    // The deleter dies when it has marked the tombstone: everything after that is removal.
+    let dies = std::sync::atomic::AtomicBool::new(false);
+    bucket.set_hook(Some(Arc::new(move |request: Request<'_>| {
+        if request.name == "delete" && !dies.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            std::panic::resume_unwind(Box::new("killed"));
+        }
+    })));
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.delete(&key)));
+    assert!(outcome.is_err());
+    bucket.set_hook(None);
+    assert_eq!(store.get(&key, 100).unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(store.list("sessions").unwrap().is_empty());
+    assert_eq!(bucket.keys().len(), 6);
+    let debris = "sessions/0b%3A/r00000001.00000001.00000000000000aa.a00000000000000bbv";
+    let plain: SharedBucket = Arc::clone(&bucket) as _;
+    plain.write(&Key::new(debris).unwrap(), &[&[0; 600]], Condition::Always).unwrap();
+    assert!(store.list("sessions").unwrap().is_empty(), "a value that comes late is none");
+    assert!(store.sweep_leftovers().unwrap() >= 600);
+    assert!(bucket.keys().is_empty(), "{:?}", bucket.keys());
 }

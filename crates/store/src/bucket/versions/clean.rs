@@ -41,10 +41,7 @@ impl VersionedStore {
         if value.ballot.version == 1 {
             return Ok(());
         }
-        let chain = self.chain(key)?;
-        if !chain.counts(value.ballot) {
-            return Ok(());
-        }
+        let Some(chain) = self.chain_with(key, value)? else { return Ok(()) };
         for (ballot, parts) in ascending(&chain).into_iter().filter(|(b, _)| b.version < value.ballot.version)
         {
             match (ballot.version, parts.is_marked) {
@@ -61,11 +58,8 @@ impl VersionedStore {
     /// Removes a chain that has come to its end, the tombstone last.
     pub(super) fn bury(&self, key: &Key, tombstone: &Decided) -> Result<()> {
         self.surroundings.pause(self.lag);
-        let chain = self.chain(key)?;
-        if !chain.counts(tombstone.ballot) {
-            // Somebody else has done it.
-            return Ok(());
-        }
+        // Without it somebody else has done it.
+        let Some(chain) = self.chain_with(key, tombstone)? else { return Ok(()) };
         let creators: Vec<Ballot> =
             chain.open(1).filter(|(_, parts)| !parts.is_marked).map(|(ballot, _)| ballot).collect();
         let barrier = match creators.is_empty() {
@@ -102,7 +96,7 @@ impl VersionedStore {
                 Err(error) if !error.is_transient() => return Err(error),
                 other => other.is_ok(),
             };
-            let stands = self.is_shown_still(key, tombstone)?;
+            let stands = self.chain_with(key, tombstone)?.is_some();
             if is_written && stands {
                 return Ok(Some(barrier));
             }
@@ -114,11 +108,12 @@ impl VersionedStore {
         Err(self.contended("delete", key))
     }
 
-    /// Whether a listing from now on shows a ballot that counts, and it is there when the listing has ended.
-    fn is_shown_still(&self, key: &Key, decided: &Decided) -> Result<bool> {
-        let counts = self.chain(key)?.counts(decided.ballot);
+    /// A listing from now on, if it shows that a ballot counts, and its value is there when the listing has ended: then
+    /// the listing shows nothing of a chain that was begun later.
+    fn chain_with(&self, key: &Key, decided: &Decided) -> Result<Option<Chain>> {
+        let chain = self.chain(key)?;
         self.surroundings.pause(self.lag);
-        Ok(counts && self.is_still(key, decided)?)
+        Ok((chain.counts(decided.ballot) && self.is_still(key, decided)?).then_some(chain))
     }
 
     /// Removes debris of one object; returns how many bytes that freed.
@@ -134,6 +129,7 @@ impl VersionedStore {
         let mut freed = 0;
         // The first part of a ballot is there before the others are sent, so these will never count.
         for (ballot, parts) in chain.ballots().filter(|(_, parts)| parts.prepared.is_none()) {
+            self.surroundings.pause(self.lag);
             let later = self.chain(key)?;
             if later.parts(ballot).prepared.is_none() {
                 self.remove_ballot(key, ballot, parts)?;
