@@ -41,6 +41,25 @@ impl RemoteBucket {
         self.service.as_ref()
     }
 
+    /// Gives versions back without the quotes around them from now on, which some servers want.
+    pub fn use_bare_tags(&self, bare: bool) {
+        self.service.use_bare_tags(bare);
+    }
+
+    /// Makes the bucket itself, if it is not there and the service lets this key do so.
+    ///
+    /// # Errors
+    /// The service does not make it.
+    pub fn make(&self) -> Result<()> {
+        let at = At { store: &self.name, action: "make", key: "the bucket" };
+        let response = self.send(self.service.make(), RequestClass::Other, &at)?;
+        let is_there = ["BucketAlreadyOwnedByYou", "BucketAlreadyExists", "ContainerAlreadyExists"];
+        if response.is_success() || is_there.contains(&self.service.refusal(&response).code.as_str()) {
+            return Ok(());
+        }
+        Err(self.refused(&response, &at, None))
+    }
+
     /// Reads the settings of the bucket.
     #[must_use]
     pub fn settings(&self) -> Settings {

@@ -15,10 +15,11 @@ pub(crate) fn section(text: &str, name: &str) -> Option<BTreeMap<String, String>
             if inside {
                 found.get_or_insert_with(BTreeMap::new);
             }
-        } else if inside && !line.starts_with(['#', ';']) {
-            if let (Some(settings), Some((key, value))) = (found.as_mut(), line.split_once('=')) {
-                settings.insert(key.trim().to_owned(), value.trim().to_owned());
-            }
+        } else if inside
+            && !line.starts_with(['#', ';'])
+            && let (Some(settings), Some((key, value))) = (found.as_mut(), line.split_once('='))
+        {
+            settings.insert(key.trim().to_owned(), value.trim().to_owned());
         }
     }
     found

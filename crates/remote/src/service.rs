@@ -68,6 +68,9 @@ pub trait Service: std::marker::Send + Sync {
         false
     }
 
+    /// The request that makes the bucket, not signed.
+    fn make(&self) -> Request;
+
     /// Reads the settings of the bucket that concern a repository under `prefix`.
     fn settings(&self, _prefix: &str, _send: &Send<'_>) -> Settings {
         Settings::default()

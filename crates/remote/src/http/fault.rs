@@ -113,7 +113,7 @@ fn is_of_tls(whole: &str) -> bool {
 }
 
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| error.source())
+    std::iter::successors(Some(error), |error| (**error).source())
 }
 
 fn innermost(error: &(dyn StdError + 'static)) -> String {

@@ -152,6 +152,10 @@ impl Service for S3 {
         )
     }
 
+    fn make(&self) -> Request {
+        self.bucket_request(Method::PUT)
+    }
+
     fn settings(&self, prefix: &str, send: &Send<'_>) -> Settings {
         settings::read(prefix, &|setting| send(self.bucket_request(Method::GET).query(setting, "")), self)
     }
