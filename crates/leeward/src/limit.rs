@@ -113,6 +113,10 @@ impl Store for LimitedStore {
         self.store.name()
     }
 
+    fn requests_at_once(&self) -> usize {
+        self.store.requests_at_once()
+    }
+
     fn open(&self, key: &Key) -> StoreResult<Arc<dyn Object>> {
         self.store.open(key)
     }

@@ -65,6 +65,10 @@ impl Repository {
         threads: usize,
         control: &dyn Control,
     ) -> Result<RestoreOutcome> {
+        if !matches!(mode, RestoreMode::Compare(_)) {
+            // Before anything is written. Comparing needs names alone.
+            self.require_chunk_access()?;
+        }
         let blobs = Blobs::open(self)?;
         let size = match mode {
             RestoreMode::Write(target) => target.virtual_size(),
@@ -95,7 +99,8 @@ impl Repository {
             failed: AtomicBool::new(false),
             control,
         };
-        job.run(snapshot, threads.max(1))?;
+        // A worker that waits for a network leaves its core to others.
+        job.run(snapshot, threads.max(self.store().requests_at_once()).max(1))?;
         job.zero_tail(size)?;
         let mut offsets = job.offsets.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         offsets.sort_unstable();

@@ -1,7 +1,8 @@
-//! Adding blobs to a repository: one session, one pack of each kind being filled, one thread that stores.
+//! Adding blobs to a repository: one session, one pack of each kind being filled, threads that store.
 //!
-//! Frames come from many threads. A pack that is full goes to the storing thread over a queue of one, so memory is
-//! bounded by three packs of each kind, and compressing goes on while the last pack is synced to disk.
+//! Frames come from many threads. A pack that is full goes to a storing thread over a queue of one, so memory is bounded
+//! by a pack of each kind, one in the queue and one for each storing thread, and compressing goes on while packs are
+//! written. There is one storing thread where the store is a disk, several where a request waits for a network.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,8 @@ use crate::{Error, Result};
 const PENDING_ENTRIES_MAX: usize = 1 << 18;
 /// Parts of the set of claimed names, so that threads seldom wait for each other.
 const SHARDS: usize = 64;
+/// Threads that store packs, at most: each holds one in memory.
+const STORING_THREADS_MAX: usize = 8;
 
 /// Locks a mutex. A thread that panicked while holding it has already failed the work as a whole.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -61,7 +64,9 @@ struct Shared {
     index: RwLock<Index>,
     /// Names that this writer stores and that no run of the index has yet.
     claimed: Vec<Mutex<HashSet<BlobId>>>,
-    /// The first failure of the storing thread.
+    /// What is stored and that no run speaks of yet.
+    pending: Mutex<Pending>,
+    /// The first failure of a storing thread.
     failure: Mutex<Option<Error>>,
     stored_bytes: AtomicU64,
 }
@@ -90,7 +95,7 @@ pub(crate) struct Writer {
     chunks: Mutex<Filling>,
     nodes: Mutex<Filling>,
     queue: Option<SyncSender<Full>>,
-    storing: Option<JoinHandle<()>>,
+    storing: Vec<JoinHandle<()>>,
 }
 
 impl Writer {
@@ -112,6 +117,7 @@ impl Writer {
             repository: repository.clone(),
             index: RwLock::new(index),
             claimed: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            pending: Mutex::default(),
             failure: Mutex::new(None),
             stored_bytes: AtomicU64::new(0),
         });
@@ -121,14 +127,19 @@ impl Writer {
         };
         let (chunks, nodes) = (filling(BlobKind::Chunk)?, filling(BlobKind::Node)?);
         let (queue, packs) = sync_channel(1);
-        let storing = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || store_packs(&shared, &packs)
-            })
-            .map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
-        Ok(Self { shared, session: Some(session), chunks, nodes, queue: Some(queue), storing: Some(storing) })
+        // Owned by the storing threads alone: when all have failed the queue is closed, and whoever fills it wakes up.
+        let packs = Arc::new(Mutex::new(packs));
+        let mut writer =
+            Self { shared, session: Some(session), chunks, nodes, queue: Some(queue), storing: Vec::new() };
+        for _ in 0..repository.store().requests_at_once().clamp(1, STORING_THREADS_MAX) {
+            let (shared, packs) = (Arc::clone(&writer.shared), Arc::clone(&packs));
+            let thread = std::thread::Builder::new().name("store".to_owned());
+            let thread = thread
+                .spawn(move || store_packs(&shared, packs))
+                .map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
+            writer.storing.push(thread);
+        }
+        Ok(writer)
     }
 
     /// The session's identity.
@@ -204,7 +215,7 @@ impl Writer {
     }
 
     fn failure(&self) -> Error {
-        // Several threads may find the storing thread gone; one of them gets the reason, the others just stop.
+        // Several threads may find the storing threads gone; one of them gets the reason, the others just stop.
         lock(&self.shared.failure).take().unwrap_or(Error::Interrupted)
     }
 
@@ -221,15 +232,15 @@ impl Writer {
             }
         }
         self.queue = None;
-        if let Some(storing) = self.storing.take()
-            && storing.join().is_err()
-        {
-            return Err(Error::Invalid("the storing thread has died".to_owned()));
+        let died =
+            std::mem::take(&mut self.storing).into_iter().filter_map(|thread| thread.join().err()).count();
+        if let Some(error) = lock(&self.shared.failure).take() {
+            return Err(error);
         }
-        match lock(&self.shared.failure).take() {
-            Some(error) => Err(error),
-            None => Ok(()),
+        if died > 0 {
+            return Err(Error::Invalid("a storing thread has died".to_owned()));
         }
+        lock(&self.shared.pending).write_run(&self.shared)
     }
 
     /// Publishes snapshots whose blobs are all stored, all of them or none. `confirm` has the last word. When this
@@ -274,12 +285,13 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // After an error: let the storing thread finish, and end the session. A failure here changes nothing; a
-        // session that stays behind is found to be dead by a collection.
+        // After an error: let the storing threads finish, so that a rerun finds what they stored, and end the session. A
+        // failure here changes nothing; a session that stays behind is found to be dead by a collection.
         self.queue = None;
-        if let Some(storing) = self.storing.take() {
-            let _ = storing.join();
+        for thread in std::mem::take(&mut self.storing) {
+            let _ = thread.join();
         }
+        let _ = lock(&self.shared.pending).write_run(&self.shared);
         if let Some(session) = self.session.take() {
             let _ = session.end(&self.shared.repository);
         }
@@ -291,20 +303,37 @@ fn take(filling: &mut Filling, kind: BlobKind, config: &crate::Config) -> Result
     Ok(Full { pack: builder.seal(), node_lengths: std::mem::take(&mut filling.node_lengths) })
 }
 
-/// The storing thread: packs first, and from time to time the index run that speaks of them.
-fn store_packs(shared: &Shared, packs: &Receiver<Full>) {
-    let mut pending = Pending::default();
-    let mut store = || -> Result<()> {
-        while let Ok(full) = packs.recv() {
-            pending.store(shared, full)?;
+/// A storing thread: packs first, and from time to time the index run that speaks of them.
+fn store_packs(shared: &Shared, packs: Arc<Mutex<Receiver<Full>>>) {
+    loop {
+        let full = lock(&packs).recv();
+        let Ok(full) = full else { return };
+        let stored = store_pack(shared, full);
+        if let Err(error) = stored {
+            lock(&shared.failure).get_or_insert(error);
         }
-        pending.write_run(shared)
-    };
-    if let Err(error) = store() {
-        lock(&shared.failure).get_or_insert(error);
+        if lock(&shared.failure).is_some() {
+            return;
+        }
     }
 }
 
+/// Stores a pack, and then counts its entries among those that a run has to speak of.
+fn store_pack(shared: &Shared, full: Full) -> Result<()> {
+    let Full { pack, node_lengths } = full;
+    put_once(shared.repository.store(), &pack_key(pack.id)?, &pack.bytes)?;
+    let size = pack.bytes.len() as u64;
+    shared.stored_bytes.fetch_add(size, Ordering::Relaxed);
+    let mut pending = lock(&shared.pending);
+    pending.sizes.push((pack.id, size));
+    for (frame, lengths) in pack.frames.iter().zip(&node_lengths) {
+        let length = |index: usize| lengths.get(index).copied().unwrap_or(0);
+        pending.entries.extend(frame_entries(&shared.repository, pack.kind, pack.id, frame, length));
+    }
+    if pending.entries.len() >= PENDING_ENTRIES_MAX { pending.write_run(shared) } else { Ok(()) }
+}
+
+/// What was stored and that no run speaks of yet.
 #[derive(Default)]
 struct Pending {
     entries: Vec<Entry>,
@@ -312,21 +341,6 @@ struct Pending {
 }
 
 impl Pending {
-    fn store(&mut self, shared: &Shared, full: Full) -> Result<()> {
-        let Full { pack, node_lengths } = full;
-        put_once(shared.repository.store(), &pack_key(pack.id)?, &pack.bytes)?;
-        shared.stored_bytes.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
-        self.sizes.push((pack.id, pack.bytes.len() as u64));
-        for (frame, lengths) in pack.frames.iter().zip(&node_lengths) {
-            let length = |index: usize| lengths.get(index).copied().unwrap_or(0);
-            self.entries.extend(frame_entries(&shared.repository, pack.kind, pack.id, frame, length));
-        }
-        if self.entries.len() >= PENDING_ENTRIES_MAX {
-            self.write_run(shared)?;
-        }
-        Ok(())
-    }
-
     fn write_run(&mut self, shared: &Shared) -> Result<()> {
         if self.entries.is_empty() {
             return Ok(());
@@ -456,7 +470,7 @@ impl Repository {
                 // Nodes have lengths of their own, which only their frames know.
                 let key = pack_key(pack)?;
                 let object = self.store().open(&key)?;
-                let mut decoder = crate::frame::FrameDecoder::new()?;
+                let mut decoder = self.frame_decoder()?;
                 let (mut bytes, mut content) = (Vec::new(), Vec::new());
                 for frame in &directory.frames {
                     bytes.resize(frame.length as usize, 0);

@@ -6,6 +6,8 @@ use super::retry::{Backoff, RetryPolicy};
 use super::{Comparison, Condition, SharedBucket, Tag};
 use crate::{Entry, Error, ErrorKind, Key, Object, Result, Store, Version};
 
+/// Requests at once that pay. Each may hold a pack of tens of MiB in memory.
+const REQUESTS_AT_ONCE: usize = 6;
 /// The largest object that is replaced by comparison, in bytes: records have 64 MiB at most.
 const COMPARED_BYTES_MAX: u64 = 80 << 20;
 
@@ -108,10 +110,17 @@ impl BucketStore {
     }
 }
 
-struct BucketObject {
+/// An object of a bucket, read by ranges.
+pub(super) struct BucketObject {
     bucket: SharedBucket,
     key: Key,
     size: u64,
+}
+
+impl BucketObject {
+    pub(super) fn new(bucket: &SharedBucket, key: &Key, size: u64) -> Self {
+        Self { bucket: Arc::clone(bucket), key: key.clone(), size }
+    }
 }
 
 impl Object for BucketObject {
@@ -145,9 +154,13 @@ impl Store for BucketStore {
         self.bucket.name()
     }
 
+    fn requests_at_once(&self) -> usize {
+        REQUESTS_AT_ONCE
+    }
+
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         let size = self.bucket.head(key)?.size;
-        Ok(Arc::new(BucketObject { bucket: Arc::clone(&self.bucket), key: key.clone(), size }))
+        Ok(Arc::new(BucketObject::new(&self.bucket, key, size)))
     }
 
     fn get(&self, key: &Key, size_max: u64) -> Result<(Vec<u8>, Version)> {
