@@ -17,7 +17,9 @@ use crate::service::Service;
 pub struct Connection {
     /// The bucket itself: one request for each call.
     pub bare: Arc<RemoteBucket>,
-    /// The bucket at a pace that the service bears, which tries again what fails in passing.
+    /// The bucket at a pace that the service bears; each call is sent once.
+    pub paced: SharedBucket,
+    /// The same, which tries again what fails in passing.
     pub bucket: SharedBucket,
     /// What was sent so far.
     pub requests: Arc<Requests>,
@@ -38,7 +40,8 @@ pub fn connect(location: &Location, environment: &Environment) -> Result<Connect
     let client = Client::new(Arc::clone(&requests))
         .map_err(|source| Error::Client { store: location.to_string(), source })?;
     let bare = Arc::new(RemoteBucket::new(service, client, location.to_string(), &location.prefix));
-    let paced = Arc::new(PacedBucket::new(Arc::clone(&bare) as SharedBucket, PacePolicy::default()));
-    let bucket = Arc::new(RetryBucket::new(paced, RetryPolicy::default()));
-    Ok(Connection { bare, bucket, requests })
+    let paced: SharedBucket =
+        Arc::new(PacedBucket::new(Arc::clone(&bare) as SharedBucket, PacePolicy::default()));
+    let bucket = Arc::new(RetryBucket::new(Arc::clone(&paced), RetryPolicy::default()));
+    Ok(Connection { bare, paced, bucket, requests })
 }

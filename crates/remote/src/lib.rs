@@ -10,6 +10,7 @@
 //! - secrets come from variables and files, and are in no message.
 
 mod answer;
+mod attach;
 mod bucket;
 mod connect;
 mod encode;
@@ -17,6 +18,7 @@ mod environment;
 mod error;
 pub mod http;
 mod location;
+pub mod probe;
 mod profile;
 mod runtime;
 mod s3;
@@ -27,6 +29,7 @@ mod time;
 mod xml;
 
 pub use answer::Refusal;
+pub use attach::{attach, store};
 pub use bucket::RemoteBucket;
 pub use connect::{Connection, connect};
 pub use environment::Environment;
