@@ -1,6 +1,7 @@
 //! What can go wrong with a store.
 
 use std::io;
+use std::time::Duration;
 
 /// The result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -32,6 +33,20 @@ pub enum Error {
         store: String,
         /// Key of the object.
         key: String,
+    },
+    /// The answer to a write was lost, and the object was changed by somebody else since: nobody can tell whether the
+    /// write had been made for a while.
+    #[error(
+        "{store}: object {key} was changed by somebody else after an answer of the service was lost ({what}), so it cannot \
+         be told whether it was written; run the command again"
+    )]
+    Uncertain {
+        /// The store.
+        store: String,
+        /// Key of the object.
+        key: String,
+        /// What the service answered, or what became of the connection.
+        what: String,
     },
     /// The object is larger than its kind may be.
     #[error("{store}: object {key} has {size} bytes, more than the {size_max} that it may have")]
@@ -94,6 +109,20 @@ pub enum Error {
         /// Whether it may pass by itself. A write may have been made all the same.
         is_transient: bool,
     },
+    /// A service is asked more than it bears. A write was hardly made, but nobody promises that.
+    #[error("{store}: cannot {action} {key}: {what}; the service asks for fewer requests: try again later")]
+    Throttled {
+        /// The store.
+        store: String,
+        /// What was tried.
+        action: &'static str,
+        /// Key of the object, or what stands for it.
+        key: String,
+        /// The service's answer.
+        what: String,
+        /// How long the service asks to wait, where it says.
+        wait: Option<Duration>,
+    },
     /// The medium failed.
     #[error("{store}: cannot {action} {key}")]
     Io {
@@ -119,6 +148,8 @@ pub enum ErrorKind {
     AlreadyExists,
     /// Read it again and decide anew.
     Conflict,
+    /// A write may have been made and replaced since. Read again, and see whether what was to be done is done.
+    Uncertain,
     /// The object is not what it should be.
     Damaged,
     /// Free space, then try again.
@@ -139,9 +170,10 @@ impl Error {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Self::Conflict { .. } => ErrorKind::Conflict,
+            Self::Uncertain { .. } => ErrorKind::Uncertain,
             Self::TooLarge { .. } => ErrorKind::Damaged,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Io { .. } | Self::Remote { .. } => ErrorKind::Io,
+            Self::Io { .. } | Self::Remote { .. } | Self::Throttled { .. } => ErrorKind::Io,
             Self::Denied { .. } => ErrorKind::Denied,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
         }
@@ -150,6 +182,6 @@ impl Error {
     /// Whether a service failed in a way that may pass by itself; a write that failed so may have been made.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Remote { is_transient: true, .. })
+        matches!(self, Self::Remote { is_transient: true, .. } | Self::Throttled { .. })
     }
 }

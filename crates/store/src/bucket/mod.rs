@@ -3,13 +3,21 @@
 //! A [`Bucket`] is the thin adapter to one service: it sends one request and tells what came of it. It does not try
 //! again, count, wait, or emulate anything; layers do that, so that all services behave alike:
 //!
+//! - [`PacedBucket`] keeps as many requests in flight as the service bears, [`RetryBucket`] tries again;
+//! - [`Requests`] counts what was sent;
 //! - [`BucketStore`] makes a [`Store`](crate::Store) of it, and settles conditional writes whose answer was lost;
 //! - [`VersionedStore`] makes one where the service does not compare: by chains of versions, decided by ballots;
 //! - how conditional writes come about is a [`Comparison`].
 
+mod pace;
+mod requests;
+mod retry;
 mod store;
 mod versions;
 
+pub use pace::{Pace, PacePolicy, PacedBucket};
+pub use requests::{RequestClass, RequestCounts, Requests};
+pub use retry::{Backoff, RetryBucket, RetryPolicy};
 pub use store::BucketStore;
 pub use versions::{Surroundings, VersionedStore};
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::retry::{Backoff, RetryPolicy};
 use super::{Comparison, Condition, SharedBucket, Tag};
 use crate::{Entry, Error, ErrorKind, Key, Object, Result, Store, Version};
 
@@ -13,6 +14,7 @@ const COMPARED_BYTES_MAX: u64 = 80 << 20;
 /// A bucket as a store. Keys are those of the store; whoever makes the bucket puts them under a prefix.
 pub struct BucketStore {
     bucket: SharedBucket,
+    policy: RetryPolicy,
 }
 
 impl BucketStore {
@@ -22,12 +24,18 @@ impl BucketStore {
     /// [`Error::Unsupported`] when the bucket's service does not compare.
     pub fn new(bucket: SharedBucket, comparison: Comparison) -> Result<Self> {
         match comparison {
-            Comparison::Native => Ok(Self { bucket }),
+            Comparison::Native => Ok(Self { bucket, policy: RetryPolicy::default() }),
             Comparison::CreateOnly | Comparison::None => Err(Error::Unsupported {
                 store: bucket.name().to_owned(),
                 what: "its service does not compare before it replaces an object".to_owned(),
             }),
         }
+    }
+
+    /// The same store, which tries conditional writes again as this policy has it.
+    #[must_use]
+    pub fn with_policy(self, policy: RetryPolicy) -> Self {
+        Self { policy, ..self }
     }
 
     fn conflict(&self, key: &Key) -> Error {
@@ -57,6 +65,47 @@ impl BucketStore {
             Ok(read) => Ok(read.content == parts.concat()),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Damaged) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// That it cannot be told whether a write was made.
+    fn uncertain(&self, key: &Key, lost: &Error) -> Error {
+        Error::Uncertain {
+            store: self.bucket.name().to_owned(),
+            key: key.to_string(),
+            what: match lost {
+                Error::Remote { what, .. } | Error::Throttled { what, .. } => what.clone(),
+                other => other.to_string(),
+            },
+        }
+    }
+
+    /// Makes a conditional write, again and again while its answer is lost. Between two attempts the object is read: who
+    /// finds the own content there has written it, or need not, because contents are unique to their writers (they hold
+    /// random bytes) or named by what they are. A late first attempt does no harm: its condition holds only while nobody
+    /// has written.
+    fn settled(&self, key: &Key, parts: &[&[u8]], condition: Condition<'_>) -> Result<()> {
+        let mut backoff = Backoff::new(self.policy);
+        let mut lost: Option<Error> = None;
+        loop {
+            let error = match self.bucket.write(key, parts, condition) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if (error.is_transient() || lost.is_some()) && self.holds(key, parts)? {
+                return Ok(());
+            }
+            if !error.is_transient() {
+                return Err(match (error.kind(), lost) {
+                    // Not the own content: but perhaps it was, for a moment.
+                    (ErrorKind::Conflict | ErrorKind::NotFound, Some(lost)) => self.uncertain(key, &lost),
+                    _ => error,
+                });
+            }
+            if !backoff.pause(&error) {
+                return Err(error);
+            }
+            lost = Some(error);
         }
     }
 }
@@ -121,18 +170,12 @@ impl Store for BucketStore {
     }
 
     fn put_if_absent(&self, key: &Key, parts: &[&[u8]]) -> Result<()> {
-        match self.bucket.write(key, parts, Condition::Absent) {
-            // The answer was lost. Contents are unique to their writers (they hold random bytes) or named by their
-            // content, so who finds the own content there has written it, or need not.
-            Err(error) if error.is_transient() && self.holds(key, parts)? => Ok(()),
-            other => other,
-        }
+        self.settled(key, parts, Condition::Absent)
     }
 
     fn put_if_match(&self, key: &Key, content: &[u8], expected: &Version) -> Result<()> {
         let tag = self.tag_of(key, expected)?;
-        match self.bucket.write(key, &[content], Condition::Matches(&tag)) {
-            Err(error) if error.is_transient() && self.holds(key, &[content])? => Ok(()),
+        match self.settled(key, &[content], Condition::Matches(&tag)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Err(self.conflict(key)),
             other => other,
         }
