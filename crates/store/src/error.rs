@@ -1,6 +1,7 @@
 //! What can go wrong with a store.
 
 use std::io;
+use std::time::Duration;
 
 /// The result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -94,6 +95,20 @@ pub enum Error {
         /// Whether it may pass by itself. A write may have been made all the same.
         is_transient: bool,
     },
+    /// A service is asked more than it bears. A write was hardly made, but nobody promises that.
+    #[error("{store}: cannot {action} {key}: {what}; the service asks for fewer requests: try again later")]
+    Throttled {
+        /// The store.
+        store: String,
+        /// What was tried.
+        action: &'static str,
+        /// Key of the object, or what stands for it.
+        key: String,
+        /// The service's answer.
+        what: String,
+        /// How long the service asks to wait, where it says.
+        wait: Option<Duration>,
+    },
     /// The medium failed.
     #[error("{store}: cannot {action} {key}")]
     Io {
@@ -141,7 +156,7 @@ impl Error {
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::TooLarge { .. } => ErrorKind::Damaged,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Io { .. } | Self::Remote { .. } => ErrorKind::Io,
+            Self::Io { .. } | Self::Remote { .. } | Self::Throttled { .. } => ErrorKind::Io,
             Self::Denied { .. } => ErrorKind::Denied,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
         }
@@ -150,6 +165,6 @@ impl Error {
     /// Whether a service failed in a way that may pass by itself; a write that failed so may have been made.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Remote { is_transient: true, .. })
+        matches!(self, Self::Remote { is_transient: true, .. } | Self::Throttled { .. })
     }
 }

@@ -3,11 +3,19 @@
 //! A [`Bucket`] is the thin adapter to one service: it sends one request and tells what came of it. It does not try
 //! again, count, wait, or emulate anything; layers do that, so that all services behave alike:
 //!
+//! - [`PacedBucket`] keeps as many requests in flight as the service bears, [`RetryBucket`] tries again;
+//! - [`Requests`] counts what was sent;
 //! - [`BucketStore`] makes a [`Store`](crate::Store) of it, and settles conditional writes whose answer was lost;
 //! - how conditional writes come about is a [`Comparison`]: natively, or by a scheme for services without.
 
+mod pace;
+mod requests;
+mod retry;
 mod store;
 
+pub use pace::{Pace, PacePolicy, PacedBucket};
+pub use requests::{RequestClass, RequestCounts, Requests};
+pub use retry::{Backoff, RetryBucket, RetryPolicy};
 pub use store::BucketStore;
 
 use std::ops::Range;

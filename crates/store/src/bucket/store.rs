@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::retry::{Backoff, RetryPolicy};
 use super::{Comparison, Condition, SharedBucket, Tag};
 use crate::{Entry, Error, ErrorKind, Key, Object, Result, Store, Version};
 
@@ -13,6 +14,7 @@ const COMPARED_BYTES_MAX: u64 = 80 << 20;
 /// A bucket as a store. Keys are those of the store; whoever makes the bucket puts them under a prefix.
 pub struct BucketStore {
     bucket: SharedBucket,
+    policy: RetryPolicy,
 }
 
 impl BucketStore {
@@ -22,12 +24,18 @@ impl BucketStore {
     /// [`Error::Unsupported`] when the bucket's service does not compare.
     pub fn new(bucket: SharedBucket, comparison: Comparison) -> Result<Self> {
         match comparison {
-            Comparison::Native => Ok(Self { bucket }),
+            Comparison::Native => Ok(Self { bucket, policy: RetryPolicy::default() }),
             Comparison::CreateOnly | Comparison::None => Err(Error::Unsupported {
                 store: bucket.name().to_owned(),
                 what: "its service does not compare before it replaces an object".to_owned(),
             }),
         }
+    }
+
+    /// The same store, which tries conditional writes again as this policy has it.
+    #[must_use]
+    pub fn with_policy(self, policy: RetryPolicy) -> Self {
+        Self { policy, ..self }
     }
 
     fn conflict(&self, key: &Key) -> Error {
@@ -57,6 +65,45 @@ impl BucketStore {
             Ok(read) => Ok(read.content == parts.concat()),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Damaged) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// That it cannot be told whether a write was made.
+    fn untold(&self, key: &Key) -> Error {
+        Error::Remote {
+            store: self.bucket.name().to_owned(),
+            action: "write",
+            key: key.to_string(),
+            what: "the answer was lost, and somebody has changed the object since; run the command again"
+                .to_owned(),
+            is_transient: false,
+        }
+    }
+
+    /// Makes a conditional write, again and again while its answer is lost. Between two attempts the object is read: who
+    /// finds the own content there has written it, or need not, because contents are unique to their writers (they hold
+    /// random bytes) or named by what they are. A late first attempt does no harm: its condition holds only while nobody
+    /// has written.
+    fn settled(&self, key: &Key, parts: &[&[u8]], condition: Condition<'_>) -> Result<()> {
+        let mut backoff = Backoff::new(self.policy);
+        let mut was_lost = false;
+        loop {
+            let error = match self.bucket.write(key, parts, condition) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if (error.is_transient() || was_lost) && self.holds(key, parts)? {
+                return Ok(());
+            }
+            match error.kind() {
+                _ if error.is_transient() => was_lost = true,
+                // Not the own content: but perhaps it was, for a moment.
+                ErrorKind::Conflict | ErrorKind::NotFound if was_lost => return Err(self.untold(key)),
+                _ => return Err(error),
+            }
+            if !backoff.pause(&error) {
+                return Err(error);
+            }
         }
     }
 }
@@ -114,18 +161,12 @@ impl Store for BucketStore {
     }
 
     fn put_if_absent(&self, key: &Key, parts: &[&[u8]]) -> Result<()> {
-        match self.bucket.write(key, parts, Condition::Absent) {
-            // The answer was lost. Contents are unique to their writers (they hold random bytes) or named by their
-            // content, so who finds the own content there has written it, or need not.
-            Err(error) if error.is_transient() && self.holds(key, parts)? => Ok(()),
-            other => other,
-        }
+        self.settled(key, parts, Condition::Absent)
     }
 
     fn put_if_match(&self, key: &Key, content: &[u8], expected: &Version) -> Result<()> {
         let tag = self.tag_of(key, expected)?;
-        match self.bucket.write(key, &[content], Condition::Matches(&tag)) {
-            Err(error) if error.is_transient() && self.holds(key, &[content])? => Ok(()),
+        match self.settled(key, &[content], Condition::Matches(&tag)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Err(self.conflict(key)),
             other => other,
         }

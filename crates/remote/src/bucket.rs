@@ -1,0 +1,230 @@
+//! A bucket over HTTP, of any service.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use jiff::{SignedDuration, Timestamp};
+use leeward_store::bucket::{Bucket, Condition, Head, Read, RequestClass};
+use leeward_store::{Entry, Error, Key, Result};
+
+use crate::answer::{At, at};
+use crate::http::{Client, Method, Request, Response};
+use crate::service::{Page, Service};
+use crate::settings::Settings;
+
+/// How many pages a listing may have: a service that always has another one is not believed.
+const PAGES_MAX: usize = 100_000;
+
+/// The part of a bucket under a prefix.
+pub struct RemoteBucket {
+    service: Box<dyn Service>,
+    client: Client,
+    name: String,
+    /// Empty, or ends with a slash.
+    prefix: String,
+    /// How far the service's clock was ahead of this machine's when it last answered.
+    ahead: Mutex<Option<SignedDuration>>,
+}
+
+impl RemoteBucket {
+    /// The objects of `service` whose names begin with `prefix` and a slash, or all if `prefix` is empty. `name` is what
+    /// messages call it.
+    #[must_use]
+    pub fn new(service: Box<dyn Service>, client: Client, name: impl Into<String>, prefix: &str) -> Self {
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        Self { service, client, name: name.into(), prefix, ahead: Mutex::new(None) }
+    }
+
+    /// The service behind it.
+    #[must_use]
+    pub fn service(&self) -> &dyn Service {
+        self.service.as_ref()
+    }
+
+    /// Gives versions back without the quotes around them from now on, which some servers want.
+    pub fn use_bare_tags(&self, bare: bool) {
+        self.service.use_bare_tags(bare);
+    }
+
+    /// Makes the bucket itself, if it is not there and the service lets this key do so.
+    ///
+    /// # Errors
+    /// The service does not make it.
+    pub fn make(&self) -> Result<()> {
+        let at = At { store: &self.name, action: "make", key: "the bucket" };
+        let response = self.send(self.service.make(), RequestClass::Other, &at)?;
+        let is_there = ["BucketAlreadyOwnedByYou", "BucketAlreadyExists", "ContainerAlreadyExists"];
+        if response.is_success() || is_there.contains(&self.service.refusal(&response).code.as_str()) {
+            return Ok(());
+        }
+        Err(self.refused(&response, &at, None))
+    }
+
+    /// Reads the settings of the bucket.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let at = At { store: &self.name, action: "read", key: "the bucket's settings" };
+        self.service.settings(&self.prefix, &|request| self.send(request, RequestClass::Other, &at))
+    }
+
+    /// How far the service's clock was ahead of this machine's when it last answered, if it told the time.
+    #[must_use]
+    pub fn clock_ahead(&self) -> Option<SignedDuration> {
+        *self.ahead.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn object_name(&self, key: &Key) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// Signs and sends; with other credentials once more, if the service refuses these and there are others.
+    fn send(&self, request: Request, class: RequestClass, at: &At<'_>) -> Result<Response> {
+        let response = self.send_once(request.clone(), class, at)?;
+        let code = self.service.refusal(&response).code;
+        let is_expired =
+            response.status == 401 || ["ExpiredToken", "ExpiredTokenException"].contains(&code.as_str());
+        if is_expired && self.service.renew() {
+            return self.send_once(request, class, at);
+        }
+        Ok(response)
+    }
+
+    fn send_once(&self, mut request: Request, class: RequestClass, at: &At<'_>) -> Result<Response> {
+        self.service.sign(&mut request).map_err(|what| Error::Denied {
+            store: self.name.clone(),
+            action: at.action,
+            key: at.key.to_owned(),
+            what,
+        })?;
+        let response = self.client.send(request, class).map_err(|fault| at.fault(&fault))?;
+        self.note_clock(&response);
+        Ok(response)
+    }
+
+    fn note_clock(&self, response: &Response) {
+        let told = response.header("date").and_then(crate::time::parse_http_date);
+        if let Some(told) = told {
+            let ahead = told.duration_since(Timestamp::now());
+            *self.ahead.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(ahead);
+        }
+    }
+
+    fn refused(&self, response: &Response, at: &At<'_>, condition: Option<Condition<'_>>) -> Error {
+        let refusal = self.service.refusal(response);
+        let hint = self.service.hint(&refusal);
+        refusal.into_error(at, condition, hint)
+    }
+
+    fn page(&self, prefix: &str, from: Option<&str>, at: &At<'_>) -> Result<Page> {
+        let response = self.send(self.service.list(prefix, from), RequestClass::List, at)?;
+        if !response.is_success() {
+            return Err(match self.refused(&response, at, None) {
+                Error::NotFound { .. } => at.nonsense("there is nothing to list"),
+                error => error,
+            });
+        }
+        self.service.page(&response.body).map_err(|what| at.nonsense(what))
+    }
+}
+
+impl Bucket for RemoteBucket {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {
+        let at = at(&self.name, "read", key);
+        let mut request = self.service.object(Method::GET, &self.object_name(key));
+        request.answer_bytes_max = size_max;
+        if let Some(range) = &range {
+            let last = range.end.saturating_sub(1);
+            request.set_header("range", &format!("bytes={}-{last}", range.start));
+            request.answer_bytes_max = range.end.saturating_sub(range.start);
+        }
+        let response = self.send(request, RequestClass::Get, &at)?;
+        let tag = self.service.tag(&response);
+        let told = response.header("content-range").and_then(total_of);
+        match (response.status, range) {
+            (200, None) => Ok(Read { size: response.body.len() as u64, content: response.body, tag }),
+            // A service may leave the range out where it covers the whole object.
+            (200, Some(range)) if range.start == 0 => {
+                Ok(Read { size: response.body.len() as u64, content: response.body, tag })
+            }
+            (206, Some(range)) => {
+                let end = range.start.saturating_add(response.body.len() as u64);
+                let size = told.ok_or_else(|| at.nonsense("a range without the object's size"))?;
+                if end != range.end.min(size) {
+                    return Err(at.nonsense("another range than was asked for"));
+                }
+                Ok(Read { content: response.body, size, tag })
+            }
+            (416, Some(_)) => Ok(Read { content: Vec::new(), size: told.unwrap_or(0), tag }),
+            _ if response.is_success() => Err(at.nonsense("it is not the range that was asked for")),
+            _ => Err(self.refused(&response, &at, None)),
+        }
+    }
+
+    fn head(&self, key: &Key) -> Result<Head> {
+        let at = at(&self.name, "look at", key);
+        let request = self.service.object(Method::HEAD, &self.object_name(key));
+        let response = self.send(request, RequestClass::Head, &at)?;
+        if !response.is_success() {
+            return Err(self.refused(&response, &at, None));
+        }
+        let size = response.header("content-length").and_then(|size| size.parse().ok());
+        let size = size.ok_or_else(|| at.nonsense("an object without a size"))?;
+        Ok(Head { size, tag: self.service.tag(&response) })
+    }
+
+    fn write(&self, key: &Key, parts: &[&[u8]], condition: Condition<'_>) -> Result<()> {
+        let at = at(&self.name, "write", key);
+        let mut request = self.service.object(Method::PUT, &self.object_name(key)).body(parts);
+        self.service.prepare_write(&mut request, condition);
+        let response = self.send(request, RequestClass::Put, &at)?;
+        if response.is_success() { Ok(()) } else { Err(self.refused(&response, &at, Some(condition))) }
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        let at = at(&self.name, "delete", key);
+        let request = self.service.object(Method::DELETE, &self.object_name(key));
+        let response = self.send(request, RequestClass::Delete, &at)?;
+        if response.is_success() {
+            return Ok(());
+        }
+        match self.refused(&response, &at, None) {
+            Error::NotFound { .. } => Ok(()),
+            error => Err(error),
+        }
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        let at = At { store: &self.name, action: "list", key: prefix };
+        let whole = format!("{}{prefix}/", self.prefix);
+        let mut entries = Vec::new();
+        let mut from: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let page = self.page(&whole, from.as_deref(), &at)?;
+            entries.extend(page.objects.into_iter().filter_map(|object| {
+                // What is no key is nobody's object here.
+                let key = Key::new(object.name.strip_prefix(&self.prefix)?)?;
+                key.as_str()
+                    .starts_with(&whole[self.prefix.len()..])
+                    .then_some(Entry { key, size: object.size })
+            }));
+            if page.next.is_none() {
+                entries.sort_by(|a, b| a.key.cmp(&b.key));
+                return Ok(entries);
+            }
+            if page.next == from {
+                return Err(at.nonsense("a listing that does not advance"));
+            }
+            from = page.next;
+        }
+        Err(at.nonsense("a listing without an end"))
+    }
+}
+
+/// The object's size in a `Content-Range` header: `bytes 0-9/100` or `bytes */100`.
+fn total_of(header: &str) -> Option<u64> {
+    header.rsplit_once('/')?.1.parse().ok()
+}

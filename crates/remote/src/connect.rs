@@ -1,0 +1,44 @@
+//! From a location to a bucket that can be used.
+
+use std::sync::Arc;
+
+use leeward_store::bucket::{PacePolicy, PacedBucket, Requests, RetryBucket, RetryPolicy, SharedBucket};
+
+use crate::bucket::RemoteBucket;
+use crate::environment::Environment;
+use crate::error::{Error, Result};
+use crate::http::Client;
+use crate::location::{Location, Scheme};
+use crate::s3::S3;
+use crate::service::Service;
+
+/// A bucket, and what its layers share.
+#[derive(Clone)]
+pub struct Connection {
+    /// The bucket itself: one request for each call.
+    pub bare: Arc<RemoteBucket>,
+    /// The bucket at a pace that the service bears, which tries again what fails in passing.
+    pub bucket: SharedBucket,
+    /// What was sent so far.
+    pub requests: Arc<Requests>,
+}
+
+/// Makes a bucket of a location. Nothing is sent yet.
+///
+/// # Errors
+/// An option makes no sense, there are no credentials, or TLS cannot be set up.
+pub fn connect(location: &Location, environment: &Environment) -> Result<Connection> {
+    let service: Box<dyn Service> = match location.scheme {
+        Scheme::S3 => Box::new(S3::new(location, environment)?),
+        Scheme::AzureBlob | Scheme::Gcs | Scheme::Oss => {
+            return Err(location.wrong("this service is not known yet"));
+        }
+    };
+    let requests = Arc::new(Requests::default());
+    let client = Client::new(Arc::clone(&requests))
+        .map_err(|source| Error::Client { store: location.to_string(), source })?;
+    let bare = Arc::new(RemoteBucket::new(service, client, location.to_string(), &location.prefix));
+    let paced = Arc::new(PacedBucket::new(Arc::clone(&bare) as SharedBucket, PacePolicy::default()));
+    let bucket = Arc::new(RetryBucket::new(paced, RetryPolicy::default()));
+    Ok(Connection { bare, bucket, requests })
+}

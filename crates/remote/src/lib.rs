@@ -1,0 +1,36 @@
+//! Buckets of object stores, over HTTP.
+//!
+//! One client ([`http`]) sends the requests of all services, one bucket ([`RemoteBucket`]) gives them their meaning, and a
+//! [`Service`](service::Service) says what is peculiar to each: how it is addressed, signed and listed. Above come the
+//! layers of `leeward_store::bucket`, which know nothing of services.
+//!
+//! What always holds:
+//! - a call of the bucket is one request (one for each page of a listing), and every request is counted;
+//! - nothing is sent unencrypted beyond this machine, unless the location says so;
+//! - secrets come from variables and files, and are in no message.
+
+mod answer;
+mod bucket;
+mod connect;
+mod encode;
+mod environment;
+mod error;
+pub mod http;
+mod location;
+mod profile;
+mod runtime;
+mod s3;
+mod secret;
+pub mod service;
+mod settings;
+mod time;
+mod xml;
+
+pub use answer::Refusal;
+pub use bucket::RemoteBucket;
+pub use connect::{Connection, connect};
+pub use environment::Environment;
+pub use error::{Error, ErrorKind, Result};
+pub use location::{Location, Scheme};
+pub use secret::Secret;
+pub use settings::{Known, LifecycleRule, Settings};

@@ -1,0 +1,33 @@
+//! S3 on real servers: every promise of a store.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
+mod beds;
+
+use std::sync::Arc;
+
+use beds::Server;
+use leeward_store::SharedStore;
+use leeward_store::bucket::{BucketStore, Comparison};
+use leeward_store::simulation::conformance::{Deletion, run_with};
+
+fn conforms(server: &Server, bare_tags: bool) {
+    let connection = server.connect();
+    connection.bare.use_bare_tags(bare_tags);
+    let store: SharedStore = Arc::new(BucketStore::new(connection.bucket, Comparison::Native).unwrap());
+    run_with(&store, Deletion::IsToldToSome);
+    println!("requests: {}", connection.requests.counts());
+}
+
+#[test]
+fn the_gateway_of_ceph_is_a_store() {
+    if let Some(server) = Server::ceph() {
+        conforms(&server, true);
+    }
+}
+
+#[test]
+fn motos_s3_is_a_store() {
+    if let Some(server) = Server::s3("moto") {
+        conforms(&server, false);
+    }
+}
