@@ -6,17 +6,20 @@
 //! - [`PacedBucket`] keeps as many requests in flight as the service bears, [`RetryBucket`] tries again;
 //! - [`Requests`] counts what was sent;
 //! - [`BucketStore`] makes a [`Store`](crate::Store) of it, and settles conditional writes whose answer was lost;
-//! - how conditional writes come about is a [`Comparison`]: natively, or by a scheme for services without.
+//! - [`VersionedStore`] makes one where the service does not compare: by chains of versions, decided by ballots;
+//! - how conditional writes come about is a [`Comparison`].
 
 mod pace;
 mod requests;
 mod retry;
 mod store;
+mod versions;
 
 pub use pace::{Pace, PacePolicy, PacedBucket};
 pub use requests::{RequestClass, RequestCounts, Requests};
 pub use retry::{Backoff, RetryBucket, RetryPolicy};
 pub use store::BucketStore;
+pub use versions::{Surroundings, VersionedStore};
 
 use std::ops::Range;
 

@@ -108,10 +108,17 @@ impl BucketStore {
     }
 }
 
-struct BucketObject {
+/// An object of a bucket, read by ranges.
+pub(super) struct BucketObject {
     bucket: SharedBucket,
     key: Key,
     size: u64,
+}
+
+impl BucketObject {
+    pub(super) fn new(bucket: &SharedBucket, key: &Key, size: u64) -> Self {
+        Self { bucket: Arc::clone(bucket), key: key.clone(), size }
+    }
 }
 
 impl Object for BucketObject {
@@ -151,7 +158,7 @@ impl Store for BucketStore {
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         let size = self.bucket.head(key)?.size;
-        Ok(Arc::new(BucketObject { bucket: Arc::clone(&self.bucket), key: key.clone(), size }))
+        Ok(Arc::new(BucketObject::new(&self.bucket, key, size)))
     }
 
     fn get(&self, key: &Key, size_max: u64) -> Result<(Vec<u8>, Version)> {

@@ -14,6 +14,7 @@
 //! Changes, writes and reads are counted, so that a test can go over every one of them: count a run without
 //! [`Faults`], then repeat it with a fault at each number.
 
+pub mod bucket;
 pub mod conformance;
 mod random;
 mod state;

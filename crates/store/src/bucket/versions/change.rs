@@ -1,0 +1,83 @@
+//! Creating, replacing and deleting an object: each proposes the next version.
+
+use super::decide::{Outcome, Proposal, Proposer};
+use super::look::Found;
+use super::name::Kind;
+use super::value::History;
+use super::{COMPARED_BYTES_MAX, RESTARTS_MAX, VersionedStore};
+use crate::{Error, ErrorKind, Key, Result, Version};
+
+impl VersionedStore {
+    pub(super) fn create(&self, key: &Key, content: &[u8]) -> Result<()> {
+        let exists = || Error::AlreadyExists { store: self.bucket.name().to_owned(), key: key.to_string() };
+        for _ in 0..RESTARTS_MAX {
+            match self.find(key)? {
+                Found::Value(_) => return Err(exists()),
+                // A tombstone ends its chain: no version builds on it, so its chain goes first.
+                Found::Tombstone(tombstone) => self.bury(key, &tombstone)?,
+                Found::Nothing => {
+                    let operation = self.surroundings.number()?;
+                    let bytes = History::first(operation).encode(content);
+                    let proposal = Proposal { base: None, operation, kind: Kind::Value, bytes };
+                    match Proposer::new(self, "create", key, &proposal)?.run()? {
+                        Outcome::Mine(_) => return Ok(()),
+                        Outcome::Other(Kind::Value) => return Err(exists()),
+                        Outcome::Other(Kind::Tombstone) | Outcome::BaseGone => {}
+                        Outcome::Unknown => return Err(self.unknown("create", key)),
+                    }
+                }
+            }
+        }
+        Err(self.contended("create", key))
+    }
+
+    pub(super) fn replace(&self, key: &Key, content: &[u8], expected: &Version) -> Result<()> {
+        let (base, history, present) = match self.read_decided(key, COMPARED_BYTES_MAX) {
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.conflict(key)),
+            Err(error) => return Err(error),
+        };
+        if Version::of(&present) != *expected {
+            return Err(self.conflict(key));
+        }
+        let operation = self.surroundings.number()?;
+        let bytes = history.then(operation).encode(content);
+        let proposal = Proposal { base: Some(base), operation, kind: Kind::Value, bytes };
+        match Proposer::new(self, "replace", key, &proposal)?.run()? {
+            Outcome::Mine(_) => Ok(()),
+            Outcome::Other(_) | Outcome::BaseGone => Err(self.conflict(key)),
+            Outcome::Unknown => Err(self.unknown("replace", key)),
+        }
+    }
+
+    /// Deletes an object; whether this caller did it. In doubt, when others removed every trace, it says so.
+    pub(super) fn remove(&self, key: &Key) -> Result<bool> {
+        for _ in 0..RESTARTS_MAX {
+            let base = match self.find(key)? {
+                Found::Nothing => return Ok(false),
+                Found::Tombstone(tombstone) => {
+                    self.bury(key, &tombstone)?;
+                    return Ok(false);
+                }
+                Found::Value(base) => base,
+            };
+            let Some((history, _)) = self.value(key, &base, COMPARED_BYTES_MAX)? else { continue };
+            let operation = self.surroundings.number()?;
+            let bytes = history.then(operation).encode(&[]);
+            let proposal = Proposal { base: Some(base), operation, kind: Kind::Tombstone, bytes };
+            match Proposer::new(self, "delete", key, &proposal)?.run()? {
+                Outcome::Mine(tombstone) => {
+                    if let Some(tombstone) = tombstone {
+                        // It is deleted already; whoever comes next removes what this one cannot.
+                        let _ = self.bury(key, &tombstone);
+                    }
+                    return Ok(true);
+                }
+                Outcome::Unknown => return Ok(true),
+                Outcome::Other(Kind::Tombstone) => return Ok(false),
+                Outcome::Other(Kind::Value) | Outcome::BaseGone => {}
+            }
+        }
+        Err(self.contended("delete", key))
+    }
+}

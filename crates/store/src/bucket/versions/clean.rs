@@ -1,0 +1,138 @@
+//! Removing what does not count any more.
+//!
+//! Lower versions go before higher ones, and the version that counts, or the tombstone, stays till last: so whoever still
+//! finds a version after a listing knows that nothing above it had been removed when the listing ended. Within a version
+//! ballots that are not marked go first; of a ballot the first part goes first, for nothing counts without it.
+//!
+//! Every removal rests on a listing that began when the mark of the version that stays could be seen by all.
+
+use super::VersionedStore;
+use super::chain::{Chain, Decided, Parts};
+use super::name::{Ballot, Part, folder, key_of};
+use crate::bucket::Condition;
+use crate::{Key, Result};
+
+impl VersionedStore {
+    /// Removes parts of a ballot, in this order. What fails stays as debris for the next to remove.
+    pub(super) fn remove_parts(&self, key: &Key, ballot: Ballot, parts: impl Iterator<Item = Part>) {
+        for part in parts {
+            if let Ok(part) = key_of(&folder(key), ballot, part)
+                && self.again(|| self.bucket.delete(&part)).is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    fn remove_ballot(&self, key: &Key, ballot: Ballot, parts: Parts) -> Result<()> {
+        let accepted = parts.accepted.map(|a| Part::Accepted { operation: a.operation, kind: a.kind });
+        let prepared = parts.prepared.map(|base| Part::Prepared { base });
+        let marked = parts.is_marked.then_some(Part::Marked);
+        for part in [prepared, accepted, marked].into_iter().flatten() {
+            let part = key_of(&folder(key), ballot, part)?;
+            self.again(|| self.bucket.delete(&part))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what came before a value that was decided. Of version 1 the anchor stays; open ballots of version 1 stay
+    /// too, for their owners may be about to create the object once more when all of it is gone.
+    pub(super) fn remove_before(&self, key: &Key, value: &Decided) -> Result<()> {
+        if value.ballot.version == 1 {
+            return Ok(());
+        }
+        let chain = self.chain(key)?;
+        if !chain.counts(value.ballot) {
+            return Ok(());
+        }
+        for (ballot, parts) in ascending(&chain).into_iter().filter(|(b, _)| b.version < value.ballot.version)
+        {
+            match (ballot.version, parts.is_marked) {
+                (1, true) => {
+                    self.remove_ballot(key, ballot, Parts { accepted: parts.accepted, ..Parts::default() })?
+                }
+                (1, false) => {}
+                _ => self.remove_ballot(key, ballot, parts)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a chain that has come to its end, the tombstone last.
+    pub(super) fn bury(&self, key: &Key, tombstone: &Decided) -> Result<()> {
+        self.surroundings.pause(self.lag);
+        let chain = self.chain(key)?;
+        if !chain.counts(tombstone.ballot) {
+            // Somebody else has done it.
+            return Ok(());
+        }
+        let creators: Vec<Ballot> =
+            chain.open(1).filter(|(_, parts)| !parts.is_marked).map(|(ballot, _)| ballot).collect();
+        let barrier = match creators.is_empty() {
+            true => None,
+            false => match self.bar(key, &chain, tombstone)? {
+                None => return Ok(()),
+                barrier => barrier,
+            },
+        };
+        let version = tombstone.ballot.version;
+        let (last, before): (Vec<_>, Vec<_>) =
+            ascending(&chain).into_iter().partition(|(b, parts)| b.version == version && parts.is_marked);
+        for (ballot, parts) in before.into_iter().filter(|(ballot, _)| ballot.version <= version).chain(last)
+        {
+            self.remove_ballot(key, ballot, parts)?;
+        }
+        if let Some(barrier) = barrier {
+            self.remove_parts(key, barrier, [Part::Prepared { base: 0 }].into_iter());
+        }
+        Ok(())
+    }
+
+    /// Opens a ballot above all that mean to create the object, before theirs are removed: one of them could otherwise
+    /// take the tombstone's absence for its right to go on, while its ballot is being removed. `None` when the tombstone
+    /// has gone meanwhile: then it is somebody else who removes.
+    fn bar(&self, key: &Key, chain: &Chain, tombstone: &Decided) -> Result<Option<Ballot>> {
+        let round = chain.round_max(1).saturating_add(1);
+        let barrier = Ballot { version: 1, round, nonce: self.surroundings.number()? };
+        let part = Part::Prepared { base: 0 };
+        let name = key_of(&folder(key), barrier, part)?;
+        let written = self.bucket.write(&name, &[], Condition::Always);
+        self.surroundings.pause(self.lag);
+        let stands = written.is_ok() && self.chain(key)?.counts(tombstone.ballot);
+        self.surroundings.pause(self.lag);
+        if stands && self.is_still(key, tombstone)? {
+            return Ok(Some(barrier));
+        }
+        self.remove_parts(key, barrier, [part].into_iter());
+        written.map(|()| None)
+    }
+
+    /// Removes debris of one object; returns how many bytes that freed.
+    pub(super) fn sweep(&self, key: &Key, chain: &Chain) -> Result<u64> {
+        let size = |parts: &Parts| parts.accepted.map_or(0, |accepted| accepted.size);
+        match chain.current() {
+            Some(current) if super::Found::of(current) == super::Found::Tombstone(current) => {
+                self.bury(key, &current)?;
+                return Ok(chain.ballots().map(|(_, parts)| size(&parts)).sum());
+            }
+            _ => {}
+        }
+        let mut freed = 0;
+        // The first part of a ballot is there before the others are sent, so these will never count.
+        for (ballot, parts) in chain.ballots().filter(|(_, parts)| parts.prepared.is_none()) {
+            let later = self.chain(key)?;
+            if later.parts(ballot).prepared.is_none() {
+                self.remove_ballot(key, ballot, parts)?;
+                freed += size(&parts);
+            }
+        }
+        Ok(freed)
+    }
+}
+
+/// All ballots in the order in which they may be removed.
+fn ascending(chain: &Chain) -> Vec<(Ballot, Parts)> {
+    let mut ballots: Vec<(Ballot, Parts)> = chain.ballots().collect();
+    ballots.sort_by_key(|(ballot, parts)| (ballot.version, parts.is_marked, *ballot));
+    ballots
+}
