@@ -12,17 +12,20 @@
 mod answer;
 mod bucket;
 mod connect;
+mod digest;
 mod encode;
 mod environment;
 mod error;
 pub mod http;
 mod location;
+mod oci;
 mod profile;
 mod runtime;
 mod s3;
 mod secret;
 pub mod service;
 mod settings;
+mod swift;
 mod time;
 mod xml;
 
