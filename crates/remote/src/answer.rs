@@ -99,6 +99,8 @@ impl Refusal {
             (412, Some(Condition::Absent)) => Error::AlreadyExists { store, key },
             (409, Some(Condition::Absent)) if exists => Error::AlreadyExists { store, key },
             (412, Some(Condition::Matches(_))) => Error::Conflict { store, key },
+            // Somebody else writes at this moment. This write was not made; who reads again sees what became of it.
+            (409, Some(Condition::Matches(_))) => Error::Conflict { store, key },
             (404, _) if !self.is_of_bucket() => Error::NotFound { store, key },
             (401 | 403, _) => Error::Denied { store, action: at.action, key, what: self.text(hint) },
             _ if self.is_throttling() => {

@@ -195,7 +195,7 @@ impl Error {
         match self {
             Self::Store(error) => match error.kind() {
                 Store::NotFound => ErrorKind::NotFound,
-                Store::AlreadyExists | Store::Conflict => ErrorKind::Conflict,
+                Store::AlreadyExists | Store::Conflict | Store::Uncertain => ErrorKind::Conflict,
                 Store::Damaged => ErrorKind::Damaged,
                 _ => ErrorKind::Io,
             },

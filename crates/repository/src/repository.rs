@@ -374,8 +374,12 @@ impl Repository {
             };
             match written {
                 Ok(()) => return Ok(image),
+                // All changes see for themselves whether they are made already.
                 Err(error)
-                    if matches!(error.kind(), StoreErrorKind::Conflict | StoreErrorKind::AlreadyExists) => {}
+                    if matches!(
+                        error.kind(),
+                        StoreErrorKind::Conflict | StoreErrorKind::AlreadyExists | StoreErrorKind::Uncertain
+                    ) => {}
                 Err(error) => return Err(error.into()),
             }
         }

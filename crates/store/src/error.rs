@@ -34,6 +34,20 @@ pub enum Error {
         /// Key of the object.
         key: String,
     },
+    /// The answer to a write was lost, and the object was changed by somebody else since: nobody can tell whether the
+    /// write had been made for a while.
+    #[error(
+        "{store}: object {key} was changed by somebody else after an answer of the service was lost ({what}), so it cannot \
+         be told whether it was written; run the command again"
+    )]
+    Uncertain {
+        /// The store.
+        store: String,
+        /// Key of the object.
+        key: String,
+        /// What the service answered, or what became of the connection.
+        what: String,
+    },
     /// The object is larger than its kind may be.
     #[error("{store}: object {key} has {size} bytes, more than the {size_max} that it may have")]
     TooLarge {
@@ -134,6 +148,8 @@ pub enum ErrorKind {
     AlreadyExists,
     /// Read it again and decide anew.
     Conflict,
+    /// A write may have been made and replaced since. Read again, and see whether what was to be done is done.
+    Uncertain,
     /// The object is not what it should be.
     Damaged,
     /// Free space, then try again.
@@ -154,6 +170,7 @@ impl Error {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Self::Conflict { .. } => ErrorKind::Conflict,
+            Self::Uncertain { .. } => ErrorKind::Uncertain,
             Self::TooLarge { .. } => ErrorKind::Damaged,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Io { .. } | Self::Remote { .. } | Self::Throttled { .. } => ErrorKind::Io,

@@ -95,7 +95,8 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when the object is gone or has another version; or the medium is full, then the old
-    /// content stands; or it fails, then the old or the new content stands: only reading tells.
+    /// content stands; or [`ErrorKind::Uncertain`]; or it fails, then the old or the new content stands: only reading
+    /// tells.
     fn put_if_match(&self, key: &Key, content: &[u8], expected: &Version) -> Result<()>;
 
     /// Deletes an object; `false` when it was not there. Of several racing callers a store of files tells one `true`, an

@@ -69,14 +69,14 @@ impl BucketStore {
     }
 
     /// That it cannot be told whether a write was made.
-    fn untold(&self, key: &Key) -> Error {
-        Error::Remote {
+    fn uncertain(&self, key: &Key, lost: &Error) -> Error {
+        Error::Uncertain {
             store: self.bucket.name().to_owned(),
-            action: "write",
             key: key.to_string(),
-            what: "the answer was lost, and somebody has changed the object since; run the command again"
-                .to_owned(),
-            is_transient: false,
+            what: match lost {
+                Error::Remote { what, .. } | Error::Throttled { what, .. } => what.clone(),
+                other => other.to_string(),
+            },
         }
     }
 
@@ -86,24 +86,26 @@ impl BucketStore {
     /// has written.
     fn settled(&self, key: &Key, parts: &[&[u8]], condition: Condition<'_>) -> Result<()> {
         let mut backoff = Backoff::new(self.policy);
-        let mut was_lost = false;
+        let mut lost: Option<Error> = None;
         loop {
             let error = match self.bucket.write(key, parts, condition) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            if (error.is_transient() || was_lost) && self.holds(key, parts)? {
+            if (error.is_transient() || lost.is_some()) && self.holds(key, parts)? {
                 return Ok(());
             }
-            match error.kind() {
-                _ if error.is_transient() => was_lost = true,
-                // Not the own content: but perhaps it was, for a moment.
-                ErrorKind::Conflict | ErrorKind::NotFound if was_lost => return Err(self.untold(key)),
-                _ => return Err(error),
+            if !error.is_transient() {
+                return Err(match (error.kind(), lost) {
+                    // Not the own content: but perhaps it was, for a moment.
+                    (ErrorKind::Conflict | ErrorKind::NotFound, Some(lost)) => self.uncertain(key, &lost),
+                    _ => error,
+                });
             }
             if !backoff.pause(&error) {
                 return Err(error);
             }
+            lost = Some(error);
         }
     }
 }
