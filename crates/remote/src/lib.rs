@@ -18,7 +18,7 @@ mod environment;
 mod error;
 pub mod http;
 mod location;
-mod oci;
+pub mod oci;
 mod profile;
 mod runtime;
 mod s3;

@@ -35,14 +35,15 @@ impl SigningKey {
                         as key_file"
                 .to_owned());
         }
-        let found = body(pem, "PRIVATE KEY")
-            .map(|body| (body, RsaKeyPair::from_pkcs8 as fn(&[u8]) -> _))
-            .or_else(|| body(pem, "RSA PRIVATE KEY").map(|body| (body, RsaKeyPair::from_der as fn(&[u8]) -> _)));
-        let (text, read) = found.ok_or("it holds no RSA private key in PEM")?;
+        let (text, is_pkcs8) = match (body(pem, "PRIVATE KEY"), body(pem, "RSA PRIVATE KEY")) {
+            (Some(text), _) => (text, true),
+            (None, Some(text)) => (text, false),
+            (None, None) => return Err("it holds no RSA private key in PEM".to_owned()),
+        };
         let der = STANDARD.decode(text.as_bytes()).map(Zeroizing::new);
         let der = der.map_err(|_| "the text between its PEM markers is damaged")?;
-        let pair = read(&der).map_err(|_| "it is no RSA key of 2048 to 8192 bits")?;
-        Ok(Self { pair })
+        let pair = if is_pkcs8 { RsaKeyPair::from_pkcs8(&der) } else { RsaKeyPair::from_der(&der) };
+        Ok(Self { pair: pair.map_err(|_| "it is no RSA key of 2048 to 8192 bits")? })
     }
 
     /// The MD5 of the public key, as OCI shows it: `20:3b:97:…`.

@@ -87,9 +87,8 @@ impl Service for Oci {
     }
 
     fn make(&self) -> Request {
-        let name = self.bucket.rsplit('/').next().unwrap_or_default();
+        let (path, name) = self.bucket.rsplit_once('/').unwrap_or_default();
         let body = serde_json::json!({ "name": name, "compartmentId": self.tenancy });
-        let path = self.bucket.trim_end_matches(name).trim_end_matches('/');
         Request::new(Method::POST, self.origin.as_str(), path)
             .header("content-type", "application/json")
             .body(&[body.to_string().as_bytes()])
