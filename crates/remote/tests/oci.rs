@@ -102,7 +102,6 @@ fn a_write_whose_answer_is_lost_is_settled() {
         serde_json::json!({"operation": "PutObject", "phase": "after", "action": "disconnect"}),
         serde_json::json!({"operation": "PutObject", "status": 503}),
         serde_json::json!({"operation": "PutObject", "status": 429, "headers": {"retry-after": "1"}}),
-        serde_json::json!({"operation": "PutObject", "status": 409, "code": "ConcurrentObjectUpdate"}),
         serde_json::json!({"operation": "PutObject", "action": "disconnect", "after_bytes": 100_000}),
     ];
     for (number, fault) in faults.iter().enumerate() {
