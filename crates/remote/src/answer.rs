@@ -56,7 +56,10 @@ impl Refusal {
     /// Whether it may pass by itself.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        const CODES: [&str; 5] = [
+        const CODES: [&str; 8] = [
+            "BadDigest",
+            "UnmatchedContentMD5",
+            "ConcurrentObjectUpdate",
             "ConditionalRequestConflict",
             "OperationAborted",
             "RequestTimeout",
@@ -119,7 +122,7 @@ impl Refusal {
     /// Whether it is the bucket that is not there, not an object.
     #[must_use]
     pub fn is_of_bucket(&self) -> bool {
-        ["NoSuchBucket", "ContainerNotFound", "BucketNotFound"].contains(&self.code.as_str())
+        ["NoSuchBucket", "ContainerNotFound", "BucketNotFound", "NamespaceNotFound"].contains(&self.code.as_str())
     }
 }
 
@@ -154,6 +157,13 @@ impl At<'_> {
                 is_transient: fault.is_transient(),
             },
         }
+    }
+
+    /// That it may not be done, or not so: why, and what to do.
+    #[must_use]
+    pub fn denied(&self, what: impl Into<String>) -> Error {
+        let (store, key) = (self.store.to_owned(), self.key.to_owned());
+        Error::Denied { store, action: self.action, key, what: what.into() }
     }
 
     /// The error of an answer that makes no sense.

@@ -9,8 +9,10 @@ use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::http::Client;
 use crate::location::{Location, Scheme};
+use crate::oci::Oci;
 use crate::s3::S3;
 use crate::service::Service;
+use crate::swift::Swift;
 
 /// A bucket, and what its layers share.
 #[derive(Clone)]
@@ -30,15 +32,17 @@ pub struct Connection {
 /// # Errors
 /// An option makes no sense, there are no credentials, or TLS cannot be set up.
 pub fn connect(location: &Location, environment: &Environment) -> Result<Connection> {
+    let requests = Arc::new(Requests::default());
+    let client = Client::new(Arc::clone(&requests))
+        .map_err(|source| Error::Client { store: location.to_string(), source })?;
     let service: Box<dyn Service> = match location.scheme {
+        Scheme::Oci => Box::new(Oci::at(location, environment)?),
+        Scheme::Swift => Box::new(Swift::connect(location, environment, &client)?),
         Scheme::S3 => Box::new(S3::new(location, environment)?),
         Scheme::AzureBlob | Scheme::Gcs | Scheme::Oss => {
             return Err(location.wrong("this service is not known yet"));
         }
     };
-    let requests = Arc::new(Requests::default());
-    let client = Client::new(Arc::clone(&requests))
-        .map_err(|source| Error::Client { store: location.to_string(), source })?;
     let bare = Arc::new(RemoteBucket::new(service, client, location.to_string(), &location.prefix));
     let paced: SharedBucket =
         Arc::new(PacedBucket::new(Arc::clone(&bare) as SharedBucket, PacePolicy::default()));

@@ -25,11 +25,15 @@ pub enum Scheme {
     Gcs,
     /// `oss`: Aliyun OSS.
     Oss,
+    /// `oci`: OCI Object Storage.
+    Oci,
+    /// `swift`: OpenStack Swift and what speaks like it.
+    Swift,
 }
 
 impl Scheme {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::S3, Self::AzureBlob, Self::Gcs, Self::Oss];
+    pub const ALL: [Self; 6] = [Self::S3, Self::AzureBlob, Self::Gcs, Self::Oss, Self::Oci, Self::Swift];
 
     /// Its name in a location.
     #[must_use]
@@ -39,6 +43,8 @@ impl Scheme {
             Self::AzureBlob => "azblob",
             Self::Gcs => "gs",
             Self::Oss => "oss",
+            Self::Oci => "oci",
+            Self::Swift => "swift",
         }
     }
 
@@ -48,6 +54,8 @@ impl Scheme {
             Self::AzureBlob => &["endpoint", "account", "allow-http"],
             Self::Gcs => &["endpoint", "allow-http"],
             Self::Oss => &["endpoint", "region", "path-style", "allow-http"],
+            Self::Oci => &["endpoint", "region", "allow-http"],
+            Self::Swift => &["cloud", "lag", "allow-http"],
         }
     }
 }
@@ -88,7 +96,7 @@ impl Location {
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
         let prefix = prefix.trim_end_matches('/');
-        if !is_bucket(bucket) {
+        if !is_bucket(bucket, scheme) {
             return Err(wrong(format!(
                 "the name of a bucket comes after {}://, of letters, digits, '.', '-' and '_'",
                 scheme.name()
@@ -177,7 +185,12 @@ impl fmt::Display for Location {
     }
 }
 
-fn is_bucket(name: &str) -> bool {
+fn is_bucket(name: &str, scheme: Scheme) -> bool {
+    // OCI's buckets lie in namespaces: BUCKET@NAMESPACE.
+    let name = match name.split_once('@') {
+        Some((bucket, namespace)) if scheme == Scheme::Oci && is_bucket(namespace, Scheme::S3) => bucket,
+        _ => name,
+    };
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || b".-_$".contains(&byte);
     (1..=255).contains(&name.len()) && name.bytes().all(sound) && !name.starts_with('.')
 }
