@@ -43,6 +43,7 @@ mod snapshot;
 mod source;
 mod statistics;
 mod tree;
+pub mod verify;
 mod walk;
 mod writer;
 

@@ -94,6 +94,16 @@ pub enum Error {
         /// Whether it may pass by itself. A write may have been made all the same.
         is_transient: bool,
     },
+    /// The store contradicts itself, or what it said before.
+    #[error("{store}: {key} cannot be believed: {what}")]
+    Contradiction {
+        /// The store.
+        store: String,
+        /// Key of the object, or what stands for it.
+        key: String,
+        /// What was said, and what was said before or should have been.
+        what: String,
+    },
     /// The medium failed.
     #[error("{store}: cannot {action} {key}")]
     Io {
@@ -139,7 +149,7 @@ impl Error {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Self::Conflict { .. } => ErrorKind::Conflict,
-            Self::TooLarge { .. } => ErrorKind::Damaged,
+            Self::TooLarge { .. } | Self::Contradiction { .. } => ErrorKind::Damaged,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Io { .. } | Self::Remote { .. } => ErrorKind::Io,
             Self::Denied { .. } => ErrorKind::Denied,
