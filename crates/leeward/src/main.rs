@@ -16,7 +16,7 @@ use clap_complete::Shell;
 
 use verb::{
     backup, cancel, changed_blocks, check, disk, export, files, groups, hydrate, label, mount, quickstart,
-    repository, restore, retain, snapshots, thaw,
+    repository, restore, retain, serve, snapshots, thaw, token,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -62,6 +62,9 @@ enum Verb {
     Stats,
     /// Make the index anew from the packs alone
     RebuildIndex,
+    Serve(serve::ServeArguments),
+    #[command(subcommand)]
+    Token(token::TokenVerb),
     #[command(subcommand)]
     ChangedBlocks(changed_blocks::ChangedBlocksVerb),
     #[command(hide = true)]
@@ -105,6 +108,8 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::check(&arguments, repository, &output),
         Verb::Stats => check::stats(repository, &output),
         Verb::RebuildIndex => check::rebuild_index(repository, &output),
+        Verb::Serve(arguments) => serve::run(&arguments, repository, &output),
+        Verb::Token(verb) => token::run(verb, &output),
         Verb::ChangedBlocks(verb) => changed_blocks::run(&verb, &output),
         Verb::ThawOrphan(arguments) => thaw::run(&arguments),
         Verb::Disk(verb) => disk::run(verb, &output),

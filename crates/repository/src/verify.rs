@@ -104,7 +104,8 @@ pub fn inspect(key: &str, bytes: &[u8]) -> Result<Inspected, String> {
 /// What is wrong with it.
 pub fn pack_outline(header: &[u8; 64], footer: &[u8; 64], size: u64) -> Result<(BlobKind, u64), String> {
     let footer = pack::read_footer(footer, size)?;
-    let kind = BlobKind::from_number(header[10]).ok_or_else(|| format!("its kind {} is not known", header[10]))?;
+    let kind =
+        BlobKind::from_number(header[10]).ok_or_else(|| format!("its kind {} is not known", header[10]))?;
     Ok((kind, footer.directory_offset))
 }
 
@@ -180,7 +181,8 @@ fn run_object(name: &str, bytes: &[u8]) -> Result<Inspected, String> {
     if stored_digest(domain::RUN, &[bytes]).as_bytes() != id.as_bytes() {
         return Err("its bytes do not match its name".to_owned());
     }
-    let run = Run::open(id, Arc::new(Bytes(bytes.to_vec())), "the object").map_err(|error| error.to_string())?;
+    let run =
+        Run::open(id, Arc::new(Bytes(bytes.to_vec())), "the object").map_err(|error| error.to_string())?;
     let mut last = None;
     run.scan(|rank, entry| {
         let is_in_order = last.is_none_or(|last| last <= entry.id);
@@ -272,7 +274,8 @@ fn record(bytes: &[u8], kind: u8) -> Result<Option<&[u8]>, String> {
     if stored_digest(domain::RECORD, &[content]).as_bytes() != digest {
         return Err("its bytes do not match its digest".to_owned());
     }
-    let (header, payload) = content.split_at_checked(RECORD_HEADER_BYTES).ok_or("it is too short for a record")?;
+    let (header, payload) =
+        content.split_at_checked(RECORD_HEADER_BYTES).ok_or("it is too short for a record")?;
     if &header[..8] != b"LEEWARDR" || header[8..10] != [1, 0] {
         return Err("it is not a record of version 1".to_owned());
     }
@@ -328,7 +331,8 @@ mod tests {
 
     #[test]
     fn every_flipped_byte_of_a_run_is_noticed() {
-        let location = crate::index::Location { pack: PackId([7; 32]), offset: 64, length: 30, content_offset: 0 };
+        let location =
+            crate::index::Location { pack: PackId([7; 32]), offset: 64, length: 30, content_offset: 0 };
         let entries: Vec<run::Entry> =
             (0..20).map(|number| run::Entry { id: BlobId([number; 32]), location }).collect();
         let encoded = run::encode(&entries);
@@ -344,7 +348,8 @@ mod tests {
     #[test]
     fn objects_of_other_names_and_kinds_are_refused() {
         let (_, bytes) = pack();
-        for key in ["", "tmp/x", "lock", "packs", "packs/zz", "other/name", "config", "refs/a", "sessions/00"] {
+        for key in ["", "tmp/x", "lock", "packs", "packs/zz", "other/name", "config", "refs/a", "sessions/00"]
+        {
             assert!(verify_object(key, &bytes).is_err(), "{key}");
         }
     }

@@ -16,5 +16,7 @@ pub mod quickstart;
 pub mod repository;
 pub mod restore;
 pub mod retain;
+pub mod serve;
 pub mod snapshots;
 pub mod thaw;
+pub mod token;
