@@ -10,6 +10,9 @@ use crate::failure::{Code, Failure};
 
 /// Opens the store of a repository that is there.
 pub fn open_store(location: &str) -> Result<SharedStore, Failure> {
+    if leeward_api::client::Location::is_one(location) {
+        return crate::verb::serve::connect(location);
+    }
     let store = DirectoryStore::open(Path::new(location)).map_err(|error| match error.kind() {
         ErrorKind::NotFound => missing(location),
         _ => Failure::from(leeward_repository::Error::from(error)),
@@ -20,6 +23,9 @@ pub fn open_store(location: &str) -> Result<SharedStore, Failure> {
 /// Opens a store in which a repository is to be made, and makes what it needs. `holds_repository` says whether one is
 /// there already.
 pub fn create_store(location: &str, holds_repository: bool) -> Result<SharedStore, Failure> {
+    if leeward_api::client::Location::is_one(location) {
+        return crate::verb::serve::connect(location);
+    }
     let path = Path::new(location);
     let listed = path.read_dir().map(|mut entries| entries.next().is_some());
     if listed.unwrap_or(false) && !holds_repository {

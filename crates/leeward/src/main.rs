@@ -19,7 +19,7 @@ use clap_complete::Shell;
 
 use verb::{
     backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, key, label, mount,
-    push, quickstart, repository, restore, retain, seed, snapshots, sync, thaw,
+    push, quickstart, repository, restore, retain, seed, serve, snapshots, sync, thaw, token,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -73,6 +73,9 @@ enum Verb {
     Stats,
     /// Make the index anew from the packs alone
     RebuildIndex,
+    Serve(serve::ServeArguments),
+    #[command(subcommand)]
+    Token(token::TokenVerb),
     #[command(subcommand)]
     ChangedBlocks(changed_blocks::ChangedBlocksVerb),
     #[command(hide = true)]
@@ -122,6 +125,8 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::check(&arguments, repository, &output),
         Verb::Stats => check::stats(repository, &output),
         Verb::RebuildIndex => check::rebuild_index(repository, &output),
+        Verb::Serve(arguments) => serve::run(&arguments, repository, &output),
+        Verb::Token(verb) => token::run(verb, &output),
         Verb::ChangedBlocks(verb) => changed_blocks::run(&verb, &output),
         Verb::ThawOrphan(arguments) => thaw::run(&arguments),
         Verb::Disk(verb) => disk::run(verb, &output),

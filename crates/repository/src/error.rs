@@ -243,6 +243,7 @@ impl Error {
                 Store::NotFound => ErrorKind::NotFound,
                 Store::AlreadyExists | Store::Conflict | Store::Uncertain => ErrorKind::Conflict,
                 Store::Damaged => ErrorKind::Damaged,
+                Store::Denied => ErrorKind::Refused,
                 _ => ErrorKind::Io,
             },
             Self::Disk(error) => match error.kind() {

@@ -47,6 +47,7 @@ mod statistics;
 pub mod transfer;
 mod tree;
 mod verified;
+pub mod verify;
 mod walk;
 mod writer;
 

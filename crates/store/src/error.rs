@@ -123,6 +123,16 @@ pub enum Error {
         /// How long the service asks to wait, where it says.
         wait: Option<Duration>,
     },
+    /// The store contradicts itself, or what it said before.
+    #[error("{store}: {key} cannot be believed: {what}")]
+    Contradiction {
+        /// The store.
+        store: String,
+        /// Key of the object, or what stands for it.
+        key: String,
+        /// What was said, and what was said before or should have been.
+        what: String,
+    },
     /// The medium failed.
     #[error("{store}: cannot {action} {key}")]
     Io {
@@ -171,7 +181,7 @@ impl Error {
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::Uncertain { .. } => ErrorKind::Uncertain,
-            Self::TooLarge { .. } => ErrorKind::Damaged,
+            Self::TooLarge { .. } | Self::Contradiction { .. } => ErrorKind::Damaged,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Io { .. } | Self::Remote { .. } | Self::Throttled { .. } => ErrorKind::Io,
             Self::Denied { .. } => ErrorKind::Denied,

@@ -20,6 +20,8 @@ pub mod repository;
 pub mod restore;
 pub mod retain;
 pub mod seed;
+pub mod serve;
 pub mod snapshots;
 pub mod sync;
 pub mod thaw;
+pub mod token;

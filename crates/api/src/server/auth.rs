@@ -1,0 +1,84 @@
+//! Who asks.
+//!
+//! Guessing is hopeless by the size of a token; what is bounded is the noise: of an address that fails again and again,
+//! further failures are answered without a line in the log. A valid token is let in all the same, so nobody can shut out
+//! others behind the same address by failing on purpose.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::http::{HeaderMap, header};
+use jiff::Timestamp;
+
+use super::{Asking, Caller, ServerState};
+use crate::problem::{Code, Problem};
+use crate::token::TokenText;
+
+const FAILURES_MAX: u32 = 10;
+const WINDOW: Duration = Duration::from_secs(60);
+/// Addresses of which failures are counted; all others share one count.
+const ADDRESSES_MAX: usize = 4096;
+
+/// Counts failures by address.
+#[derive(Default)]
+pub(super) struct FailureBound(Mutex<HashMap<IpAddr, (Instant, u32)>>);
+
+impl FailureBound {
+    /// Counts a failure; whether there were too many of late.
+    fn is_exceeded_by(&self, address: Option<IpAddr>) -> bool {
+        let now = Instant::now();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.len() >= ADDRESSES_MAX {
+            counts.retain(|_, (since, _)| now.duration_since(*since) < WINDOW);
+        }
+        let others = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let address = address.filter(|address| counts.contains_key(address) || counts.len() < ADDRESSES_MAX);
+        let (since, count) = counts.entry(address.unwrap_or(others)).or_insert((now, 0));
+        if now.duration_since(*since) >= WINDOW {
+            (*since, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+        *count > FAILURES_MAX
+    }
+}
+
+pub(super) fn authenticate(
+    state: &ServerState,
+    asking: &Asking,
+    headers: &HeaderMap,
+) -> Result<Caller, Problem> {
+    let tokens = state.0.tokens.current().map_err(|error| {
+        eprintln!("leeward: nobody is let in: {error}");
+        Problem::new(
+            Code::Busy,
+            "the server cannot read its tokens; its log says why",
+            "mend the file of tokens",
+        )
+    })?;
+    let hint =
+        "give a valid token in LEEWARD_TOKEN_FILE or LEEWARD_TOKEN; one is made with: leeward token add";
+    let failed = |what: String| {
+        let address = asking.peer.as_ref().map(|peer| peer.address);
+        match state.0.failures.is_exceeded_by(address) {
+            true => Problem::new(Code::TooMany, "too many requests without a valid token", hint),
+            false => Problem::new(Code::Unauthenticated, what, hint),
+        }
+    };
+    let text = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "));
+    let Some(text) = text else { return Err(failed("the request has no token".to_owned())) };
+    let Some(token) = tokens.find(&TokenText::new(text.trim())) else {
+        return Err(failed(
+            "the token is not known here: it was removed, or is of another server".to_owned(),
+        ));
+    };
+    if token.has_expired(Timestamp::now()) {
+        return Err(failed(format!("token {:?} has expired", token.name)));
+    }
+    let token = Arc::new(token.clone());
+    Ok(Caller { token, tokens })
+}
