@@ -56,6 +56,7 @@ enum Verb {
     Hold(label::HoldArguments),
     Release(label::ReleaseArguments),
     Forget(retain::ForgetArguments),
+    Undelete(retain::UndeleteArguments),
     Collect(retain::CollectArguments),
     Check(check::CheckArguments),
     /// Show what the repository holds and what it costs
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         Verb::Hold(arguments) => label::hold(&arguments, repository, &output),
         Verb::Release(arguments) => label::release(&arguments, repository, &output),
         Verb::Forget(arguments) => retain::forget(&arguments, repository, &output),
+        Verb::Undelete(arguments) => retain::undelete(&arguments, repository, &output),
         Verb::Collect(arguments) => retain::collect(&arguments, repository, &output),
         Verb::Check(arguments) => check::check(&arguments, repository, &output),
         Verb::Stats => check::stats(repository, &output),

@@ -44,6 +44,7 @@ mod source;
 mod statistics;
 mod tree;
 mod walk;
+mod window;
 mod writer;
 
 pub use backup::{BackupOptions, BackupOutcome, Changed, Control, GroupOptions, Member, Unattended};
@@ -53,11 +54,13 @@ pub use config::{Config, FORMAT_VERSION, InitOptions, tool};
 pub use error::{Error, ErrorKind, Result};
 pub use frame::BlobKind;
 pub use id::{BlobId, PackId, SnapshotId};
-pub use image::{Hold, ImageName, ImageRef, SnapshotEntry, SnapshotSpec, Which};
+pub use image::{
+    Forgetting, ForgottenSnapshot, Hold, ImageName, ImageRef, SnapshotEntry, SnapshotSpec, Which,
+};
 pub use maintenance::RebuildOutcome;
-pub use repository::{Group, HasEnded, PREFIXES, Repository, WriterInfo};
+pub use repository::{Clock, Group, HasEnded, PREFIXES, Repository, WriterInfo};
 pub use restore::{RestoreMode, RestoreOutcome};
-pub use retention::{Decision, KeepRules, plan_retention};
+pub use retention::{Decision, KeepRules, plan_by_writer, plan_retention};
 pub use session::{Process, host_name};
 pub use snapshot::{
     BackupStatistics, CaptureMode, CaptureRecord, Consistency, GroupRecord, Snapshot, SourceRecord,
@@ -65,3 +68,4 @@ pub use snapshot::{
 pub use source::{ReadOptions, SnapshotReader, SnapshotSource, SpillOptions};
 pub use statistics::{ImageStatistics, Statistics};
 pub use walk::Difference;
+pub use window::WINDOW;

@@ -34,6 +34,9 @@ const ATTEMPTS_MAX: usize = 1000;
 /// Judges whether the process behind a session has ended for certain.
 pub type HasEnded = Arc<dyn Fn(&Process) -> bool + Send + Sync>;
 
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
+
 /// Snapshots of one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -68,6 +71,7 @@ pub struct Repository {
     keys: IdKeys,
     process: Process,
     has_ended: HasEnded,
+    clock: Clock,
 }
 
 impl Repository {
@@ -112,6 +116,7 @@ impl Repository {
             keys: IdKeys::new(&[0; 32]),
             process: Process::current(),
             has_ended: Arc::new(Process::has_ended),
+            clock: Arc::new(jiff::Timestamp::now),
         })
     }
 
@@ -120,6 +125,25 @@ impl Repository {
     pub fn with_process(mut self, process: Process, has_ended: HasEnded) -> Self {
         (self.process, self.has_ended) = (process, has_ended);
         self
+    }
+
+    /// Replaces the way to the store, which must hold the same repository: for simulations.
+    #[must_use]
+    pub fn with_store(mut self, store: SharedStore) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// Replaces the clock of this machine: for simulations.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The time by this machine's clock, which nobody else has to agree with.
+    pub(crate) fn now(&self) -> jiff::Timestamp {
+        (self.clock)()
     }
 
     /// What was fixed when the repository was made.

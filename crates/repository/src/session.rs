@@ -133,7 +133,7 @@ impl Session {
             id,
             process: repository.process().clone(),
             purpose,
-            created: jiff::Timestamp::now().to_string(),
+            created: repository.now().to_string(),
             state: State::Open,
         };
         let bytes = record::encode_value(Kind::Session, &record);
@@ -276,7 +276,7 @@ impl Repository {
                     Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(false),
                     Err(error) => return Err(error.into()),
                 }
-                if image_ref.entry(entry.id).is_some() {
+                if image_ref.has(entry.id) {
                     return Ok(false);
                 }
                 image_ref.snapshots.push(entry.clone());

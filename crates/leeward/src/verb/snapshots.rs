@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use leeward_repository::{Difference, ImageName, Repository, SnapshotEntry, SnapshotSpec, Which};
+use leeward_repository::{
+    Difference, ForgottenSnapshot, ImageName, ImageRef, Repository, SnapshotEntry, SnapshotSpec, Which,
+};
 
 use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
@@ -49,6 +51,9 @@ fn time(entry: &SnapshotEntry) -> String {
 pub struct LogArguments {
     /// The image
     image: ImageName,
+    /// List those that were forgotten and can be brought back
+    #[arg(long)]
+    forgotten: bool,
 }
 
 /// Runs `log`.
@@ -58,6 +63,9 @@ pub fn log(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let image = repository.open()?.image(&arguments.image)?;
+    if arguments.forgotten {
+        return log_forgotten(&image, output);
+    }
     if !image.snapshots.is_empty() {
         output.line(format!("{:<14} {:<21} {:>10}  {}", "SNAPSHOT", "CREATED", "SIZE", "TAGS AND HOLDS"));
     }
@@ -76,6 +84,26 @@ pub fn log(
             time(entry),
             size::show(entry.virtual_size),
             tags.chain(holds).collect::<Vec<_>>().join(" ")
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log_forgotten(image: &ImageRef, output: &Output) -> Result<ExitCode, Failure> {
+    if !image.forgotten.is_empty() {
+        output.line(format!("{:<14} {:<21} {:<21}  {}", "SNAPSHOT", "CREATED", "FORGOTTEN", "ON"));
+    }
+    for ForgottenSnapshot { entry, forgetting } in image.forgotten.iter().rev() {
+        if output.is_json() {
+            output.json_line(&serde_json::json!({"snapshot": entry, "forgotten": forgetting}));
+        }
+        let at = forgetting.at.strftime("%Y-%m-%d %H:%M:%SZ");
+        output.line(format!(
+            "{:<14} {:<21} {:<21}  {}",
+            entry.id.short(),
+            time(entry),
+            at.to_string(),
+            forgetting.by
         ));
     }
     Ok(ExitCode::SUCCESS)
