@@ -99,7 +99,12 @@ fn a_listing_without_end() {
                 serde_json::json!({"key": format!("packs/{:016x}", *next), "size": 1})
             })
             .collect();
-        answer(stream, "200 OK", "", serde_json::json!({"entries": entries, "more": true}).to_string().as_bytes());
+        answer(
+            stream,
+            "200 OK",
+            "",
+            serde_json::json!({"entries": entries, "more": true}).to_string().as_bytes(),
+        );
     });
     let error = liar.client().list("packs").unwrap_err();
     assert!(error.to_string().contains("does not end") && error.to_string().contains(&liar.url), "{error}");
@@ -190,7 +195,9 @@ fn an_answer_that_is_lost_is_settled_by_reading() {
                 br#"{"code": "exists", "message": "there", "hint": "none"}"#,
             ),
             (_, Some(found)) => answer(stream, "200 OK", "", found),
-            _ => answer(stream, "404 Not Found", "", br#"{"code": "not-found", "message": "m", "hint": "h"}"#),
+            _ => {
+                answer(stream, "404 Not Found", "", br#"{"code": "not-found", "message": "m", "hint": "h"}"#)
+            }
         }
     });
     let client = liar.client();

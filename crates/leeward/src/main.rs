@@ -67,6 +67,7 @@ enum Verb {
     #[command(subcommand)]
     Seed(seed::SeedVerb),
     Forget(retain::ForgetArguments),
+    Undelete(retain::UndeleteArguments),
     Collect(retain::CollectArguments),
     Check(check::CheckArguments),
     /// Show what the repository holds and what it costs
@@ -121,6 +122,7 @@ fn main() -> ExitCode {
         Verb::Sync(arguments) => sync::run(&arguments, repository, &output),
         Verb::Seed(verb) => seed::run(&verb, repository, &output),
         Verb::Forget(arguments) => retain::forget(&arguments, repository, &output),
+        Verb::Undelete(arguments) => retain::undelete(&arguments, repository, &output),
         Verb::Collect(arguments) => retain::collect(&arguments, repository, &output),
         Verb::Check(arguments) => check::check(&arguments, repository, &output),
         Verb::Stats => check::stats(repository, &output),

@@ -14,7 +14,6 @@ mod tree;
 
 use std::collections::{BTreeMap, HashSet};
 
-use jiff::Timestamp;
 use leeward_disk::Source;
 
 use crate::id::SnapshotId;
@@ -162,7 +161,7 @@ impl Repository {
         options: &GroupOptions,
         control: &dyn Control,
     ) -> Result<Vec<BackupOutcome>> {
-        let created = Timestamp::now();
+        let created = self.now();
         check_members(members)?;
         let names: Vec<&str> = members.iter().map(|member| member.image.as_str()).collect();
         let mut writer = Writer::begin(self, format!("backup of {}", names.join(", ")))?;

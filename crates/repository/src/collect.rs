@@ -8,6 +8,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use jiff::SignedDuration;
+
 use crate::backup::Control;
 use crate::blobs::Blobs;
 use crate::condemned::FoundList;
@@ -19,6 +21,7 @@ use crate::mark::{Live, Marks};
 use crate::repository::{Damage, INDEX, PACKS, Repository, SNAPSHOTS, pack_key, put_once, run_key};
 use crate::session::{FoundSession, SESSIONS, State};
 use crate::tree::Node;
+use crate::window::WINDOW;
 use crate::writer::Writer;
 use crate::{Error, Result};
 
@@ -29,19 +32,27 @@ pub struct CollectOptions {
     pub unused_max: f64,
     /// Sessions to declare dead though their processes cannot be seen from here.
     pub revoke: Vec<String>,
+    /// For how long what was forgotten can be brought back. With zero it is let go at once, and no clock is asked.
+    pub window: SignedDuration,
+    /// Believe this machine's clock though the repository's times give reason to doubt it.
+    pub trust_clock: bool,
 }
 
 impl Default for CollectOptions {
     fn default() -> Self {
-        Self { unused_max: 0.3, revoke: Vec::new() }
+        Self { unused_max: 0.3, revoke: Vec::new(), window: WINDOW, trust_clock: false }
     }
 }
 
 /// What a collection means to do, or did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CollectOutcome {
-    /// Live snapshots.
+    /// Snapshots that are kept.
     pub snapshots: usize,
+    /// Snapshots that were forgotten and can still be brought back.
+    pub forgotten: usize,
+    /// Why nothing forgotten was let go: the clock of this machine is in doubt.
+    pub clock_doubt: Option<String>,
     /// Packs in which nothing is used.
     pub unused_packs: usize,
     /// Their bytes.
@@ -115,9 +126,11 @@ impl Repository {
     /// # Errors
     /// Something that a live snapshot needs is missing or damaged, or the store fails.
     pub fn plan_collect(&self, options: &CollectOptions) -> Result<CollectOutcome> {
-        let live = self.live()?;
+        let (due, clock_doubt) = self.due(options)?;
+        let live = self.live()?.without(&due);
         let blobs = Blobs::with_index(self, self.load_index()?);
         let (plan, _, mut outcome) = self.look(&blobs, &live, options)?;
+        outcome.clock_doubt = clock_doubt;
         outcome.describe(&plan, &blobs.index().states().present);
         Ok(outcome)
     }
@@ -131,6 +144,7 @@ impl Repository {
     pub fn collect(&self, options: &CollectOptions, control: &dyn Control) -> Result<CollectOutcome> {
         self.end_dead_sessions(&options.revoke)?;
         self.complete_sessions()?;
+        let clock_doubt = self.let_go(options)?;
         let mut outcome = CollectOutcome::default();
         for list in self.condemned_lists()? {
             self.finish_list(list, &mut outcome)?;
@@ -141,6 +155,7 @@ impl Repository {
         let (deleted, pending, waits) = (outcome.deleted_bytes, outcome.pending_packs, outcome.waits_for);
         outcome =
             CollectOutcome { deleted_bytes: deleted, pending_packs: pending, waits_for: waits, ..looked };
+        outcome.clock_doubt = clock_doubt;
         outcome.describe(&plan, &blobs.index().states().present);
         if control.is_cancelled() {
             return Err(Error::Interrupted);
@@ -218,7 +233,11 @@ impl Repository {
             .filter_map(|entry| entry.key.name().parse().ok())
             .filter(|id| !kept.contains(id) && !listed.contains(id))
             .collect();
-        let outcome = CollectOutcome { snapshots: live.published.len(), ..CollectOutcome::default() };
+        let outcome = CollectOutcome {
+            snapshots: live.published.len() - live.forgotten,
+            forgotten: live.forgotten,
+            ..CollectOutcome::default()
+        };
         Ok((Plan { unused, rewrite, manifests }, marks, outcome))
     }
 

@@ -65,7 +65,7 @@ impl Repository {
         let record = CondemnedRecord {
             condemned_version: 1,
             id,
-            created: jiff::Timestamp::now().to_string(),
+            created: self.now().to_string(),
             packs,
             snapshots,
             waits_for: None,

@@ -144,8 +144,78 @@ impl SnapshotEntry {
     }
 }
 
+/// When a snapshot was forgotten, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgetting {
+    /// When, by the clock of whoever did it.
+    pub at: Timestamp,
+    /// Name of the machine on which it was done.
+    pub by: String,
+}
+
+/// A snapshot that was forgotten and can still be brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForgottenSnapshot {
+    /// What the ref says of it.
+    pub entry: SnapshotEntry,
+    /// When it was forgotten, and by whom.
+    pub forgetting: Forgetting,
+}
+
+/// An element of a ref's `snapshots` as it is stored.
+///
+/// A forgotten snapshot stands among the others with a mark, not in a list of its own: a program that does not know the
+/// mark then takes it for one that is kept, and deletes nothing of it.
+#[derive(Serialize, Deserialize)]
+struct StoredEntry {
+    #[serde(flatten)]
+    entry: SnapshotEntry,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forgotten: Option<Forgetting>,
+}
+
+/// A ref as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredRef {
+    ref_version: u32,
+    image: ImageName,
+    generation: u64,
+    snapshots: Vec<StoredEntry>,
+}
+
+impl From<StoredRef> for ImageRef {
+    fn from(stored: StoredRef) -> Self {
+        let StoredRef { ref_version, image, generation, snapshots: entries } = stored;
+        let (mut snapshots, mut forgotten) = (Vec::new(), Vec::new());
+        for StoredEntry { entry, forgotten: mark } in entries {
+            match mark {
+                None => snapshots.push(entry),
+                Some(forgetting) => forgotten.push(ForgottenSnapshot { entry, forgetting }),
+            }
+        }
+        Self { ref_version, image, generation, snapshots, forgotten }
+    }
+}
+
+impl From<ImageRef> for StoredRef {
+    fn from(image: ImageRef) -> Self {
+        // Forgotten ones first, so that the last of all is the last that is kept, also for whoever does not know the mark.
+        let forgotten = image.forgotten.into_iter().map(|ForgottenSnapshot { entry, forgetting }| {
+            StoredEntry { entry, forgotten: Some(forgetting) }
+        });
+        let kept = image.snapshots.into_iter().map(|entry| StoredEntry { entry, forgotten: None });
+        Self {
+            ref_version: image.ref_version,
+            image: image.image,
+            generation: image.generation,
+            snapshots: forgotten.chain(kept).collect(),
+        }
+    }
+}
+
 /// The ref of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredRef", into = "StoredRef")]
 pub struct ImageRef {
     /// Version of this record, 1.
     pub ref_version: u32,
@@ -155,11 +225,13 @@ pub struct ImageRef {
     pub generation: u64,
     /// The snapshots that are kept, in the order in which they were published.
     pub snapshots: Vec<SnapshotEntry>,
+    /// Those that were forgotten and that a collection has not yet let go.
+    pub forgotten: Vec<ForgottenSnapshot>,
 }
 
 impl ImageRef {
     pub(crate) fn new(image: ImageName) -> Self {
-        Self { ref_version: 1, image, generation: 0, snapshots: Vec::new() }
+        Self { ref_version: 1, image, generation: 0, snapshots: Vec::new(), forgotten: Vec::new() }
     }
 
     /// The entry of a snapshot.
@@ -176,6 +248,35 @@ impl ImageRef {
             None => 0,
         };
         self.snapshots.insert(self.snapshots.len() - later, entry);
+    }
+
+    /// Marks kept snapshots as forgotten; `false` when there is none of them.
+    pub(crate) fn forget(&mut self, ids: &[SnapshotId], forgetting: &Forgetting) -> bool {
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.snapshots).into_iter().partition(|entry| ids.contains(&entry.id));
+        self.snapshots = kept;
+        let has_changed = !gone.is_empty();
+        let marked =
+            gone.into_iter().map(|entry| ForgottenSnapshot { entry, forgetting: forgetting.clone() });
+        self.forgotten.extend(marked);
+        has_changed
+    }
+
+    /// Takes the mark from a forgotten snapshot, which goes back to where its time puts it; `false` when it is not there.
+    pub(crate) fn undelete(&mut self, id: SnapshotId) -> bool {
+        let Some(place) = self.forgotten.iter().position(|forgotten| forgotten.entry.id == id) else {
+            return false;
+        };
+        let entry = self.forgotten.remove(place).entry;
+        let later = self.snapshots.iter().position(|other| other.created > entry.created);
+        self.snapshots.insert(later.unwrap_or(self.snapshots.len()), entry);
+        true
+    }
+
+    /// The image as it would be if what is forgotten were all that it has: for finding one of those by name.
+    pub(crate) fn of_forgotten(&self) -> Self {
+        let snapshots = self.forgotten.iter().map(|forgotten| forgotten.entry.clone()).collect();
+        Self { snapshots, forgotten: Vec::new(), ..self.clone() }
     }
 
     pub(crate) fn entry_mut(&mut self, id: SnapshotId) -> Option<&mut SnapshotEntry> {
@@ -323,6 +424,28 @@ mod tests {
             assert!(matches!(rank(missing), Err(Error::NoSnapshot { .. })), "{missing}");
         }
         assert!(matches!(rank("web/root@"), Err(Error::BadSpec { .. })));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_out_of_sight_stored_with_a_mark_and_comes_back_to_its_place() {
+        let mut image = image();
+        image.snapshots[0].id = SnapshotId([1; 32]);
+        let before = image.clone();
+        let (first, last) = (image.snapshots[0].id, image.snapshots[2].id);
+        let forgetting = Forgetting { at: "2026-02-01T00:00:00Z".parse().unwrap(), by: "here".to_owned() };
+        assert!(image.forget(&[first], &forgetting));
+        assert!(!image.forget(&[first], &forgetting), "once is enough");
+        assert!(image.entry(first).is_none() && image.forgotten.len() == 2);
+        let text = serde_json::to_string(&image).unwrap();
+        let read: ImageRef = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, image);
+        // What a program that does not know the mark reads.
+        let old: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(old["snapshots"].as_array().unwrap().len(), 3);
+        assert_eq!(old["snapshots"][2]["id"], last.to_string());
+        assert!(old.get("forgotten").is_none());
+        assert!(image.undelete(first) && !image.undelete(first));
+        assert_eq!(image, before);
     }
 
     #[test]

@@ -49,6 +49,7 @@ mod tree;
 mod verified;
 pub mod verify;
 mod walk;
+mod window;
 mod writer;
 
 pub use backup::{BackupOptions, BackupOutcome, Changed, Control, GroupOptions, Member, Unattended};
@@ -58,7 +59,9 @@ pub use config::{Config, FORMAT_VERSION, InitOptions, tool};
 pub use error::{Error, ErrorKind, Result};
 pub use frame::BlobKind;
 pub use id::{BlobId, PackId, SnapshotId};
-pub use image::{Hold, ImageName, ImageRef, Origin, SnapshotEntry, SnapshotSpec, Which};
+pub use image::{
+    Forgetting, ForgottenSnapshot, Hold, ImageName, ImageRef, Origin, SnapshotEntry, SnapshotSpec, Which,
+};
 pub use keys::{
     Credential, Fingerprint, Identity, KeyAccess, KeyInfo, KeylessRepository, Keyring, NewKey, NoCredential,
     Passphrase, PassphraseCost, PublicKey, Recipient, Unlock,
@@ -67,9 +70,9 @@ pub use maintenance::RebuildOutcome;
 pub use repair::{
     BlobRepair, CannotMend, ManifestRepair, PackRepair, RefRepair, RepairOptions, RepairOutcome, RepairPlan,
 };
-pub use repository::{Group, HasEnded, PREFIXES, Repository, WriterInfo};
+pub use repository::{Clock, Group, HasEnded, PREFIXES, Repository, WriterInfo};
 pub use restore::{RestoreMode, RestoreOutcome};
-pub use retention::{Decision, KeepRules, plan_retention};
+pub use retention::{Decision, KeepRules, plan_by_writer, plan_retention};
 pub use session::{Process, host_name};
 pub use snapshot::{
     BackupStatistics, CaptureMode, CaptureRecord, Consistency, GroupRecord, Snapshot, SourceRecord,
@@ -78,3 +81,4 @@ pub use source::{ReadOptions, SnapshotReader, SnapshotSource, SpillOptions};
 pub use statistics::{ImageStatistics, Statistics};
 pub use verified::{Budget, TurnReport, VerifiedRecord};
 pub use walk::Difference;
+pub use window::WINDOW;

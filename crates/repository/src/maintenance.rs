@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::backup::Control;
 use crate::blobs::Blobs;
 use crate::id::{PackId, RunId, SnapshotId};
-use crate::image::{Hold, ImageName, ImageRef};
+use crate::image::{Forgetting, Hold, ImageName, ImageRef, SnapshotEntry, SnapshotSpec};
 use crate::index::{Entry, Run, run};
 use crate::repository::{INDEX, PACKS, Repository};
 use crate::session::{SESSIONS, Session};
@@ -63,11 +63,7 @@ impl Repository {
     /// # Errors
     /// There is no such snapshot, it has a hold of that name, or the store fails.
     pub fn hold(&self, image: &ImageName, id: SnapshotId, name: &str, reason: &str) -> Result<ImageRef> {
-        let hold = Hold {
-            name: name.to_owned(),
-            reason: reason.to_owned(),
-            created: jiff::Timestamp::now().to_string(),
-        };
+        let hold = Hold { name: name.to_owned(), reason: reason.to_owned(), created: self.now().to_string() };
         self.change_entry(image, id, |entry| {
             if entry.holds.iter().any(|other| other.name == name) {
                 return Err(Error::Invalid(format!(
@@ -98,7 +94,8 @@ impl Repository {
         })
     }
 
-    /// Forgets snapshots. Their data stays until a collection.
+    /// Forgets snapshots: they are out of sight, and [`Repository::undelete`] brings them back until a collection lets
+    /// them go, see [`crate::CollectOptions::window`].
     ///
     /// # Errors
     /// One of them is held or not there (then none is forgotten), or the store fails.
@@ -107,6 +104,7 @@ impl Repository {
         self.complete_sessions()?;
         // A session whose removal a crash undid would bring its snapshot back as well.
         self.store().settle(SESSIONS)?;
+        let forgetting = Forgetting { at: self.now(), by: self.process().host.clone() };
         self.change_ref(image, false, |image_ref| {
             for id in ids {
                 let entry = image_ref
@@ -120,9 +118,32 @@ impl Repository {
                     });
                 }
             }
-            let before = image_ref.snapshots.len();
-            image_ref.snapshots.retain(|entry| !ids.contains(&entry.id));
-            Ok(image_ref.snapshots.len() != before)
+            Ok(image_ref.forget(ids, &forgetting))
+        })
+    }
+
+    /// The forgotten snapshot that a reference means: `IMAGE` is the one that was forgotten last.
+    ///
+    /// # Errors
+    /// There is no such image or forgotten snapshot, several match, or the store fails.
+    pub fn resolve_forgotten(&self, spec: &SnapshotSpec) -> Result<SnapshotEntry> {
+        spec.which.resolve(&self.image(&spec.image)?.of_forgotten()).cloned()
+    }
+
+    /// Brings a forgotten snapshot back. When this returns, it is kept as it was before.
+    ///
+    /// # Errors
+    /// It is not there: it was never forgotten, or a collection has let it go; or the store fails.
+    pub fn undelete(&self, image: &ImageName, id: SnapshotId) -> Result<ImageRef> {
+        self.change_ref(image, false, |image_ref| {
+            // Asked again after each lost comparison: a collection may have been faster.
+            if image_ref.undelete(id) {
+                return Ok(true);
+            }
+            Err(Error::NoSnapshot {
+                image: image.to_string(),
+                wanted: format!("{} among the forgotten", id.short()),
+            })
         })
     }
 

@@ -80,11 +80,21 @@ impl Marks {
 pub(crate) struct Live {
     /// Snapshots that are kept.
     pub(crate) published: Vec<SnapshotEntry>,
+    /// How many of them are forgotten and can still be brought back.
+    pub(crate) forgotten: usize,
     /// Snapshots whose image has lost its ref, see [`Repository::stranded_snapshots`].
     stranded: Vec<(SnapshotId, Snapshot)>,
 }
 
 impl Live {
+    /// Leaves out snapshots that are as good as gone.
+    pub(crate) fn without(mut self, gone: &HashSet<SnapshotId>) -> Self {
+        let before = self.published.len();
+        self.published.retain(|entry| !gone.contains(&entry.id));
+        self.forgotten = self.forgotten.saturating_sub(before - self.published.len());
+        self
+    }
+
     /// Their names.
     pub(crate) fn ids(&self) -> HashSet<SnapshotId> {
         let stranded = self.stranded.iter().map(|(id, _)| *id);
@@ -97,10 +107,12 @@ impl Repository {
     pub(crate) fn live(&self) -> Result<Live> {
         let published = self.live_snapshots()?;
         let stranded = self.stranded_snapshots(&published.iter().map(|entry| entry.id).collect())?;
-        Ok(Live { published, stranded })
+        let forgotten = self.forgotten_ids()?;
+        let forgotten = published.iter().filter(|entry| forgotten.contains(&entry.id)).count();
+        Ok(Live { published, forgotten, stranded })
     }
 
-    /// All snapshots that are kept: those in refs, and those that a session has committed.
+    /// All snapshots whose data is kept: those in refs, forgotten or not, and those that a session has committed.
     pub(crate) fn live_snapshots(&self) -> Result<Vec<SnapshotEntry>> {
         // Sessions first: a commit that moves into its ref between the two looks is then seen twice, never missed.
         let mut live: Vec<SnapshotEntry> = self
@@ -115,6 +127,8 @@ impl Repository {
         for name in self.images()? {
             if let Some((image, _)) = self.read_ref(&name)? {
                 live.extend(image.snapshots);
+                // They can be brought back until a collection lets them go.
+                live.extend(image.forgotten.into_iter().map(|forgotten| forgotten.entry));
             }
         }
         let mut seen = HashSet::new();

@@ -37,6 +37,9 @@ const ATTEMPTS_MAX: usize = 1000;
 /// Judges whether the process behind a session has ended for certain.
 pub type HasEnded = Arc<dyn Fn(&Process) -> bool + Send + Sync>;
 
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
+
 /// Snapshots of one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -71,6 +74,7 @@ pub struct Repository {
     keyring: Arc<Keyring>,
     process: Process,
     has_ended: HasEnded,
+    clock: Clock,
 }
 
 impl Repository {
@@ -147,7 +151,8 @@ impl Repository {
 
     fn with(store: SharedStore, config: Config, keyring: Keyring) -> Self {
         let has_ended = Arc::new(Process::has_ended);
-        Self { store, config, keyring: Arc::new(keyring), process: Process::current(), has_ended }
+        let clock: Clock = Arc::new(jiff::Timestamp::now);
+        Self { store, config, keyring: Arc::new(keyring), process: Process::current(), has_ended, clock }
     }
 
     /// Replaces who this process says it is and how the end of others is judged: for simulations.
@@ -162,6 +167,25 @@ impl Repository {
     pub fn map_store(mut self, wrap: impl FnOnce(SharedStore) -> SharedStore) -> Self {
         self.store = wrap(self.store);
         self
+    }
+
+    /// Replaces the way to the store, which must hold the same repository: for simulations.
+    #[must_use]
+    pub fn with_store(mut self, store: SharedStore) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// Replaces the clock of this machine: for simulations.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The time by this machine's clock, which nobody else has to agree with.
+    pub(crate) fn now(&self) -> jiff::Timestamp {
+        (self.clock)()
     }
 
     /// What was fixed when the repository was made.

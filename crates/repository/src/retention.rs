@@ -1,6 +1,6 @@
 //! Which snapshots to keep: a pure function of rules, snapshots and time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
@@ -112,6 +112,30 @@ pub fn plan_retention(
     Ok(decisions)
 }
 
+/// As [`plan_retention`], by writer: the rules count the snapshots of each writer for themselves, so that one who floods
+/// an image cannot push those of another out. Newest first.
+///
+/// # Errors
+/// As [`plan_retention`].
+pub fn plan_by_writer(
+    entries: &[(String, SnapshotEntry)],
+    rules: &KeepRules,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Result<Vec<Decision>> {
+    let mut writers: BTreeMap<&str, Vec<SnapshotEntry>> = BTreeMap::new();
+    for (writer, entry) in entries {
+        writers.entry(writer).or_default().push(entry.clone());
+    }
+    // Also where there is nothing to decide, no rule is an error.
+    let mut decisions = plan_retention(&[], rules, now, zone)?;
+    for entries in writers.values() {
+        decisions.extend(plan_retention(entries, rules, now, zone)?);
+    }
+    decisions.sort_by_key(|decision| std::cmp::Reverse((decision.created, decision.id)));
+    Ok(decisions)
+}
+
 /// One rule that keeps the newest of each period.
 struct Period {
     name: &'static str,
@@ -191,6 +215,21 @@ mod tests {
         entries.push(entry(9, "2027-01-01T00:00:00Z"));
         let rules = KeepRules { last: 1, ..KeepRules::default() };
         assert_eq!(kept(&entries, &rules), [9, 6, 1]);
+    }
+
+    #[test]
+    fn a_writer_that_floods_an_image_pushes_out_its_own_snapshots_alone() {
+        let mut entries: Vec<(String, SnapshotEntry)> =
+            days().into_iter().map(|entry| ("honest".to_owned(), entry)).collect();
+        for number in 100..200 {
+            entries.push(("flood".to_owned(), entry(number, "2026-03-10T11:00:00Z")));
+        }
+        let rules = KeepRules { last: 2, ..KeepRules::default() };
+        let now = "2026-03-10T12:00:00Z".parse().unwrap();
+        let decisions = plan_by_writer(&entries, &rules, now, &TimeZone::UTC).unwrap();
+        assert_eq!(decisions.len(), entries.len());
+        let kept: Vec<u8> = decisions.iter().filter(|one| one.keep).map(|one| one.id.0[0]).collect();
+        assert_eq!(kept, [199, 198, 6, 5]);
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl SessionRecord {
             id: to_hex(&id),
             process: repository.process().clone(),
             purpose,
-            created: jiff::Timestamp::now().to_string(),
+            created: repository.now().to_string(),
             state: State::Open,
             copies: Vec::new(),
             deletes: false,
@@ -319,7 +319,10 @@ impl Repository {
                 if image_ref.snapshots.iter().any(|other| other.is_same_as(entry)) {
                     return Ok(false);
                 }
-                image_ref.add(entry.clone());
+                // A copy of what was forgotten here brings that back.
+                if !image_ref.undelete(entry.id) {
+                    image_ref.add(entry.clone());
+                }
                 Ok(true)
             })?;
         }

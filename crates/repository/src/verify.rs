@@ -306,7 +306,7 @@ mod tests {
 
     fn pack() -> (String, Vec<u8>) {
         let config = Config::new(&InitOptions::default(), String::new()).unwrap();
-        let mut encoder = FrameEncoder::new(1).unwrap();
+        let mut encoder = FrameEncoder::new(1, &Arc::new(crate::Keyring::plain())).unwrap();
         let mut builder = PackBuilder::new(BlobKind::Node, &config).unwrap();
         let frame = encoder.encode(BlobKind::Node, b"content").unwrap();
         builder.push(&frame, vec![BlobId([1; 32])]);

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use common::{Machine, Model, backup, backup_group, collect, content, image, is_full, mutated};
+use common::{Machine, Model, at_once, backup, backup_group, collect, content, image, is_full, mutated};
 use leeward_repository::{CollectOptions, Error, Repository, SnapshotId, Unattended};
 use leeward_store::simulation::{Operation, Random};
 
@@ -145,7 +145,7 @@ fn a_writer_that_was_declared_dead() {
                 let repository = machine.spawn().open().unwrap();
                 let sessions = collect(&repository).unwrap().waits_for;
                 let revoke = sessions.iter().map(|session| session[..32].to_owned()).collect();
-                let options = CollectOptions { unused_max: 0.2, revoke };
+                let options = CollectOptions { unused_max: 0.2, revoke, ..at_once() };
                 let outcome = repository.collect(&options, &Unattended).unwrap();
                 assert!(outcome.waits_for.is_empty(), "{outcome:?}");
                 collect(&repository).unwrap();
@@ -465,7 +465,9 @@ fn play(
         Role::Revoke => {
             let waits_for = collect(repository).unwrap().waits_for;
             let revoke = waits_for.iter().map(|session| session[..32].to_owned()).collect();
-            repository.collect(&CollectOptions { unused_max: 0.2, revoke }, &Unattended).unwrap();
+            repository
+                .collect(&CollectOptions { unused_max: 0.2, revoke, ..at_once() }, &Unattended)
+                .unwrap();
         }
     }
 }

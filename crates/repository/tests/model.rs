@@ -228,7 +228,7 @@ fn step(operation: &Operation, machine: &mut Machine, expected: &mut Expected) {
             process.files.kill();
             // Whether it was published shows when the next writer comes.
             let next = machine.spawn().open().unwrap();
-            next.collect(&leeward_repository::CollectOptions::default(), &Unattended).unwrap();
+            next.collect(&common::at_once(), &Unattended).unwrap();
             expected.model.contents.push(Arc::clone(&content));
             if let Ok(found) = next.image(&common::image(IMAGES[*image])) {
                 let known = |id| expected.model.kept.iter().any(|(_, other, _)| *other == id);

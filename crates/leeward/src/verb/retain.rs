@@ -1,4 +1,4 @@
-//! `leeward forget` and `leeward collect`: letting go of snapshots, then of data.
+//! `leeward forget`, `undelete` and `collect`: letting go of snapshots, changing one's mind, letting go of data.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use clap::Args;
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use leeward_repository::{
-    CollectOptions, CollectOutcome, Decision, ImageName, KeepRules, Repository, SnapshotId, SnapshotSpec,
-    plan_retention,
+    CollectOptions, CollectOutcome, Decision, ImageName, KeepRules, Repository, SnapshotEntry, SnapshotId,
+    SnapshotSpec, plan_by_writer,
 };
 
 use super::repository::{RepositoryArgument, Watch};
@@ -17,7 +17,8 @@ use crate::failure::{Code, Failure};
 use crate::output::Output;
 use crate::size;
 
-/// Forget snapshots: those that are named, or those that no rule keeps. Data goes with the next collect
+/// Forget snapshots: those that are named, or those that no rule keeps. Until a collect lets them go, a week later if
+/// nobody says otherwise, undelete brings them back
 #[derive(Args)]
 pub struct ForgetArguments {
     /// An image to apply the rules to, or snapshots to forget (IMAGE@SPEC)
@@ -109,7 +110,7 @@ pub fn forget(
         forget_by_rules(&repository, image, &rules, arguments.dry_run, output)?;
     }
     if !arguments.dry_run {
-        output.line("Their data is deleted by: leeward collect");
+        output.line("They can be brought back (leeward undelete) until leeward collect lets them go, after its --window");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -122,7 +123,14 @@ fn forget_by_rules(
     output: &Output,
 ) -> Result<(), Failure> {
     let entries = repository.image(image)?.snapshots;
-    let decisions = plan_retention(&entries, rules, Timestamp::now(), &TimeZone::system())?;
+    // Each machine's snapshots are counted for themselves. One whose manifest cannot be read has a name that no machine has.
+    let entries: Vec<(String, SnapshotEntry)> = entries
+        .into_iter()
+        .map(|entry| {
+            (repository.snapshot(entry.id).map(|found| found.source.host).unwrap_or_default(), entry)
+        })
+        .collect();
+    let decisions = plan_by_writer(&entries, rules, Timestamp::now(), &TimeZone::system())?;
     for decision in &decisions {
         show(image, decision, output);
     }
@@ -162,6 +170,30 @@ fn tell(image: &ImageName, ids: &[SnapshotId], dry_run: bool, output: &Output) {
     ));
 }
 
+/// Bring a forgotten snapshot back; log --forgotten lists those that can be
+#[derive(Args)]
+pub struct UndeleteArguments {
+    /// The snapshot: IMAGE@DIGEST, IMAGE@TAG or IMAGE@TIME; IMAGE alone is the one that was forgotten last
+    snapshot: SnapshotSpec,
+}
+
+/// Runs `undelete`.
+pub fn undelete(
+    arguments: &UndeleteArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
+    let repository = repository.open()?;
+    let image = &arguments.snapshot.image;
+    let id = repository.resolve_forgotten(&arguments.snapshot)?.id;
+    repository.undelete(image, id)?;
+    if output.is_json() {
+        output.json_line(&serde_json::json!({"image": image, "undeleted": id}));
+    }
+    output.line(format!("Snapshot {} of {image} is kept again", id.short()));
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Delete what no snapshot needs; safe while backups run
 #[derive(Args)]
 pub struct CollectArguments {
@@ -171,9 +203,28 @@ pub struct CollectArguments {
     /// Declare a backup dead that cannot be seen from here, by its session; it may then not publish any more
     #[arg(long, value_name = "SESSION")]
     revoke: Vec<String>,
+    /// Let go of forgotten snapshots after so long, as in 7d or 12h; 0 lets them go now
+    #[arg(long, value_name = "SPAN", value_parser = window, default_value = "7d")]
+    window: SignedDuration,
+    /// Believe the clock of this machine though it is far from all times in the repository
+    #[arg(long)]
+    trust_clock: bool,
     /// Show what would be deleted, and delete nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+}
+
+/// A span of time for people, a day being 24 hours.
+fn window(text: &str) -> Result<SignedDuration, String> {
+    if text == "0" {
+        return Ok(SignedDuration::ZERO);
+    }
+    let span: Span = text.parse().map_err(|error| format!("{error}; give for example 7d, 12h or 0"))?;
+    match span.to_duration(SpanRelativeTo::days_are_24_hours()) {
+        Ok(window) if window >= SignedDuration::ZERO => Ok(window),
+        Ok(_) => Err("it is negative; give for example 7d, 12h or 0".to_owned()),
+        Err(error) => Err(format!("{error}; give days or hours, as in 30d")),
+    }
 }
 
 /// Runs `collect`.
@@ -186,8 +237,12 @@ pub fn collect(
         return Err(Failure::new(Code::Usage, "--max-unused takes a percentage from 0 to 100"));
     }
     let repository = repository.open()?;
-    let options =
-        CollectOptions { unused_max: arguments.max_unused / 100.0, revoke: arguments.revoke.clone() };
+    let options = CollectOptions {
+        unused_max: arguments.max_unused / 100.0,
+        revoke: arguments.revoke.clone(),
+        window: arguments.window,
+        trust_clock: arguments.trust_clock,
+    };
     let started = Instant::now();
     let outcome = if arguments.dry_run {
         repository.plan_collect(&options)?
@@ -208,6 +263,14 @@ pub fn collect(
 
 fn report(outcome: &CollectOutcome, dry_run: bool, time: std::time::Duration, output: &Output) {
     output.line(format!("{} snapshots are kept", outcome.snapshots));
+    if outcome.forgotten > 0 {
+        output.line(format!("{} are forgotten and can be brought back: leeward undelete", outcome.forgotten));
+    }
+    if let Some(doubt) = &outcome.clock_doubt {
+        output.line(format!(
+            "No forgotten snapshot was let go: {doubt}. Set the clock, or collect with --trust-clock"
+        ));
+    }
     output.line(format!(
         "{} packs are unused ({}), {} are to be rewritten ({}), {} manifests are unused",
         outcome.unused_packs,

@@ -5,7 +5,9 @@ mod graph;
 use std::process::ExitCode;
 
 use clap::Args;
-use leeward_repository::{Difference, ImageName, Repository, SnapshotEntry, SnapshotSpec, Which};
+use leeward_repository::{
+    Difference, ForgottenSnapshot, ImageName, ImageRef, Repository, SnapshotEntry, SnapshotSpec, Which,
+};
 
 use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
@@ -54,6 +56,9 @@ pub struct LogArguments {
     /// Draw which snapshot went on from which: concurrent backups of one image are several heads
     #[arg(long)]
     graph: bool,
+    /// List those that were forgotten and can be brought back
+    #[arg(long)]
+    forgotten: bool,
 }
 
 /// Runs `log`.
@@ -66,6 +71,9 @@ pub fn log(
     let image = repository.image(&arguments.image)?;
     if arguments.graph {
         return log_graph(&repository, &image.snapshots, output);
+    }
+    if arguments.forgotten {
+        return log_forgotten(&image, output);
     }
     if !image.snapshots.is_empty() {
         output.line(format!("{:<14} {:<21} {:>10}  {}", "SNAPSHOT", "CREATED", "SIZE", "TAGS AND HOLDS"));
@@ -128,6 +136,26 @@ fn log_graph(
             output.json_line(&value);
         }
         output.line(format!("{}{}", line.drawing, row(entry)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log_forgotten(image: &ImageRef, output: &Output) -> Result<ExitCode, Failure> {
+    if !image.forgotten.is_empty() {
+        output.line(format!("{:<14} {:<21} {:<21}  {}", "SNAPSHOT", "CREATED", "FORGOTTEN", "ON"));
+    }
+    for ForgottenSnapshot { entry, forgetting } in image.forgotten.iter().rev() {
+        if output.is_json() {
+            output.json_line(&serde_json::json!({"snapshot": entry, "forgotten": forgetting}));
+        }
+        let at = forgetting.at.strftime("%Y-%m-%d %H:%M:%SZ");
+        output.line(format!(
+            "{:<14} {:<21} {:<21}  {}",
+            entry.id.short(),
+            time(entry),
+            at.to_string(),
+            forgetting.by
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -52,7 +52,8 @@ impl Swift {
     /// An option makes no sense, there are no credentials, they are refused, or there is no such container.
     pub fn connect(location: &Location, environment: &Environment, client: &Client) -> Result<Self> {
         let account = Account::find(location, environment)?;
-        let swift = Self { container: location.bucket.clone(), login: Login::first(location, account, client)? };
+        let swift =
+            Self { container: location.bucket.clone(), login: Login::first(location, account, client)? };
         swift.look(location, client)?;
         Ok(swift)
     }

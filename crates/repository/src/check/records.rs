@@ -36,6 +36,9 @@ impl Check<'_> {
             match self.repository.read_ref(&name) {
                 Ok(Some((image, _))) => {
                     self.snapshots.extend(image.snapshots.iter().map(|entry| (name.clone(), entry.id)));
+                    // They can be brought back, so they have to be sound.
+                    let forgotten = image.forgotten.iter().map(|one| (name.clone(), one.entry.id));
+                    self.snapshots.extend(forgotten);
                 }
                 Ok(None) => {}
                 Err(Error::Damaged { key, what, .. }) => {

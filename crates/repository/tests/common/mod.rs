@@ -336,8 +336,13 @@ pub fn backup_group(
     repository.backup_group(&members, &options, &Unattended)
 }
 
+/// Options with which forgotten snapshots go at once.
+pub fn at_once() -> CollectOptions {
+    CollectOptions { window: jiff::SignedDuration::ZERO, ..CollectOptions::default() }
+}
+
 pub fn collect(repository: &Repository) -> leeward_repository::Result<leeward_repository::CollectOutcome> {
-    repository.collect(&CollectOptions { unused_max: 0.2, revoke: Vec::new() }, &Unattended)
+    repository.collect(&CollectOptions { unused_max: 0.2, ..at_once() }, &Unattended)
 }
 
 pub fn restore(repository: &Repository, id: SnapshotId) -> leeward_repository::Result<Vec<u8>> {
