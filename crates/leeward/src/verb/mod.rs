@@ -14,6 +14,7 @@ pub mod key;
 pub mod label;
 pub mod mount;
 pub mod overlay;
+pub mod probe;
 pub mod push;
 pub mod quickstart;
 pub mod repository;
