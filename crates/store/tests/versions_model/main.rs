@@ -64,6 +64,9 @@ fn scenario(name: &str) -> Model {
             ballots_max: 2,
             ..model(true, vec![creator_that_has_looked(), fresh(Delete)])
         },
+        "create, delete, create, one lost" => {
+            Model { losses_max: 1, ..model(false, vec![fresh(Create), fresh(Delete), fresh(Create)]) }
+        }
         "create, create, delete" => Model {
             ballots_max: 1,
             losses_max: 1,
@@ -142,10 +145,13 @@ fn explore(model: Model, states_max: usize) -> (usize, bool, Option<Vec<String>>
     (states, checker.is_done() && checker.state_count() < states_max, steps)
 }
 
+/// V7 is not among them: it takes a value that comes late into the next life of an object, which needs more processes and
+/// ballots than are explored here (`LEEWARD_SEARCH` looks for it).
+///
 /// What breaks when a rule is left out: the rule, how to leave it out, and where the checker finds it.
 type Mutation = (&'static str, fn(&mut Rules), &'static str);
 
-const MUTATIONS: [Mutation; 15] = [
+const MUTATIONS: [Mutation; 14] = [
     ("V2 no look after the prepared part", |rules| rules.looks_after_prepare = false, "two replace"),
     ("V3 no look after the accepted part", |rules| rules.looks_after_accept = false, "two replace"),
     ("V3 not giving way to a higher ballot", |rules| rules.gives_way = false, "two create"),
@@ -159,11 +165,6 @@ const MUTATIONS: [Mutation; 15] = [
         "V6 a creator that forgets its earlier ballots",
         |rules| rules.watches_own = false,
         "create and delete, whole listings",
-    ),
-    (
-        "V7 values without their prepared part",
-        |rules| rules.counts_with_prepared = false,
-        "replace and delete",
     ),
     ("V1 a prepared part sent twice", |rules| rules.sends_once = false, "create and delete, whole listings"),
     ("V9 the tombstone first", |rules| rules.tombstone_last = false, "replace and delete"),
@@ -205,6 +206,19 @@ fn without_any_one_of_the_rules_something_goes_wrong() {
         }
     }
     assert!(superfluous.is_empty(), "{superfluous:?}");
+}
+
+#[test]
+fn a_value_that_comes_late_is_none_without_its_prepared_part() {
+    if !is_searching() {
+        println!("SKIPPED: set LEEWARD_SEARCH to explore some millions of states");
+        return;
+    }
+    let mut model = scenario("create, delete, create, one lost");
+    model.rules.counts_with_prepared = false;
+    let (states, _, steps) = explore(model, 60_000_000);
+    println!("{states} states: {:?}", steps.as_ref().and_then(|steps| steps.last()));
+    assert!(steps.is_some());
 }
 
 fn is_searching() -> bool {
