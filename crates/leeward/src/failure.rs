@@ -26,6 +26,8 @@ pub enum Code {
     NotFound = 7,
     /// Somebody else changed or holds it; trying again may help.
     Conflict = 8,
+    /// A key or passphrase is missing, wrong, or not enough.
+    Denied = 9,
     /// Interrupted by a signal; a rerun continues.
     Interrupted = 130,
 }
@@ -40,6 +42,9 @@ impl Code {
             Self::Refused => "if it is what you want, the message says how to allow it",
             Self::NotFound => "see what there is with: leeward images, leeward log IMAGE",
             Self::Conflict => "run the command again",
+            Self::Denied => {
+                "give the right one with --passphrase-file FILE or --key FILE; see who may open it with: leeward key list"
+            }
             Self::Interrupted => "run the same command again",
             Self::Failed | Self::Io => {
                 "see that the medium or the other side is there and may be written or read, then run the command again"
@@ -197,11 +202,21 @@ impl From<leeward_repository::Error> for Failure {
             ErrorKind::NotFound => Code::NotFound,
             ErrorKind::Conflict => Code::Conflict,
             ErrorKind::Refused => Code::Refused,
+            ErrorKind::Denied => Code::Denied,
             ErrorKind::Usage => Code::Usage,
             ErrorKind::Interrupted => Code::Interrupted,
             _ => Code::Failed,
         };
         let hint = match &error {
+            Error::Denied { .. } => {
+                Some("use a full key: a write-only key makes backups, it does not read them or hand out keys")
+            }
+            Error::NotEncrypted { .. } => Some(
+                "if that is right, leave out the key and unset LEEWARD_KEY and LEEWARD_PASSPHRASE*; if it was encrypted before, somebody has replaced it",
+            ),
+            Error::WrongFingerprint { .. } => {
+                Some("ask whoever made the repository for its fingerprint: leeward key list shows it")
+            }
             Error::MissingBlob { .. } | Error::WrongContent { .. } | Error::Damaged { .. } => Some(
                 "run `leeward check --read-data` to see everything that is damaged and which snapshots it touches",
             ),

@@ -5,8 +5,11 @@ mod interrupt;
 mod limit;
 mod location;
 mod output;
+mod place;
 mod progress;
+mod prompt;
 mod size;
+mod unlock;
 mod verb;
 
 use std::process::ExitCode;
@@ -15,8 +18,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use verb::{
-    backup, cancel, changed_blocks, check, disk, export, files, groups, hydrate, label, mount, quickstart,
-    repository, restore, retain, snapshots, thaw,
+    backup, cancel, changed_blocks, check, disk, export, files, groups, hydrate, key, label, mount,
+    quickstart, repository, restore, retain, snapshots, thaw,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -37,6 +40,8 @@ enum Verb {
     Quickstart(quickstart::QuickstartArguments),
     #[command(subcommand)]
     Repo(repository::RepoVerb),
+    #[command(subcommand)]
+    Key(key::KeyVerb),
     Backup(backup::BackupArguments),
     Cancel(cancel::CancelArguments),
     /// List the images and their last snapshots
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
     let result = match arguments.verb {
         Verb::Quickstart(arguments) => quickstart::run(&arguments, &output),
         Verb::Repo(verb) => repository::run(&verb, repository, &output),
+        Verb::Key(verb) => key::run(&verb, repository, &output),
         Verb::Backup(arguments) => backup::run(arguments, repository, &output),
         Verb::Cancel(arguments) => cancel::run(&arguments, repository, &output),
         Verb::Groups(arguments) => groups::run(&arguments, repository, &output),

@@ -1,4 +1,5 @@
-//! Machines whose disks are in Ceph, which QEMU reaches with its rbd driver. Runs where the test bed `ceph` is up.
+//! Images of Ceph: as disks of machines, which QEMU reaches with its rbd driver, and as sources and targets by themselves.
+//! Runs where the test bed `ceph` is up.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -53,7 +54,9 @@ struct Image {
 
 impl Image {
     fn create(configuration: &Path, format: &'static str) -> Self {
-        let name = format!("leeward-test-{}-{format}", std::process::id());
+        static MADE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("leeward-test-{}-{number}", std::process::id());
         let image = Self { name, configuration: configuration.to_owned(), format };
         qemu_img(&["create", "-q", "-f", format, &image.url(), &SIZE.to_string()]);
         image
@@ -168,4 +171,94 @@ fn disks_in_ceph_are_backed_up_at_the_cost_of_what_changed() {
     );
     kept(&content, "after a restart");
     bench.is_sound("at the end");
+}
+
+/// The image as this program names it.
+fn place(image: &Image) -> String {
+    format!("rbd:rbd/{}?conf={}", image.name, image.configuration.display())
+}
+
+fn put(image: &Image, bench: &Bench, content: &[u8]) {
+    let path = bench.path("content.put");
+    std::fs::write(&path, content).unwrap();
+    // With -n the image is written in place; what is equal is written again, which a difference then shows.
+    qemu_img(&["convert", "-n", "-f", "raw", "-O", "raw", path.to_str().unwrap(), &image.url()]);
+}
+
+fn write_at(image: &Image, offset: usize, byte: u8, length: usize) {
+    let written = Command::new("qemu-io")
+        .args(["-f", "raw", "-c", &format!("write -P {byte} {offset} {length}"), &image.url()])
+        .output()
+        .unwrap();
+    assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+}
+
+fn snapshots(image: &Image) -> Vec<String> {
+    let output = Command::new("rbd")
+        .arg("--conf")
+        .arg(&image.configuration)
+        .args(["snap", "ls", "--format", "json", &format!("rbd/{}", image.name)])
+        .output()
+        .unwrap();
+    let found: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    found.iter().map(|snapshot| text(&snapshot["name"]).to_owned()).collect()
+}
+
+#[test]
+fn an_image_is_backed_up_by_what_its_snapshots_say_and_restored_to_another() {
+    let Some(configuration) = bed() else { return };
+    let bench = Bench::with_repository();
+    let image = Image::create(&configuration, "raw");
+    let mut content = vec![0; SIZE as usize];
+    Random::new(9).fill(&mut content[..4 << 20]);
+    put(&image, &bench, &content);
+
+    let dry = bench.succeeds(&["backup", &place(&image), "ceph/disk", "--dry-run"]);
+    assert_eq!(dry.lines[0]["mode"], "full");
+    assert!(snapshots(&image).is_empty(), "a dry run makes no snapshot");
+    bench.succeeds(&["backup", &place(&image), "ceph/disk"]);
+    assert_same(&bench.content("ceph/disk"), &content, "first");
+    assert_eq!(snapshots(&image).len(), 1, "the base of the next backup");
+
+    for round in 0..2_u8 {
+        let offset = (8 << 20) + usize::from(round) * 100_000;
+        write_at(&image, offset, 7 + round, 65536);
+        content[offset..offset + 65536].fill(7 + round);
+        let outcome = bench.succeeds(&["backup", &place(&image), "ceph/disk"]);
+        let read = outcome.lines[0]["statistics"]["read_bytes"].as_u64().unwrap();
+        assert!((65536..1 << 20).contains(&read), "read {read}");
+        assert_same(&bench.content("ceph/disk"), &content, "incremental");
+        assert_eq!(snapshots(&image).len(), 1);
+    }
+
+    // Somebody removed the base: all of it is read, and the reason is told.
+    let base = snapshots(&image).remove(0);
+    let removed = Command::new("rbd")
+        .arg("--conf")
+        .arg(&configuration)
+        .args(["snap", "rm", "--no-progress", &format!("rbd/{}@{base}", image.name)])
+        .status();
+    assert!(removed.unwrap().success());
+    bench.succeeds(&["backup", &place(&image), "ceph/disk"]);
+    let manifest = &bench.succeeds(&["show", "ceph/disk"]).lines[0]["manifest"];
+    assert!(text(&manifest["capture"]["reason"]).contains("gone"), "{manifest}");
+
+    // To an image that is not there yet, as Ceph's own tool reads it.
+    let other = Image {
+        name: format!("{}-restored", image.name),
+        configuration: configuration.clone(),
+        format: "raw",
+    };
+    bench.succeeds(&["restore", "ceph/disk", &place(&other), "--verify"]);
+    let exported = bench.path("exported.other");
+    assert!(other.rbd("export", &[exported.to_str().unwrap()]).status.success());
+    assert_same(&std::fs::read(&exported).unwrap(), &content, "restored");
+    // It is there now: not written over unless told, and patched where it differs.
+    let refused = bench.run(&["restore", "ceph/disk", &place(&other)]);
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    write_at(&other, 0, 99, 4096);
+    bench.succeeds(&["restore", "ceph/disk", &place(&other), "--onto", "--verify"]);
+    bench.succeeds(&["verify-restore", "ceph/disk", &place(&other)]);
+    let missing = bench.run(&["backup", "rbd:rbd/there-is-no-such-image", "ceph/none"]);
+    assert_eq!(missing.code, 7, "{}", missing.stderr);
 }

@@ -19,13 +19,15 @@ use crate::swift::Swift;
 pub struct Connection {
     /// The bucket itself: one request for each call.
     pub bare: Arc<RemoteBucket>,
-    /// The bucket at a pace that the service bears, which tries again what fails in passing.
+    /// The bucket at a pace that the service bears; each call is sent once.
+    pub paced: SharedBucket,
+    /// The same, which tries again what fails in passing.
     pub bucket: SharedBucket,
     /// What was sent so far.
     pub requests: Arc<Requests>,
 }
 
-/// Makes a bucket of a location. Nothing is sent yet.
+/// Makes a bucket of a location. Nothing is sent yet, except to Swift: there the login says where objects are.
 ///
 /// # Errors
 /// An option makes no sense, there are no credentials, or TLS cannot be set up.
@@ -42,7 +44,8 @@ pub fn connect(location: &Location, environment: &Environment) -> Result<Connect
         }
     };
     let bare = Arc::new(RemoteBucket::new(service, client, location.to_string(), &location.prefix));
-    let paced = Arc::new(PacedBucket::new(Arc::clone(&bare) as SharedBucket, PacePolicy::default()));
-    let bucket = Arc::new(RetryBucket::new(paced, RetryPolicy::default()));
-    Ok(Connection { bare, bucket, requests })
+    let paced: SharedBucket =
+        Arc::new(PacedBucket::new(Arc::clone(&bare) as SharedBucket, PacePolicy::default()));
+    let bucket = Arc::new(RetryBucket::new(Arc::clone(&paced), RetryPolicy::default()));
+    Ok(Connection { bare, paced, bucket, requests })
 }

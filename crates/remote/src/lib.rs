@@ -10,6 +10,7 @@
 //! - secrets come from variables and files, and are in no message.
 
 mod answer;
+mod attach;
 mod bucket;
 mod connect;
 mod digest;
@@ -19,6 +20,7 @@ mod error;
 pub mod http;
 mod location;
 pub mod oci;
+pub mod probe;
 mod profile;
 mod runtime;
 mod s3;
@@ -30,6 +32,7 @@ mod time;
 mod xml;
 
 pub use answer::Refusal;
+pub use attach::{attach, store};
 pub use bucket::RemoteBucket;
 pub use connect::{Connection, connect};
 pub use environment::Environment;

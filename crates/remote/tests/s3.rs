@@ -8,13 +8,13 @@ use std::sync::Arc;
 use beds::Server;
 use leeward_store::SharedStore;
 use leeward_store::bucket::{BucketStore, Comparison};
-use leeward_store::simulation::conformance::{Answers, run_with};
+use leeward_store::simulation::conformance::{Deletion, run_with};
 
 fn conforms(server: &Server, bare_tags: bool) {
     let connection = server.connect();
     connection.bare.use_bare_tags(bare_tags);
     let store: SharedStore = Arc::new(BucketStore::new(connection.bucket, Comparison::Native).unwrap());
-    run_with(&store, Answers::OfAService);
+    run_with(&store, Deletion::IsToldToSome);
     println!("requests: {}", connection.requests.counts());
 }
 

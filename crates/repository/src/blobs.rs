@@ -131,6 +131,9 @@ impl Blobs {
 
     /// The decoded frame at a location, from memory where it is there.
     pub(crate) fn frame(&self, kind: BlobKind, location: &Location) -> Result<Content> {
+        if kind == BlobKind::Chunk {
+            self.repository.require_chunk_access()?;
+        }
         let key = (location.pack, location.offset);
         if let Some(content) = lock(&self.frames).get(&key) {
             return Ok(content);
@@ -161,6 +164,7 @@ impl Blobs {
         end: usize,
         take: impl FnMut(usize, Vec<u8>),
     ) -> Result<()> {
+        self.repository.require_chunk_access()?;
         let chunk_bytes = self.repository.config().chunk_bytes();
         self.with_stored(location, |decoder, stored| {
             decoder.decode_blocks(BlobKind::Chunk, stored, chunk_bytes, end, take)
@@ -182,7 +186,7 @@ impl Blobs {
         }
         let mut decoding = match lock(&self.decoders).pop() {
             Some(decoding) => decoding,
-            None => Decoding { decoder: FrameDecoder::new()?, stored: Vec::new() },
+            None => Decoding { decoder: self.repository.frame_decoder()?, stored: Vec::new() },
         };
         // Grown once, then overwritten: the object's size bounds it.
         let length = location.length as usize;

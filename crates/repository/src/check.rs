@@ -2,19 +2,21 @@
 //!
 //! Every stored object is looked at: configuration, refs, sessions, condemned lists, manifests, index runs, pack
 //! directories, tree nodes; with `read_data` also every stored byte of the packs. What is wrong is told by object, with
-//! the snapshots that it touches.
+//! the snapshots that it touches. Without keys, stored bytes are compared with the digests that go with them.
+
+mod sealed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::backup::Control;
 use crate::blobs::Blobs;
-use crate::condemned::CONDEMNED;
-use crate::frame::{BlobKind, FrameDecoder};
+use crate::condemned::{CONDEMNED, CondemnedRecord};
+use crate::frame::BlobKind;
 use crate::id::{BlobId, PackId, RunId, SnapshotId, domain, stored_digest};
 use crate::image::{ImageName, REFS};
 use crate::index::{Entry, Index, PackStates, Run};
 use crate::pack::{self, Directory};
-use crate::record::{self, Kind, RECORD_BYTES_MAX};
+use crate::record::{Kind, RECORD_BYTES_MAX};
 use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS, pack_key, run_key};
 use crate::session::{SESSIONS, SessionRecord, State, session_key};
 use crate::tree::Node;
@@ -58,6 +60,8 @@ pub struct CheckOutcome {
     pub packs: usize,
     /// Bytes of packs that were read and compared.
     pub read_bytes: u64,
+    /// What could not be looked into, for want of a key.
+    pub not_checked: Vec<&'static str>,
     /// What is wrong; empty when all is well.
     pub findings: Vec<Finding>,
 }
@@ -103,6 +107,8 @@ impl Repository {
             missing: Vec::new(),
             snapshots: Vec::new(),
         };
+        check.tell_limits();
+        check.wrapped_keys()?;
         // Refs first: what is published later is not looked for.
         check.small_objects()?;
         // As in `load_index`, but what is damaged becomes a finding.
@@ -115,7 +121,9 @@ impl Repository {
         let present = self.present_packs()?;
         let blobs = Blobs::with_compared_index(self, Index::new(runs, PackStates { present, condemned }));
         check.packs(&blobs, read)?;
-        check.trees(&blobs)?;
+        if check.has_keys() {
+            check.trees(&blobs)?;
+        }
         check.drop_harmless();
         let mut outcome = check.outcome;
         outcome.findings.sort();
@@ -179,17 +187,23 @@ impl Check<'_> {
                     Err(error) => return Err(error.into()),
                 };
                 let flaw = match kind {
-                    Kind::Session => match record::decode_value::<SessionRecord>(kind, &bytes) {
-                        Ok(SessionRecord { state: State::Committed { snapshots }, .. }) => {
-                            // Published, though its writer did not get to the refs.
-                            let published = snapshots.into_iter();
-                            self.snapshots.extend(published.map(|one| (one.image, one.entry.id)));
-                            None
+                    Kind::Session => {
+                        match self.repository.decode_record::<SessionRecord>(kind, &entry.key, &bytes) {
+                            Ok(SessionRecord { state: State::Committed { snapshots }, .. }) => {
+                                // Published, though its writer did not get to the refs.
+                                let published = snapshots.into_iter();
+                                self.snapshots.extend(published.map(|one| (one.image, one.entry.id)));
+                                None
+                            }
+                            other => other.err(),
                         }
-                        other => other.err(),
-                    },
-                    _ => record::decode_value::<crate::condemned::CondemnedRecord>(kind, &bytes).err(),
+                    }
+                    _ => self.repository.decode_record::<CondemnedRecord>(kind, &entry.key, &bytes).err(),
                 };
+                let flaw = flaw.map(|error| match error {
+                    Error::Damaged { what, .. } => what,
+                    other => other.to_string(),
+                });
                 if let Some(what) = flaw {
                     let advice = if kind == Kind::Condemned { NO_COLLECT } else { HARMLESS };
                     self.find(entry.key.as_str(), what, advice);
@@ -198,6 +212,9 @@ impl Check<'_> {
         }
         self.snapshots.sort_unstable();
         self.snapshots.dedup();
+        if !self.has_keys() {
+            return self.stored_manifests();
+        }
         let published: HashSet<SnapshotId> = self.snapshots.iter().map(|(_, id)| *id).collect();
         for (id, snapshot) in self.repository.stranded_snapshots(&published)? {
             // The first backup of an image has no ref yet while it runs.
@@ -424,13 +441,15 @@ impl Check<'_> {
                 return self.blame_pack(id, number, index);
             }
         };
-        let mut decoder = FrameDecoder::new()?;
+        let mut decoder = self.repository.frame_decoder()?;
         let mut content = Vec::new();
         for frame in &directory.frames {
             let start = frame.offset as usize;
             let stored = bytes.get(start..start + frame.length as usize).unwrap_or_default();
             let flaw = if stored_digest(domain::FRAME, &[stored]) != frame.digest {
                 Some("the bytes of the frame do not match their digest".to_owned())
+            } else if !self.looks_into(directory.kind) {
+                None
             } else {
                 let decoded = decoder.decode(directory.kind, stored, &mut content);
                 decoded.err().or_else(|| self.wrong_blob(directory.kind, &content, &frame.blobs))

@@ -208,6 +208,8 @@ impl Repository {
             .collect();
         let (unused, rewrite) =
             plan(&uses, &candidates, options.unused_max, u64::from(self.config().pack_bytes));
+        // Used chunks cannot be taken out of a pack that cannot be read; packs that hold nothing used can go all the same.
+        let rewrite = if self.keyring().reads_chunks() { rewrite } else { Vec::new() };
         let kept = live.ids();
         let listed: HashSet<SnapshotId> =
             self.condemned_lists()?.into_iter().flat_map(|list| list.record.snapshots).collect();
@@ -359,8 +361,8 @@ impl Repository {
         let mut copier = Copier {
             repository: self,
             writer: &writer,
-            encoder: FrameEncoder::new(self.config().zstd_level)?,
-            decoder: FrameDecoder::new()?,
+            encoder: self.frame_encoder()?,
+            decoder: self.frame_decoder()?,
             content: Vec::new(),
             ids: Vec::new(),
             lengths: Vec::new(),

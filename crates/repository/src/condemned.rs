@@ -4,7 +4,7 @@ use leeward_store::{ErrorKind as StoreErrorKind, Key, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{PackId, SnapshotId, to_hex};
-use crate::record::{self, Kind, RECORD_BYTES_MAX};
+use crate::record::{Kind, RECORD_BYTES_MAX};
 use crate::repository::Repository;
 use crate::{Error, Result};
 
@@ -48,8 +48,7 @@ impl Repository {
                 Err(error) if error.kind() == StoreErrorKind::NotFound => continue,
                 Err(error) => return Err(error.into()),
             };
-            let record = record::decode_value(Kind::Condemned, &bytes)
-                .map_err(|what| self.damaged(entry.key.as_str(), what))?;
+            let record = self.decode_record(Kind::Condemned, &entry.key, &bytes)?;
             found.push(FoundList { key: entry.key, record, version });
         }
         Ok(found)
@@ -72,14 +71,14 @@ impl Repository {
             waits_for: None,
             decided: false,
         };
-        let bytes = record::encode_value(Kind::Condemned, &record);
+        let bytes = self.encode_record(Kind::Condemned, &key, &record)?;
         self.store().put_if_absent(&key, &[&bytes])?;
         Ok(FoundList { key, record, version: Version::of(&bytes) })
     }
 
     /// Replaces a condemned list; `false` when another collection has dealt with it in the meantime.
     pub(crate) fn replace_list(&self, list: &mut FoundList) -> Result<bool> {
-        let bytes = record::encode_value(Kind::Condemned, &list.record);
+        let bytes = self.encode_record(Kind::Condemned, &list.key, &list.record)?;
         match self.store().put_if_match(&list.key, &bytes, &list.version) {
             Ok(()) => {
                 list.version = Version::of(&bytes);

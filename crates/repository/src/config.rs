@@ -3,13 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::to_hex;
+use crate::keys::NewKey;
 use crate::{Error, Result};
 
 /// The version of the format that this code writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// Features of the format that this code knows; none yet beyond version 1 itself.
-const FEATURES_KNOWN: [&str; 0] = [];
+/// The feature of a repository whose content is encrypted.
+const ENCRYPTION: &str = "encryption-1";
+/// Features of the format that this code knows.
+const FEATURES_KNOWN: [&str; 1] = [ENCRYPTION];
 
 /// Bits of the smallest and the largest chunk size: 16 KiB and 4 MiB.
 const CHUNK_BITS: std::ops::RangeInclusive<u8> = 14..=22;
@@ -52,11 +55,13 @@ pub struct InitOptions {
     pub pack_bytes: u32,
     /// Level of zstd, -7 to 19.
     pub zstd_level: i32,
+    /// Who may open the repository; empty for one that is not encrypted. One of them has to be a full key.
+    pub keys: Vec<NewKey>,
 }
 
 impl Default for InitOptions {
     fn default() -> Self {
-        Self { chunk_bytes: 64 << 10, pack_bytes: 32 << 20, zstd_level: 2 }
+        Self { chunk_bytes: 64 << 10, pack_bytes: 32 << 20, zstd_level: 2, keys: Vec::new() }
     }
 }
 
@@ -84,7 +89,7 @@ impl Config {
         }
         let config = Self {
             format_version: FORMAT_VERSION,
-            features_required: Vec::new(),
+            features_required: if options.keys.is_empty() { Vec::new() } else { vec![ENCRYPTION.to_owned()] },
             features_to_write: Vec::new(),
             features_optional: Vec::new(),
             repository_id: to_hex(&id),
@@ -131,6 +136,12 @@ impl Config {
             Err("a value lies outside its range: chunks 16 KiB to 4 MiB, packs 1 to 256 MiB, zstd level -7 to 19"
                 .to_owned())
         }
+    }
+
+    /// Whether the content is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.features_required.iter().any(|feature| feature == ENCRYPTION)
     }
 
     /// Chunk size in bytes.

@@ -37,6 +37,50 @@ pub enum Error {
         /// Format version or feature.
         what: String,
     },
+    /// The repository is encrypted, and nothing was given that could open it.
+    #[error("{store}: the repository is encrypted, and no key or passphrase was given")]
+    Locked {
+        /// The store.
+        store: String,
+    },
+    /// What would open the repository cannot be had.
+    #[error("{store}: the key or passphrase cannot be had")]
+    NoCredential {
+        /// The store.
+        store: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The key or passphrase opens none of the repository's wrapped keys. Nobody is told why.
+    #[error("{store}: the key or passphrase does not open this repository")]
+    NoKeyFits {
+        /// The store.
+        store: String,
+    },
+    /// The key that was given is not enough.
+    #[error("{store}: {what}")]
+    Denied {
+        /// The store.
+        store: String,
+        /// What it is not enough for.
+        what: &'static str,
+    },
+    /// The caller takes the repository to be encrypted, but it says that it is not.
+    #[error("{store}: a key was given, but the repository is not encrypted")]
+    NotEncrypted {
+        /// The store.
+        store: String,
+    },
+    /// The repository opens, but with other keys than the caller expects.
+    #[error("{store}: the repository has the fingerprint {found}, not {expected}: it is another one")]
+    WrongFingerprint {
+        /// The store.
+        store: String,
+        /// What was expected.
+        expected: String,
+        /// What it has.
+        found: String,
+    },
     /// A stored object is not what its name or its own digest says.
     #[error("{store}: object {key} is damaged: {what}")]
     Damaged {
@@ -180,6 +224,8 @@ pub enum ErrorKind {
     Conflict,
     /// Refused for safety.
     Refused,
+    /// A key is missing, wrong, or not enough.
+    Denied,
     /// The caller asked for something impossible.
     Usage,
     /// Interrupted by the caller.
@@ -206,7 +252,11 @@ impl Error {
                 _ => ErrorKind::Io,
             },
             Self::NoRepository { .. } | Self::NoImage { .. } | Self::NoSnapshot { .. } => ErrorKind::NotFound,
-            Self::TooNew { .. } | Self::Held { .. } => ErrorKind::Refused,
+            Self::TooNew { .. }
+            | Self::Held { .. }
+            | Self::NotEncrypted { .. }
+            | Self::WrongFingerprint { .. } => ErrorKind::Refused,
+            Self::Locked { .. } | Self::NoKeyFits { .. } | Self::Denied { .. } => ErrorKind::Denied,
             Self::Damaged { .. }
             | Self::MissingBlob { .. }
             | Self::WrongContent { .. }
@@ -217,6 +267,7 @@ impl Error {
             | Self::AmbiguousSnapshot { .. }
             | Self::BadSpec { .. }
             | Self::Unfit { .. }
+            | Self::NoCredential { .. }
             | Self::Invalid(_) => ErrorKind::Usage,
             Self::Unconfirmed { .. } => ErrorKind::Io,
             Self::Interrupted => ErrorKind::Interrupted,

@@ -8,12 +8,14 @@
 //! | --- | --- |
 //! | 0..4 | `LWFR` |
 //! | 4 | encoding: 0 as it is, 1 zstd |
-//! | 5 | cipher: 0 none, others reserved |
+//! | 5 | cipher: 0 none, 1 chunks, 2 nodes; see [`crate::keys`] |
 //! | 6 | kind: 1 chunks, 2 tree nodes |
 //! | 7 | 0 |
 //! | 8..12 | length of the content |
 //! | 12..16 | length of what follows |
-//! | 16.. | the content, encoded |
+//! | 16.. | the content, encoded; with a cipher then encrypted |
+
+use std::sync::Arc;
 
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{
@@ -21,6 +23,7 @@ use zstd::zstd_safe::{
 };
 
 use crate::id::{StoredDigest, domain, stored_digest};
+use crate::keys::{FRAME_PREFIX_BYTES, FRAME_TAG_BYTES, FrameKeys, Keyring};
 use crate::{Error, Result};
 
 /// Bytes before the content.
@@ -81,6 +84,7 @@ const TUNED_PARAMETERS: [CParameter; 5] = [
 
 /// Encodes frames; keeps its buffers from one to the next. One per thread.
 pub(crate) struct FrameEncoder {
+    keyring: Arc<Keyring>,
     compressor: Compressor<'static>,
     decompressor: Decompressor<'static>,
     check: Vec<u8>,
@@ -88,8 +92,12 @@ pub(crate) struct FrameEncoder {
 }
 
 impl FrameEncoder {
-    /// An encoder at a level of zstd.
-    pub(crate) fn new(level: i32) -> Result<Self> {
+    /// An encoder at a level of zstd, for a repository with these keys.
+    pub(crate) fn new(level: i32, keyring: &Arc<Keyring>) -> Result<Self> {
+        if keyring.is_locked() {
+            // Nothing may be stored in the clear for want of a key.
+            return Err(Error::Invalid("nothing can be stored without the repository's keys".to_owned()));
+        }
         let failed = |error: std::io::Error| Error::Invalid(format!("zstd cannot be set up: {error}"));
         let mut compressor = Compressor::new(level).map_err(failed)?;
         // The length and a checksum of the content are in our own header and digests.
@@ -101,15 +109,44 @@ impl FrameEncoder {
             }
         }
         let decompressor = Decompressor::new().map_err(failed)?;
-        Ok(Self { compressor, decompressor, check: Vec::new(), output: Vec::new() })
+        let keyring = Arc::clone(keyring);
+        Ok(Self { keyring, compressor, decompressor, check: Vec::new(), output: Vec::new() })
     }
 
-    /// The frame with this content, compressed where that makes it smaller. What was compressed is decompressed again
-    /// and compared: a fault of memory or processor must not reach the repository.
+    /// The frame with this content, compressed where that makes it smaller, then encrypted where the repository is. What
+    /// was compressed is decompressed again and compared: a fault of memory or processor must not reach the repository.
     pub(crate) fn encode(&mut self, kind: BlobKind, content: &[u8]) -> Result<Frame<'_>> {
         let too_large = || Error::Invalid("a frame cannot hold so much".to_owned());
         let content_length = u32::try_from(content.len()).map_err(|_| too_large())?;
-        let bound = HEADER_BYTES + zstd::zstd_safe::compress_bound(content.len());
+        let keyring = Arc::clone(&self.keyring);
+        let frames = keyring.frames();
+        let (prefix, tag) = if frames.is_some() { (FRAME_PREFIX_BYTES, FRAME_TAG_BYTES) } else { (0, 0) };
+        let (encoding, encoded) = self.compress(kind, content, HEADER_BYTES + prefix, tag)?;
+        let stored = prefix + encoded + tag;
+        let stored_length = u32::try_from(stored).map_err(|_| too_large())?;
+        self.output[..4].copy_from_slice(MAGIC);
+        let cipher = frames.map_or(0, |_| FrameKeys::cipher(kind));
+        self.output[4..8].copy_from_slice(&[encoding, cipher, kind as u8, 0]);
+        self.output[8..12].copy_from_slice(&content_length.to_le_bytes());
+        self.output[12..16].copy_from_slice(&stored_length.to_le_bytes());
+        if let Some(frames) = frames {
+            let (header, payload) = self.output[..HEADER_BYTES + stored].split_at_mut(HEADER_BYTES);
+            frames.seal(kind, header, payload)?;
+        }
+        let bytes = &self.output[..HEADER_BYTES + stored];
+        Ok(Frame { bytes, digest: stored_digest(domain::FRAME, &[bytes]) })
+    }
+
+    /// Puts the encoded content into the output from `start` on, with room for `after` bytes behind it; returns the
+    /// encoding and the length.
+    fn compress(
+        &mut self,
+        kind: BlobKind,
+        content: &[u8],
+        start: usize,
+        after: usize,
+    ) -> Result<(u8, usize)> {
+        let bound = start + zstd::zstd_safe::compress_bound(content.len()) + after;
         if self.output.len() < bound {
             self.output.resize(bound, 0);
         }
@@ -118,34 +155,23 @@ impl FrameEncoder {
             BlobKind::Node => content.len(),
             BlobKind::Chunk => self
                 .compressor
-                .compress_to_buffer(content, &mut self.output[HEADER_BYTES..])
+                .compress_to_buffer(content, &mut self.output[start..])
                 .map_err(|_| Error::BadCompression)?,
         };
         let worth = content.len() - content.len() / 32;
-        let (encoding, stored) = if compressed < worth {
-            self.check.resize(content.len(), 0);
-            let length = self
-                .decompressor
-                .decompress_to_buffer(
-                    &self.output[HEADER_BYTES..HEADER_BYTES + compressed],
-                    &mut self.check[..],
-                )
-                .map_err(|_| Error::BadCompression)?;
-            if length != content.len() || self.check != content {
-                return Err(Error::BadCompression);
-            }
-            (1, compressed)
-        } else {
-            self.output[HEADER_BYTES..HEADER_BYTES + content.len()].copy_from_slice(content);
-            (0, content.len())
-        };
-        let stored_length = u32::try_from(stored).map_err(|_| too_large())?;
-        self.output[..4].copy_from_slice(MAGIC);
-        self.output[4..8].copy_from_slice(&[encoding, 0, kind as u8, 0]);
-        self.output[8..12].copy_from_slice(&content_length.to_le_bytes());
-        self.output[12..16].copy_from_slice(&stored_length.to_le_bytes());
-        let bytes = &self.output[..HEADER_BYTES + stored];
-        Ok(Frame { bytes, digest: stored_digest(domain::FRAME, &[bytes]) })
+        if compressed >= worth {
+            self.output[start..start + content.len()].copy_from_slice(content);
+            return Ok((0, content.len()));
+        }
+        self.check.resize(content.len(), 0);
+        let length = self
+            .decompressor
+            .decompress_to_buffer(&self.output[start..start + compressed], &mut self.check[..])
+            .map_err(|_| Error::BadCompression)?;
+        if length != content.len() || self.check != content {
+            return Err(Error::BadCompression);
+        }
+        Ok((1, compressed))
     }
 }
 
@@ -157,13 +183,31 @@ struct Parsed<'a> {
     payload: &'a [u8],
 }
 
+/// Looks at the header of a frame and takes off its encryption, into `plain`; or says what is wrong with it. A frame that
+/// is not encrypted as the repository's keys say is refused: nothing else could have been written there.
+fn parse<'a>(
+    kind: BlobKind,
+    bytes: &'a [u8],
+    keyring: &Keyring,
+    plain: &'a mut Vec<u8>,
+) -> Result<Parsed<'a>, String> {
+    let parsed = parse_header(kind, bytes)?;
+    let expected = keyring.frames().map_or(0, |_| FrameKeys::cipher(kind));
+    if bytes[5] != expected {
+        return Err(format!("the frame has cipher {}, where the repository has {expected}", bytes[5]));
+    }
+    let Some(frames) = keyring.frames() else { return Ok(parsed) };
+    frames.open(kind, &bytes[..HEADER_BYTES], parsed.payload, plain)?;
+    Ok(Parsed { payload: plain, ..parsed })
+}
+
 /// Looks at the header of a frame, or says what is wrong with it.
-fn parse(kind: BlobKind, bytes: &[u8]) -> Result<Parsed<'_>, String> {
+fn parse_header(kind: BlobKind, bytes: &[u8]) -> Result<Parsed<'_>, String> {
     let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or("the frame is too short")?;
     if &header[..4] != MAGIC {
         return Err("there is no frame at its place".to_owned());
     }
-    if header[5] != 0 {
+    if header[5] > FrameKeys::CIPHER_MAX {
         return Err(format!("the frame is encrypted with cipher {}, which is not known here", header[5]));
     }
     if header[6] != kind as u8 {
@@ -182,17 +226,20 @@ fn parse(kind: BlobKind, bytes: &[u8]) -> Result<Parsed<'_>, String> {
 
 /// Decodes frames; one per thread.
 pub(crate) struct FrameDecoder {
+    keyring: Arc<Keyring>,
+    /// What a frame held before it was encrypted.
+    plain: Vec<u8>,
     decompressor: Decompressor<'static>,
     /// Made when a frame is first decoded in blocks; takes as much memory as a frame has content.
     stream: Option<DCtx<'static>>,
 }
 
 impl FrameDecoder {
-    /// A decoder.
-    pub(crate) fn new() -> Result<Self> {
+    /// A decoder for a repository with these keys.
+    pub(crate) fn new(keyring: &Arc<Keyring>) -> Result<Self> {
         let decompressor =
             Decompressor::new().map_err(|error| Error::Invalid(format!("zstd cannot be set up: {error}")))?;
-        Ok(Self { decompressor, stream: None })
+        Ok(Self { keyring: Arc::clone(keyring), plain: Vec::new(), decompressor, stream: None })
     }
 
     /// Decodes a frame into `content`, or says what is wrong with it. Whether the content is the right one only the
@@ -203,7 +250,8 @@ impl FrameDecoder {
         bytes: &[u8],
         content: &mut Vec<u8>,
     ) -> Result<(), String> {
-        let Parsed { encoding, content_length, payload } = parse(kind, bytes)?;
+        let Parsed { encoding, content_length, payload } =
+            parse(kind, bytes, &self.keyring, &mut self.plain)?;
         match encoding {
             0 if content_length == payload.len() => {
                 content.clear();
@@ -238,7 +286,8 @@ impl FrameDecoder {
         end: usize,
         mut take: impl FnMut(usize, Vec<u8>),
     ) -> Result<(), String> {
-        let Parsed { encoding, content_length, payload } = parse(kind, bytes)?;
+        let Parsed { encoding, content_length, payload } =
+            parse(kind, bytes, &self.keyring, &mut self.plain)?;
         let end = end.min(content_length);
         match encoding {
             0 if content_length == payload.len() => {
@@ -249,7 +298,7 @@ impl FrameDecoder {
             }
             0 => Err("the frame's two lengths differ though it is not compressed".to_owned()),
             1 => {
-                let stream = self.stream()?;
+                let stream = ready(&mut self.stream)?;
                 let mut input = InBuffer::around(payload);
                 for start in (0..end).step_by(block_bytes) {
                     take(start, next_block(stream, &mut input, block_bytes.min(end - start))?);
@@ -259,19 +308,19 @@ impl FrameDecoder {
             other => Err(format!("the frame has encoding {other}, which is not known here")),
         }
     }
+}
 
-    /// The streaming decoder, at the beginning of a frame.
-    fn stream(&mut self) -> Result<&mut DCtx<'static>, String> {
-        if self.stream.is_none() {
-            let mut stream = DCtx::try_create().ok_or("there is no memory for a decoder")?;
-            // No frame needs a larger window than its content; a hostile one must not make us allocate more.
-            stream.set_parameter(DParameter::WindowLogMax(CONTENT_BYTES_MAX.ilog2())).map_err(unusable)?;
-            self.stream = Some(stream);
-        }
-        let stream = self.stream.as_mut().ok_or("there is no decoder")?;
-        stream.reset(ResetDirective::SessionOnly).map_err(unusable)?;
-        Ok(stream)
+/// The streaming decoder, at the beginning of a frame; made where there is none yet.
+fn ready<'a>(kept: &'a mut Option<DCtx<'static>>) -> Result<&'a mut DCtx<'static>, String> {
+    if kept.is_none() {
+        let mut stream = DCtx::try_create().ok_or("there is no memory for a decoder")?;
+        // No frame needs a larger window than its content; a hostile one must not make us allocate more.
+        stream.set_parameter(DParameter::WindowLogMax(CONTENT_BYTES_MAX.ilog2())).map_err(unusable)?;
+        *kept = Some(stream);
     }
+    let stream = kept.as_mut().ok_or("there is no decoder")?;
+    stream.reset(ResetDirective::SessionOnly).map_err(unusable)?;
+    Ok(stream)
 }
 
 fn unusable(code: usize) -> String {
@@ -303,8 +352,8 @@ mod tests {
 
     #[test]
     fn content_survives_whether_it_compresses_or_not() {
-        let mut encoder = FrameEncoder::new(3).unwrap();
-        let mut decoder = FrameDecoder::new().unwrap();
+        let mut encoder = FrameEncoder::new(3, &Arc::new(Keyring::plain())).unwrap();
+        let mut decoder = FrameDecoder::new(&Arc::new(Keyring::plain())).unwrap();
         let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().take_bytes(70_000);
         for content in [vec![7; 100_000], noise, vec![], vec![1]] {
             let frame = encoder.encode(BlobKind::Chunk, &content).unwrap();
@@ -329,8 +378,8 @@ mod tests {
 
     #[test]
     fn frames_that_are_cut_off_or_promise_too_much_are_refused_in_blocks() {
-        let mut encoder = FrameEncoder::new(3).unwrap();
-        let mut decoder = FrameDecoder::new().unwrap();
+        let mut encoder = FrameEncoder::new(3, &Arc::new(Keyring::plain())).unwrap();
+        let mut decoder = FrameDecoder::new(&Arc::new(Keyring::plain())).unwrap();
         let content: Vec<u8> = (0..200_000_u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
         let frame = encoder.encode(BlobKind::Chunk, &content).unwrap().bytes.to_vec();
         let decode = |decoder: &mut FrameDecoder, bytes: &[u8]| {

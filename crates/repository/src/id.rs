@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::keys::Secret;
+
 /// Bytes in a digest.
 pub const DIGEST_BYTES: usize = 32;
 
@@ -113,12 +115,12 @@ pub(crate) mod domain {
     pub(crate) const SNAPSHOT_KEY: &str = "leeward v1 snapshot id key";
 }
 
-/// The keys under which content is named.
+/// The keys under which content is named. Overwritten when dropped: those of an encrypted repository are secret.
 #[derive(Clone)]
 pub struct IdKeys {
-    chunk: [u8; 32],
-    node: [u8; 32],
-    snapshot: [u8; 32],
+    chunk: Secret,
+    node: Secret,
+    snapshot: Secret,
 }
 
 impl IdKeys {
@@ -126,28 +128,38 @@ impl IdKeys {
     #[must_use]
     pub fn new(secret: &[u8; 32]) -> Self {
         Self {
-            chunk: blake3::derive_key(domain::CHUNK_KEY, secret),
-            node: blake3::derive_key(domain::NODE_KEY, secret),
-            snapshot: blake3::derive_key(domain::SNAPSHOT_KEY, secret),
+            chunk: Secret::derive(domain::CHUNK_KEY, &[secret]),
+            node: Secret::derive(domain::NODE_KEY, &[secret]),
+            snapshot: Secret::derive(domain::SNAPSHOT_KEY, &[secret]),
         }
+    }
+
+    /// The keys of chunks, nodes and snapshots.
+    pub(crate) fn from_parts([chunk, node, snapshot]: [[u8; 32]; 3]) -> Self {
+        Self { chunk: Secret::new(chunk), node: Secret::new(node), snapshot: Secret::new(snapshot) }
+    }
+
+    /// The keys of chunks, nodes and snapshots.
+    pub(crate) fn parts(&self) -> [&[u8; 32]; 3] {
+        [self.chunk.expose(), self.node.expose(), self.snapshot.expose()]
     }
 
     /// The name of a chunk.
     #[must_use]
     pub fn chunk(&self, content: &[u8]) -> BlobId {
-        BlobId(*blake3::keyed_hash(&self.chunk, content).as_bytes())
+        BlobId(*blake3::keyed_hash(self.chunk.expose(), content).as_bytes())
     }
 
     /// The name of an encoded tree node.
     #[must_use]
     pub fn node(&self, content: &[u8]) -> BlobId {
-        BlobId(*blake3::keyed_hash(&self.node, content).as_bytes())
+        BlobId(*blake3::keyed_hash(self.node.expose(), content).as_bytes())
     }
 
     /// The name of a snapshot manifest.
     #[must_use]
     pub fn snapshot(&self, content: &[u8]) -> SnapshotId {
-        SnapshotId(*blake3::keyed_hash(&self.snapshot, content).as_bytes())
+        SnapshotId(*blake3::keyed_hash(self.snapshot.expose(), content).as_bytes())
     }
 }
 

@@ -29,6 +29,7 @@ mod frame;
 mod id;
 mod image;
 mod index;
+mod keys;
 mod maintenance;
 mod mark;
 #[doc(hidden)]
@@ -54,6 +55,10 @@ pub use error::{Error, ErrorKind, Result};
 pub use frame::BlobKind;
 pub use id::{BlobId, PackId, SnapshotId};
 pub use image::{Hold, ImageName, ImageRef, SnapshotEntry, SnapshotSpec, Which};
+pub use keys::{
+    Credential, Fingerprint, Identity, KeyAccess, KeyInfo, KeylessRepository, Keyring, NewKey, NoCredential,
+    Passphrase, PassphraseCost, PublicKey, Recipient, Unlock,
+};
 pub use maintenance::RebuildOutcome;
 pub use repository::{Group, HasEnded, PREFIXES, Repository, WriterInfo};
 pub use restore::{RestoreMode, RestoreOutcome};

@@ -10,6 +10,7 @@ use crate::Result;
 use crate::frame::{BlobKind, FrameDecoder, FrameEncoder};
 use crate::id::{BlobId, IdKeys, PackId};
 use crate::index::{Entry, Index, Location, PackStates, Run, run};
+use crate::keys::Keyring;
 use crate::repository::{INDEX, put_once, run_key};
 
 /// What a synthetic index costs.
@@ -136,7 +137,7 @@ pub fn measure_index(store: &dyn Store, count: u64, lookups: usize) -> Result<In
 /// # Errors
 /// Compression fails.
 pub fn encode_frame(content: &[u8], level: i32) -> Result<Vec<u8>> {
-    let mut encoder = FrameEncoder::new(level)?;
+    let mut encoder = FrameEncoder::new(level, &Arc::new(Keyring::plain()))?;
     Ok(encoder.encode(BlobKind::Chunk, content)?.bytes.to_vec())
 }
 
@@ -145,7 +146,7 @@ pub fn encode_frame(content: &[u8], level: i32) -> Result<Vec<u8>> {
 /// # Errors
 /// zstd cannot be set up.
 pub fn decode_frame(frame: &[u8], content: &mut Vec<u8>) -> Result<Option<()>> {
-    Ok(FrameDecoder::new()?.decode(BlobKind::Chunk, frame, content).ok())
+    Ok(FrameDecoder::new(&Arc::new(Keyring::plain()))?.decode(BlobKind::Chunk, frame, content).ok())
 }
 
 /// Names every chunk of `content`, as a backup does.

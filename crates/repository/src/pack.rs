@@ -7,11 +7,11 @@
 //! | header | 0..8 | `LEEWARDP` |
 //! | | 8..10 | version, 1 |
 //! | | 10 | kind of its blobs: 1 chunks, 2 tree nodes |
-//! | | 11 | cipher: 0 none, others reserved |
+//! | | 11 | 0; a frame says itself how it is encrypted |
 //! | | 12 | chunk size as a power of two |
 //! | | 13..16 | 0 |
 //! | | 16..32 | identity of the repository that made it |
-//! | | 32..64 | random: makes every pack's name its own, and is the salt of its key where there is a cipher |
+//! | | 32..64 | random: makes every pack's name its own |
 //! | frames | 64.. | one after the other, see [`crate::frame`] |
 //! | directory | | for each frame: stored length (4), number of blobs (4), digest of the stored frame (32), ids of its blobs (32 each, in order) |
 //! | footer | 0..8 | `LEEWARDD` |
@@ -181,7 +181,7 @@ pub(crate) fn read_directory(
         return Err(format!("its version is {version}; this leeward knows version {VERSION}"));
     }
     if header[11] != 0 {
-        return Err(format!("it is encrypted with cipher {}, which this leeward does not know", header[11]));
+        return Err(format!("it has {} where 0 must be", header[11]));
     }
     let kind =
         BlobKind::from_number(header[10]).ok_or_else(|| format!("its kind {} is not known", header[10]))?;
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_pack_tells_what_it_holds_and_notices_every_flipped_byte() {
         let config = Config::new(&InitOptions::default(), String::new()).unwrap();
-        let mut encoder = FrameEncoder::new(1).unwrap();
+        let mut encoder = FrameEncoder::new(1, &std::sync::Arc::new(crate::keys::Keyring::plain())).unwrap();
         let mut builder = PackBuilder::new(BlobKind::Chunk, &config).unwrap();
         for text in [&b"one"[..], b"two"] {
             let frame = encoder.encode(BlobKind::Chunk, text).unwrap();

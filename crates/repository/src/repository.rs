@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use leeward_store::{ErrorKind as StoreErrorKind, Key, SharedStore, Store, Version};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::condemned::CONDEMNED;
 use crate::config::{Config, InitOptions};
+use crate::frame::{FrameDecoder, FrameEncoder};
 use crate::id::{IdKeys, PackId, RunId, SnapshotId};
 use crate::image::{ImageName, ImageRef, REFS, SnapshotEntry, SnapshotSpec};
 use crate::index::{Index, PackStates, Run};
+use crate::keys::{KEYS, KeyAccess, Keyring, NoCredential, Unlock, store_first_keys, unlock};
 use crate::pack::{self, Directory, FOOTER_BYTES, HEADER_BYTES};
 use crate::record::{self, Kind, RECORD_BYTES_MAX};
 use crate::session::{Process, SESSIONS, State};
@@ -26,7 +29,7 @@ pub(crate) const SNAPSHOTS: &str = "snapshots";
 const CONFIG: &str = "config";
 
 /// The prefixes under which a repository keeps its objects; a directory store makes a directory of each.
-pub const PREFIXES: [&str; 6] = [PACKS, INDEX, SNAPSHOTS, REFS, SESSIONS, CONDEMNED];
+pub const PREFIXES: [&str; 7] = [PACKS, INDEX, SNAPSHOTS, REFS, SESSIONS, CONDEMNED, KEYS];
 
 /// How often a conditional write is tried again when others were faster.
 const ATTEMPTS_MAX: usize = 1000;
@@ -65,21 +68,30 @@ pub struct WriterInfo {
 pub struct Repository {
     store: SharedStore,
     config: Config,
-    keys: IdKeys,
+    keyring: Arc<Keyring>,
     process: Process,
     has_ended: HasEnded,
 }
 
 impl Repository {
-    /// Makes a repository in an empty store.
+    /// Makes a repository in an empty store; an encrypted one where the options name keys.
     ///
     /// # Errors
     /// There is one already, an option lies outside its range, or the store fails.
     pub fn init(store: SharedStore, options: &InitOptions) -> Result<Self> {
         let config = Config::new(options, jiff::Timestamp::now().to_string())?;
-        let bytes = record::encode_value(Kind::Config, &config);
-        match store.put_if_absent(&config_key()?, &[&bytes]) {
-            Ok(()) => Self::open(store),
+        if Self::is_present(store.as_ref())? {
+            return Err(Error::RepositoryExists { store: store.name().to_owned() });
+        }
+        let keyring = if config.is_encrypted() {
+            store_first_keys(store.as_ref(), &config.repository_id, &options.keys)?
+        } else {
+            Keyring::plain()
+        };
+        let key = config_key()?;
+        let bytes = record::encode_value(Kind::Config, &key, &config, &keyring)?;
+        match store.put_if_absent(&key, &[&bytes]) {
+            Ok(()) => Ok(Self::with(store, config, keyring)),
             Err(error) if error.kind() == StoreErrorKind::AlreadyExists => {
                 Err(Error::RepositoryExists { store: store.name().to_owned() })
             }
@@ -87,32 +99,55 @@ impl Repository {
         }
     }
 
-    /// Opens a repository.
+    /// Whether there is a repository in a store, in whatever state.
     ///
     /// # Errors
-    /// There is none, it needs a newer version, or the store fails.
+    /// The store fails.
+    pub fn is_present(store: &dyn Store) -> Result<bool> {
+        match store.open(&config_key()?) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == StoreErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a repository that is not encrypted.
+    ///
+    /// # Errors
+    /// There is none, it is encrypted, it needs a newer version, or the store fails.
     pub fn open(store: SharedStore) -> Result<Self> {
-        let bytes = match store.get(&config_key()?, RECORD_BYTES_MAX) {
-            Ok((bytes, _)) => bytes,
-            Err(error) if error.kind() == StoreErrorKind::NotFound => {
-                return Err(Error::NoRepository { store: store.name().to_owned() });
+        Self::open_with(store, &NoCredential)
+    }
+
+    /// Opens a repository, with what `credentials` gives where it is encrypted.
+    ///
+    /// # Errors
+    /// There is none, nothing that was given opens it, it is not encrypted where the caller expects that it is, it needs a
+    /// newer version, or the store fails.
+    pub fn open_with(store: SharedStore, credentials: &dyn Unlock) -> Result<Self> {
+        let (config, bytes) = read_config(store.as_ref())?;
+        if !config.is_encrypted() {
+            if credentials.expects_encryption() {
+                return Err(Error::NotEncrypted { store: store.name().to_owned() });
             }
-            Err(error) => return Err(error.into()),
-        };
-        let config: Config = record::decode_value(Kind::Config, &bytes).map_err(|what| Error::Damaged {
-            store: store.name().to_owned(),
-            key: CONFIG.to_owned(),
-            what,
-        })?;
-        config.check(store.name())?;
-        Ok(Self {
-            store,
-            config,
-            // Without encryption the secret is public.
-            keys: IdKeys::new(&[0; 32]),
-            process: Process::current(),
-            has_ended: Arc::new(Process::has_ended),
-        })
+            return Ok(Self::with(store, config, Keyring::plain()));
+        }
+        let keyring = unlock(store.as_ref(), &config, credentials)?;
+        // Until now it was the store's word.
+        let config = decode_config(store.as_ref(), &bytes, &keyring)?;
+        Ok(Self::with(store, config, keyring))
+    }
+
+    /// Opens a repository without keys, see [`crate::KeylessRepository`].
+    pub(crate) fn open_keyless(store: SharedStore) -> Result<Self> {
+        let (config, _) = read_config(store.as_ref())?;
+        let keyring = if config.is_encrypted() { Keyring::locked() } else { Keyring::plain() };
+        Ok(Self::with(store, config, keyring))
+    }
+
+    fn with(store: SharedStore, config: Config, keyring: Keyring) -> Self {
+        let has_ended = Arc::new(Process::has_ended);
+        Self { store, config, keyring: Arc::new(keyring), process: Process::current(), has_ended }
     }
 
     /// Replaces who this process says it is and how the end of others is judged: for simulations.
@@ -139,7 +174,64 @@ impl Repository {
     }
 
     pub(crate) fn keys(&self) -> &IdKeys {
-        &self.keys
+        self.keyring.names()
+    }
+
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// An encoder of frames for this repository.
+    pub(crate) fn frame_encoder(&self) -> Result<FrameEncoder> {
+        FrameEncoder::new(self.config.zstd_level, &self.keyring)
+    }
+
+    /// A decoder of frames of this repository.
+    pub(crate) fn frame_decoder(&self) -> Result<FrameDecoder> {
+        FrameDecoder::new(&self.keyring)
+    }
+
+    /// The record of a value, for this key of the store.
+    pub(crate) fn encode_record(&self, kind: Kind, key: &Key, value: &impl Serialize) -> Result<Vec<u8>> {
+        record::encode_value(kind, key, value, &self.keyring)
+    }
+
+    /// The value in a record that was found under this key of the store.
+    pub(crate) fn decode_record<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        key: &Key,
+        bytes: &[u8],
+    ) -> Result<T> {
+        record::decode_value(kind, key, bytes, &self.keyring).map_err(|what| self.damaged(key.as_str(), what))
+    }
+
+    /// What the key that opened the repository may do; none where nothing is encrypted.
+    #[must_use]
+    pub fn access(&self) -> Option<KeyAccess> {
+        self.keyring.access()
+    }
+
+    /// An error unless chunks can be read with the key that opened the repository.
+    pub(crate) fn require_chunk_access(&self) -> Result<()> {
+        if self.keyring.reads_chunks() {
+            return Ok(());
+        }
+        Err(Error::Denied { store: self.location().to_owned(), what: "this key cannot read chunks" })
+    }
+
+    /// Whether equal content has equal names in both repositories, so that one can tell what the other lacks.
+    #[must_use]
+    pub fn shares_names_with(&self, other: &Self) -> bool {
+        self.keyring.names_id() == other.keyring.names_id()
+    }
+
+    /// Whether whoever can read the frames of one repository can read those of the other, so that they can be passed on as
+    /// they are stored.
+    #[must_use]
+    pub fn shares_cipher_with(&self, other: &Self) -> bool {
+        let (own, other) = (self.keyring.cipher_id(), other.keyring.cipher_id());
+        own.is_some() && own == other
     }
 
     pub(crate) fn process(&self) -> &Process {
@@ -257,11 +349,11 @@ impl Repository {
         let key = snapshot_key(id)?;
         let (bytes, _) = self.store.get(&key, RECORD_BYTES_MAX)?;
         let damaged = |what| self.damaged(key.as_str(), what);
-        let payload = record::decode(Kind::Snapshot, &bytes).map_err(damaged)?;
-        if self.keys.snapshot(payload) != id {
+        let payload = record::decode(Kind::Snapshot, &key, &bytes, &self.keyring).map_err(damaged)?;
+        if self.keys().snapshot(&payload) != id {
             return Err(damaged("its content does not match its name".to_owned()));
         }
-        let snapshot: Snapshot = serde_json::from_slice(payload)
+        let snapshot: Snapshot = serde_json::from_slice(&payload)
             .map_err(|error| damaged(format!("its content cannot be read: {error}")))?;
         match snapshot.flaw() {
             Some(flaw) => Err(damaged(flaw)),
@@ -273,8 +365,10 @@ impl Repository {
     pub(crate) fn put_snapshot(&self, snapshot: &Snapshot) -> Result<SnapshotId> {
         let payload = serde_json::to_vec(snapshot)
             .map_err(|error| Error::Invalid(format!("the manifest cannot be written: {error}")))?;
-        let id = self.keys.snapshot(&payload);
-        let stored = put_once(self.store(), &snapshot_key(id)?, &record::encode(Kind::Snapshot, &payload));
+        let id = self.keys().snapshot(&payload);
+        let key = snapshot_key(id)?;
+        let bytes = record::encode(Kind::Snapshot, &key, &payload, &self.keyring)?;
+        let stored = put_once(self.store(), &key, &bytes);
         if stored.is_err() {
             self.withdraw_snapshot(id);
         }
@@ -332,8 +426,7 @@ impl Repository {
             Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let image: ImageRef =
-            record::decode_value(Kind::Ref, &bytes).map_err(|what| self.damaged(key.as_str(), what))?;
+        let image: ImageRef = self.decode_record(Kind::Ref, &key, &bytes)?;
         if image.image != *name || image.ref_version != 1 {
             return Err(self.damaged(
                 key.as_str(),
@@ -367,7 +460,7 @@ impl Repository {
                 return Ok(image);
             }
             image.generation += 1;
-            let bytes = record::encode_value(Kind::Ref, &image);
+            let bytes = self.encode_record(Kind::Ref, &key, &image)?;
             let written = match &version {
                 None => self.store.put_if_absent(&key, &[&bytes]),
                 Some(version) => self.store.put_if_match(&key, &bytes, version),
@@ -498,6 +591,31 @@ pub(crate) fn put_once(store: &dyn Store, key: &Key, bytes: &[u8]) -> Result<()>
         Err(error) if error.kind() == StoreErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Reads the configuration by the word of the store; what is encrypted is authenticated later.
+fn read_config(store: &dyn Store) -> Result<(Config, Vec<u8>)> {
+    let bytes = match store.get(&config_key()?, RECORD_BYTES_MAX) {
+        Ok((bytes, _)) => bytes,
+        Err(error) if error.kind() == StoreErrorKind::NotFound => {
+            return Err(Error::NoRepository { store: store.name().to_owned() });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let keyring = if record::is_authenticated(&bytes) { Keyring::locked() } else { Keyring::plain() };
+    let config = decode_config(store, &bytes, &keyring)?;
+    Ok((config, bytes))
+}
+
+fn decode_config(store: &dyn Store, bytes: &[u8], keyring: &Keyring) -> Result<Config> {
+    let damaged = |what| Error::Damaged { store: store.name().to_owned(), key: CONFIG.to_owned(), what };
+    let config: Config =
+        record::decode_value(Kind::Config, &config_key()?, bytes, keyring).map_err(damaged)?;
+    config.check(store.name())?;
+    if config.is_encrypted() == keyring.is_plain() {
+        return Err(damaged("what it says of encryption contradicts its form".to_owned()));
+    }
+    Ok(config)
 }
 
 fn key_of(prefix: &str, name: &str) -> Result<Key> {

@@ -65,6 +65,10 @@ impl Repository {
         threads: usize,
         control: &dyn Control,
     ) -> Result<RestoreOutcome> {
+        if !matches!(mode, RestoreMode::Compare(_)) {
+            // Before anything is written. Comparing needs names alone.
+            self.require_chunk_access()?;
+        }
         let blobs = Blobs::open(self)?;
         let size = match mode {
             RestoreMode::Write(target) => target.virtual_size(),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{SnapshotId, from_hex, to_hex};
 use crate::image::{ImageName, SnapshotEntry};
-use crate::record::{self, Kind, RECORD_BYTES_MAX};
+use crate::record::{Kind, RECORD_BYTES_MAX};
 use crate::repository::{Repository, SNAPSHOTS, snapshot_key};
 use crate::{Error, Result};
 
@@ -136,7 +136,7 @@ impl Session {
             created: jiff::Timestamp::now().to_string(),
             state: State::Open,
         };
-        let bytes = record::encode_value(Kind::Session, &record);
+        let bytes = repository.encode_record(Kind::Session, &key, &record)?;
         repository.store().put_if_absent(&key, &[&bytes])?;
         Ok(Self { key, record, version: Version::of(&bytes) })
     }
@@ -151,7 +151,7 @@ impl Session {
     pub(crate) fn commit(mut self, repository: &Repository, snapshots: Vec<Published>) -> Result<Self> {
         let ids: Vec<SnapshotId> = snapshots.iter().map(|published| published.entry.id).collect();
         self.record.state = State::Committed { snapshots };
-        let bytes = record::encode_value(Kind::Session, &self.record);
+        let bytes = repository.encode_record(Kind::Session, &self.key, &self.record)?;
         match repository.store().put_if_match(&self.key, &bytes, &self.version) {
             Ok(()) => {
                 self.version = Version::of(&bytes);
@@ -175,8 +175,7 @@ impl Session {
     /// snapshot right now and count on the session, and whoever completes it removes it.
     fn withdraw(self, repository: &Repository, snapshots: &[SnapshotId]) -> Result<()> {
         let (bytes, _) = repository.store().get(&self.key, RECORD_BYTES_MAX)?;
-        let found: SessionRecord = record::decode_value(Kind::Session, &bytes)
-            .map_err(|what| repository.damaged(self.key.as_str(), what))?;
+        let found: SessionRecord = repository.decode_record(Kind::Session, &self.key, &bytes)?;
         match found.state {
             State::Committed { .. } => Ok(()),
             State::Open | State::Revoked => {
@@ -209,7 +208,7 @@ impl FoundSession {
     /// Takes the right to publish from an open session; `false` when it was not open any more.
     pub(crate) fn revoke(&self, repository: &Repository) -> Result<bool> {
         let record = SessionRecord { state: State::Revoked, ..self.record.clone() };
-        let bytes = record::encode_value(Kind::Session, &record);
+        let bytes = repository.encode_record(Kind::Session, &self.key, &record)?;
         match repository.store().put_if_match(&self.key, &bytes, &self.version) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(false),
@@ -228,8 +227,7 @@ impl Repository {
                 Err(error) if error.kind() == StoreErrorKind::NotFound => continue,
                 Err(error) => return Err(error.into()),
             };
-            let record = record::decode_value(Kind::Session, &bytes)
-                .map_err(|what| self.damaged(entry.key.as_str(), what))?;
+            let record = self.decode_record(Kind::Session, &entry.key, &bytes)?;
             found.push(FoundSession { key: entry.key, record, version });
         }
         Ok(found)

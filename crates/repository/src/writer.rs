@@ -470,7 +470,7 @@ impl Repository {
                 // Nodes have lengths of their own, which only their frames know.
                 let key = pack_key(pack)?;
                 let object = self.store().open(&key)?;
-                let mut decoder = crate::frame::FrameDecoder::new()?;
+                let mut decoder = self.frame_decoder()?;
                 let (mut bytes, mut content) = (Vec::new(), Vec::new());
                 for frame in &directory.frames {
                     bytes.resize(frame.length as usize, 0);

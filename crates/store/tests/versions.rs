@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use leeward_store::bucket::{BucketStore, Comparison, VersionedStore};
 use leeward_store::simulation::bucket::{Habits, MemoryBucket};
-use leeward_store::simulation::conformance::run;
+use leeward_store::simulation::conformance::{Deletion, run, run_with};
 use leeward_store::{ErrorKind, SharedStore};
 
 fn versioned(comparison: Comparison, habits: Habits, seed: u64) -> (Arc<MemoryBucket>, SharedStore) {
@@ -27,25 +27,26 @@ fn a_bucket_that_compares_is_a_store() {
 
 #[test]
 fn a_bucket_that_only_creates_is_a_store() {
-    run(&versioned(Comparison::CreateOnly, Habits::default(), 2).1);
+    run_with(&versioned(Comparison::CreateOnly, Habits::default(), 2).1, Deletion::IsToldToSome);
 }
 
 #[test]
 fn a_bucket_that_knows_no_condition_is_a_store() {
     let (bucket, store) = versioned(Comparison::None, Habits::default(), 3);
-    run(&store);
+    run_with(&store, Deletion::IsToldToSome);
     assert!(bucket.keys().is_empty(), "something was left over: {:?}", bucket.keys());
 }
+
 #[test]
 fn a_bucket_that_fails_and_lags_is_a_store() {
     let habits = Habits {
-        lag: Duration::from_millis(500),
+        lag: Duration::from_millis(20),
         has_torn_listings: true,
         refused_percent: 2,
         lost_percent: 2,
         late_percent: 2,
     };
-    run(&versioned(Comparison::None, habits, 4).1);
+    run_with(&versioned(Comparison::None, habits, 4).1, Deletion::IsToldToSome);
 }
 
 #[test]

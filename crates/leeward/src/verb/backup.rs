@@ -1,6 +1,7 @@
 //! `leeward backup`: a disk becomes a snapshot, or the disks of a machine a group of them.
 
 pub mod machine;
+mod rbd;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,15 +21,15 @@ use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::limit::{self, LimitedSource, RateLimit};
 use crate::output::Output;
-use crate::size;
+use crate::{place, size};
 
 /// Back up a disk as a new snapshot of an image
 ///
 /// The disks of a running machine of QEMU (qmp:SOCKET) are backed up together, at one moment, as IMAGE/DISK each.
 #[derive(Args)]
 pub struct BackupArguments {
-    /// The disk: an image file, a block device, an nbd:// URL, overlay:PATH for the changes of an exported snapshot, or a
-    /// running machine as qmp:SOCKET[?disk=NAME&disk=NAME]
+    /// The disk: an image file, a block device, an nbd:// URL, overlay:PATH for the changes of an exported snapshot, an
+    /// image of Ceph as rbd:POOL/IMAGE[@SNAPSHOT], or a running machine as qmp:SOCKET[?disk=NAME&disk=NAME]
     source: String,
     /// The image to add the snapshot to, as in web-01/root
     image: ImageName,
@@ -79,6 +80,9 @@ pub fn run(
     let repository = repository.open_limited(arguments.limit_write)?;
     if let Some(path) = arguments.source.strip_prefix(overlay::SCHEME) {
         return back_up_overlay(&arguments, Path::new(path), &repository, output);
+    }
+    if let Some(image) = place::rbd(&arguments.source) {
+        return rbd::run(image?, &arguments, &repository, output);
     }
     refuse_in_use(&arguments.source)?;
     let read_limit = arguments.limit_read.map(RateLimit::new);

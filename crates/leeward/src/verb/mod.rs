@@ -9,6 +9,7 @@ pub mod export;
 pub mod files;
 pub mod groups;
 pub mod hydrate;
+pub mod key;
 pub mod label;
 pub mod mount;
 pub mod overlay;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use leeward_repository::{Control, InitOptions, Repository};
+use leeward_repository::{
+    Control, InitOptions, KeyAccess, KeylessRepository, NewKey, NoCredential, Repository, Unlock,
+};
 
 use crate::failure::{Code, Failure};
 use crate::interrupt;
@@ -12,6 +14,8 @@ use crate::location;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::size;
+use crate::unlock::UnlockArguments;
+use crate::verb::key::{self, RecoveryTarget};
 
 /// Which repository.
 #[derive(Args, Debug, Clone)]
@@ -19,6 +23,8 @@ pub struct RepositoryArgument {
     /// The repository: a directory
     #[arg(short, long, env = "LEEWARD_REPO", value_name = "REPO", global = true)]
     repo: Option<String>,
+    #[command(flatten)]
+    unlock: UnlockArguments,
 }
 
 impl RepositoryArgument {
@@ -31,24 +37,44 @@ impl RepositoryArgument {
 
     /// Opens it.
     pub fn open(&self) -> Result<Repository, Failure> {
-        open(self.location()?)
+        open_with(self.location()?, None, &self.unlock)
     }
 
     /// Opens it to write so many bytes per second at most.
     pub fn open_limited(&self, bytes_per_second: Option<u64>) -> Result<Repository, Failure> {
-        open_limited(self.location()?, bytes_per_second)
+        open_with(self.location()?, bytes_per_second, &self.unlock)
+    }
+
+    /// Opens it without keys, to check what can be checked so.
+    pub fn open_keyless(&self) -> Result<KeylessRepository, Failure> {
+        let location = self.location()?;
+        told(location, KeylessRepository::open(location::open_store(location)?))
+    }
+
+    /// What is to open it.
+    pub fn unlock(&self) -> &UnlockArguments {
+        &self.unlock
     }
 }
 
 /// Opens the repository at a location.
 pub fn open(location: &str) -> Result<Repository, Failure> {
-    open_limited(location, None)
+    open_with(location, None, &NoCredential)
 }
 
-fn open_limited(location: &str, bytes_per_second: Option<u64>) -> Result<Repository, Failure> {
+/// Opens the repository at a location with what `unlock` gives, to write so many bytes per second at most.
+pub fn open_with(
+    location: &str,
+    bytes_per_second: Option<u64>,
+    unlock: &dyn Unlock,
+) -> Result<Repository, Failure> {
     let store = location::open_store(location)?;
     let limit = bytes_per_second.map(RateLimit::new);
-    match Repository::open(LimitedStore::wrap(store, limit.as_ref())) {
+    told(location, Repository::open_with(LimitedStore::wrap(store, limit.as_ref()), unlock))
+}
+
+fn told<T>(location: &str, opened: leeward_repository::Result<T>) -> Result<T, Failure> {
+    match opened {
         Err(leeward_repository::Error::NoRepository { .. }) => Err(location::missing(location)),
         other => Ok(other?),
     }
@@ -56,7 +82,9 @@ fn open_limited(location: &str, bytes_per_second: Option<u64>) -> Result<Reposit
 
 /// Makes a repository at a location where there is none.
 pub fn init(location: &str, options: &InitOptions) -> Result<Repository, Failure> {
-    let store = location::create_store(location, open(location).is_ok())?;
+    let holds_repository = location::open_store(location)
+        .is_ok_and(|store| Repository::is_present(store.as_ref()).unwrap_or(false));
+    let store = location::create_store(location, holds_repository)?;
     Ok(Repository::init(store, options)?)
 }
 
@@ -101,6 +129,12 @@ pub enum RepoVerb {
         /// Level of zstd compression, -7 (fast) to 19 (small)
         #[arg(long, value_name = "LEVEL", default_value_t = InitOptions::default().zstd_level, allow_negative_numbers = true)]
         compression: i32,
+        /// Encrypt it: for the passphrase or key that is given (see Keys), else for a passphrase that is asked for
+        #[arg(long)]
+        encrypt: bool,
+        /// Make a recovery key as well: shown on the terminal, or written to FILE
+        #[arg(long, value_name = "FILE", requires = "encrypt", num_args = 0..=1, require_equals = true)]
+        recovery_key: Option<Option<std::path::PathBuf>>,
     },
     /// Show format, identity and settings
     Info,
@@ -109,11 +143,30 @@ pub enum RepoVerb {
 /// Runs a `repo` verb.
 pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
     let opened = match verb {
-        RepoVerb::Init { chunk_size, pack_size, compression } => {
+        RepoVerb::Init { chunk_size, pack_size, compression, encrypt, recovery_key } => {
             let pack_bytes = u32::try_from(*pack_size)
                 .map_err(|_| Failure::new(Code::Usage, "packs may have 256 MiB at most"))?;
-            let options = InitOptions { chunk_bytes: *chunk_size, pack_bytes, zstd_level: *compression };
+            let recovery =
+                recovery_key.as_ref().map(|file| RecoveryTarget::new(file.as_deref())).transpose()?;
+            let mut options = InitOptions {
+                chunk_bytes: *chunk_size,
+                pack_bytes,
+                zstd_level: *compression,
+                keys: Vec::new(),
+            };
+            if *encrypt {
+                options.keys = first_keys(repository, recovery.as_ref())?;
+            } else if repository.unlock.expects_encryption() {
+                return Err(Failure::new(
+                    Code::Usage,
+                    "a key is given, but the repository is not to be encrypted",
+                )
+                .hint("add --encrypt, or leave out the key"));
+            }
             let opened = init(repository.location()?, &options)?;
+            if let Some(recovery) = &recovery {
+                recovery.hand_out(&opened, output)?;
+            }
             output.line(format!("Made a repository in {}", opened.location()));
             opened
         }
@@ -130,8 +183,29 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
         output.line(format!("fan-out      {}", config.fanout()));
         output.line(format!("pack size    {}", size::show(config.pack_bytes.into())));
         output.line(format!("compression  zstd level {}", config.zstd_level));
-        output.line("encryption   none");
+        output.line(format!("encryption   {}", encryption(&opened)));
+        if let Some(fingerprint) = opened.fingerprint() {
+            output.line(format!("fingerprint  {fingerprint}"));
+        }
         output.line(format!("made         {} by {}", config.created, config.tool));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn encryption(repository: &Repository) -> &'static str {
+    match repository.access() {
+        None => "none",
+        Some(KeyAccess::Full) => "AES-256-GCM, opened with a full key",
+        Some(KeyAccess::WriteOnly) => "AES-256-GCM, opened with a write-only key",
+    }
+}
+
+/// Who may open a new repository: whoever has what is given now, and the recovery key.
+fn first_keys(
+    repository: &RepositoryArgument,
+    recovery: Option<&RecoveryTarget>,
+) -> Result<Vec<NewKey>, Failure> {
+    let credential = repository.unlock.for_new().map_err(key::usage)?;
+    let first = key::new_key("first", KeyAccess::Full, key::recipient_of(&credential));
+    Ok(std::iter::once(first).chain(recovery.map(RecoveryTarget::new_key)).collect())
 }

@@ -12,14 +12,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use leeward_disk::{
-    CreateOptions, Format, OpenOptions, Source, Target, create_target, default_threads, open_source,
-};
+use leeward_disk::{CreateOptions, Format, OpenOptions, Source, Target, default_threads};
 use leeward_repository::{Repository, RestoreMode, RestoreOutcome, Snapshot, SnapshotId, SnapshotSpec};
 
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
+use crate::place::{create_target, open_source, open_target};
 use crate::size;
 
 /// Restore a snapshot to a file, a block device or an NBD server, or a group to a machine
@@ -28,7 +27,7 @@ pub struct RestoreArguments {
     /// The snapshot: IMAGE, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG; with --as, --in-place or --disk the group:
     /// MACHINE, MACHINE@~1, or the first digits of its identity
     snapshot: String,
-    /// Where to: a new image file, a block device, or an nbd:// URL
+    /// Where to: a new image file, a block device, an nbd:// URL, or an image of Ceph as rbd:POOL/IMAGE
     #[arg(required_unless_present_any = ["name", "in_place"])]
     target: Option<String>,
     /// Format of the new file: raw or qcow2 [default: what its name says, else raw]
@@ -61,7 +60,7 @@ pub struct RestoreArguments {
 pub struct VerifyArguments {
     /// The snapshot: IMAGE, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG
     snapshot: SnapshotSpec,
-    /// The disk: an image file, a block device, or an nbd:// URL
+    /// The disk: an image file, a block device, an nbd:// URL, or rbd:POOL/IMAGE[@SNAPSHOT]
     disk: String,
     /// Format of the disk: raw, qcow2, vmdk, vhd, vhdx or vdi
     #[arg(short, long)]
@@ -149,7 +148,7 @@ fn restore_disk(
     };
     let outcome = if arguments.onto {
         // The target first: it extends a file that is too short.
-        let target = leeward_disk::open_target(target_name, virtual_size)?;
+        let target = open_target(target_name, virtual_size)?;
         let existing = open_source(target_name, &OpenOptions::with_format(Format::Raw))?;
         run(RestoreMode::Patch(target.as_ref(), existing.as_ref()), target.as_ref())?
     } else {

@@ -228,7 +228,7 @@ impl Job<'_> {
     ) -> Result<()> {
         let config = self.repository.config();
         let mut worker = Worker {
-            encoder: FrameEncoder::new(config.zstd_level)?,
+            encoder: self.repository.frame_encoder()?,
             input: vec![0; config.frame_bytes()],
             fresh: Vec::with_capacity(config.frame_bytes()),
             fresh_ids: Vec::new(),
@@ -403,7 +403,7 @@ impl Job<'_> {
     /// Builds the levels above the leaves that were made; where there is a base, the other nodes are its own.
     fn finish_tree(&self, leaves: BTreeMap<u64, Option<BlobId>>, read: Read<'_>) -> Result<Root> {
         let config = self.repository.config();
-        let mut encoder = FrameEncoder::new(config.zstd_level)?;
+        let mut encoder = self.repository.frame_encoder()?;
         let chunks = self.source.virtual_size().div_ceil(config.chunk_bytes() as u64);
         let top = root_level(chunks, config.fanout_bits);
         let base = match read {

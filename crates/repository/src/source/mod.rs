@@ -82,6 +82,7 @@ impl Repository {
     /// # Errors
     /// The store fails, or the file for decoded chunks cannot be made.
     pub fn reader(&self, options: ReadOptions) -> Result<SnapshotReader> {
+        self.require_chunk_access()?;
         let chunks = Arc::new(Chunks::new(Blobs::open(self)?, &options)?);
         Ok(SnapshotReader { chunks, options })
     }

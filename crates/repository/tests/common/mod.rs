@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use leeward_disk::{Extent, ExtentKind, Format, Info, Source, Target};
 use leeward_repository::{
-    BackupOptions, BackupOutcome, Changed, CollectOptions, Consistency, GroupOptions, GroupRecord, ImageName,
-    InitOptions, Member, PREFIXES, Process, ReadData, Repository, RestoreMode, SnapshotId, SourceRecord,
-    Unattended,
+    BackupOptions, BackupOutcome, Changed, CollectOptions, Consistency, Credential, GroupOptions,
+    GroupRecord, Identity, ImageName, InitOptions, KeyAccess, Member, NewKey, NoCredential, PREFIXES,
+    Process, ReadData, Recipient, Repository, RestoreMode, SnapshotId, SourceRecord, Unattended, Unlock,
 };
 use leeward_store::DirectoryStore;
 use leeward_store::simulation::{Random, SimulatedFileSystem};
@@ -228,14 +228,39 @@ impl Machine {
 
     pub fn init(&self) -> leeward_repository::Result<Repository> {
         let store = DirectoryStore::create_on(Arc::new(self.files.clone()), Path::new(ROOT), &PREFIXES)?;
-        let options = InitOptions { chunk_bytes: CHUNK_BYTES as u64, pack_bytes: 1 << 20, zstd_level: 1 };
+        let options =
+            InitOptions { chunk_bytes: CHUNK_BYTES as u64, pack_bytes: 1 << 20, zstd_level: 1, keys: keys() };
         Ok(self.as_process(Repository::init(Arc::new(store), &options)?))
     }
 
     pub fn open(&self) -> leeward_repository::Result<Repository> {
         let store = DirectoryStore::open_on(Arc::new(self.files.clone()), Path::new(ROOT))?;
-        Ok(self.as_process(Repository::open(Arc::new(store))?))
+        Ok(self.as_process(Repository::open_with(Arc::new(store), credentials().as_ref())?))
     }
+}
+
+/// Whether the tests run on encrypted repositories: `LEEWARD_TEST_ENCRYPTED=1`.
+pub fn is_encrypted() -> bool {
+    std::env::var_os("LEEWARD_TEST_ENCRYPTED").is_some()
+}
+
+static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity::generate().unwrap());
+
+/// The keys of a new repository.
+fn keys() -> Vec<NewKey> {
+    if !is_encrypted() {
+        return Vec::new();
+    }
+    vec![NewKey {
+        name: "test".to_owned(),
+        access: KeyAccess::Full,
+        recipient: Recipient::PublicKey(IDENTITY.public()),
+    }]
+}
+
+/// What opens it.
+fn credentials() -> Box<dyn Unlock> {
+    if is_encrypted() { Box::new(Credential::Identity(IDENTITY.clone())) } else { Box::new(NoCredential) }
 }
 
 pub fn image(name: &str) -> ImageName {

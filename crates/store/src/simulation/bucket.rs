@@ -2,7 +2,7 @@
 //! listings lag; a listing is no picture of one moment; requests fail before or after they took effect, or take effect
 //! long after they have failed.
 //!
-//! Time is virtual: every request takes a millisecond, a pause takes what it is told, and nobody ever waits. What a seed
+//! Time is virtual: every request takes a millisecond, a pause takes what it is told, and nobody waits for long. What a seed
 //! chooses is chosen in the order in which requests come, so that with a [`Hook`] that orders them a seed gives the
 //! same run again.
 
@@ -18,6 +18,8 @@ use crate::{Entry, Error, Key, Result};
 
 /// How long a request takes.
 const REQUEST: Duration = Duration::from_millis(1);
+/// How much faster than real time pauses are.
+const PACE: u32 = 100;
 
 /// What the service does to those who use it. The default is the best of all services.
 #[derive(Debug, Clone, Copy, Default)]
@@ -139,6 +141,10 @@ impl MemoryBucket {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_ordered(&self) -> bool {
+        self.shared.hook.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn tell(&self, name: &'static str, key: &str) {
@@ -343,7 +349,10 @@ impl Surroundings for MemoryBucket {
         if !time.is_zero() {
             self.tell("pause", "");
             self.state().now += time;
-            std::thread::yield_now();
+            if !self.is_ordered() {
+                // Threads that nobody orders must really step aside, or they are in each other's way for ever.
+                std::thread::sleep(time / PACE);
+            }
         }
     }
 

@@ -18,34 +18,32 @@ fn key(name: &str) -> Key {
     Key::under("things", name).unwrap()
 }
 
-/// How exact a store's answers are when callers race.
+/// What a store tells several callers that delete one object at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answers {
-    /// Of several callers that delete an object exactly one hears that it was there, and who could not replace one hears
-    /// why.
-    Exact,
-    /// At least one hears that it was there, and a caller may hear that it cannot be told whether its replacement was
-    /// made for a while: services over a network.
-    OfAService,
+pub enum Deletion {
+    /// Exactly one hears that it was there.
+    IsToldOnce,
+    /// At least one does: object stores do not tell. Nor do they always tell whether a replacement was made for a while.
+    IsToldToSome,
 }
 
-/// Runs the whole suite on a store whose answers are exact.
+/// Runs the whole suite on a store that tells a deletion once.
 pub fn run(store: &Arc<dyn Store>) {
-    run_with(store, Answers::Exact);
+    run_with(store, Deletion::IsToldOnce);
 }
 
 /// Runs the whole suite.
-pub fn run_with(store: &Arc<dyn Store>, answers: Answers) {
+pub fn run_with(store: &Arc<dyn Store>, deletion: Deletion) {
     let store = store.as_ref();
     objects_come_back(store);
     absence_and_size_are_told(store);
     listings_are_in_order_and_complete(store);
-    deleting_is_told(store, answers);
+    deleting_is_told(store, deletion);
     one_creator_wins(store);
-    one_replacement_wins(store, answers);
-    collecting_by_replacement_loses_nothing(store, answers);
+    one_replacement_wins(store, deletion);
+    collecting_by_replacement_loses_nothing(store, deletion);
     no_part_of_an_object_is_ever_seen(store);
-    creating_and_deleting_race(store, answers);
+    creating_and_deleting_race(store, deletion);
     store.settle("things").unwrap();
     store.sweep_leftovers().unwrap();
 }
@@ -120,14 +118,14 @@ fn listings_are_in_order_and_complete(store: &dyn Store) {
     assert!(store.delete(&Key::under("names", "other").unwrap()).unwrap());
 }
 
-fn deleting_is_told(store: &dyn Store, answers: Answers) {
+fn deleting_is_told(store: &dyn Store, deletion: Deletion) {
     for round in 0..20 {
         let key = key("deleted");
         store.put_if_absent(&key, &[&[round]]).unwrap();
         let winners = race(|_| store.delete(&key).unwrap());
-        match answers {
-            Answers::Exact => assert_eq!(winners, 1, "round {round}"),
-            Answers::OfAService => assert!(winners >= 1, "round {round}"),
+        match deletion {
+            Deletion::IsToldOnce => assert_eq!(winners, 1, "round {round}"),
+            Deletion::IsToldToSome => assert!(winners >= 1, "round {round}"),
         }
         assert_eq!(store.get(&key, 10).unwrap_err().kind(), ErrorKind::NotFound, "round {round}");
         assert!(!store.delete(&key).unwrap(), "what is gone is not deleted again");
@@ -166,7 +164,7 @@ fn one_creator_wins(store: &dyn Store) {
     }
 }
 
-fn one_replacement_wins(store: &dyn Store, answers: Answers) {
+fn one_replacement_wins(store: &dyn Store, deletion: Deletion) {
     let key = key("replaced");
     store.put_if_absent(&key, &[b"start"]).unwrap();
     for round in 0..20_u8 {
@@ -178,7 +176,7 @@ fn one_replacement_wins(store: &dyn Store, answers: Answers) {
                 true
             }
             Err(error) => {
-                assert!(is_refusal(&error, answers), "{error}");
+                assert!(is_refusal(&error, deletion), "{error}");
                 false
             }
         });
@@ -188,13 +186,13 @@ fn one_replacement_wins(store: &dyn Store, answers: Answers) {
     store.delete(&key).unwrap();
 }
 
-fn is_refusal(error: &Error, answers: Answers) -> bool {
+fn is_refusal(error: &Error, deletion: Deletion) -> bool {
     error.kind() == ErrorKind::Conflict
-        || (error.kind() == ErrorKind::Uncertain && answers == Answers::OfAService)
+        || (error.kind() == ErrorKind::Uncertain && deletion == Deletion::IsToldToSome)
 }
 
 /// Every thread adds its own marks to one object. Who is not certain looks whether the mark is there.
-fn collecting_by_replacement_loses_nothing(store: &dyn Store, answers: Answers) {
+fn collecting_by_replacement_loses_nothing(store: &dyn Store, deletion: Deletion) {
     const TIMES: u8 = 10;
     let key = key("marks");
     store.put_if_absent(&key, &[]).unwrap();
@@ -208,7 +206,7 @@ fn collecting_by_replacement_loses_nothing(store: &dyn Store, answers: Answers) 
                 }
                 match store.put_if_match(&key, &[&marks[..], &mark].concat(), &version) {
                     Ok(()) => break,
-                    Err(error) => assert!(is_refusal(&error, answers), "{error}"),
+                    Err(error) => assert!(is_refusal(&error, deletion), "{error}"),
                 }
             }
         }
@@ -260,7 +258,7 @@ fn no_part_of_an_object_is_ever_seen(store: &dyn Store) {
     });
 }
 
-fn creating_and_deleting_race(store: &dyn Store, answers: Answers) {
+fn creating_and_deleting_race(store: &dyn Store, deletion: Deletion) {
     let key = key("to-and-fro");
     let (created, deleted) = (AtomicUsize::new(0), AtomicUsize::new(0));
     race(|thread| {
@@ -277,9 +275,9 @@ fn creating_and_deleting_race(store: &dyn Store, answers: Answers) {
     });
     let is_there = store.delete(&key).unwrap();
     let (created, deleted) = (created.into_inner(), deleted.into_inner() + usize::from(is_there));
-    match answers {
-        Answers::Exact => assert_eq!(created, deleted, "every creation is deleted once"),
-        Answers::OfAService => assert!(created <= deleted, "every creation is deleted"),
+    match deletion {
+        Deletion::IsToldOnce => assert_eq!(created, deleted, "every creation is deleted once"),
+        Deletion::IsToldToSome => assert!(created <= deleted, "every creation is deleted"),
     }
     assert_eq!(store.get(&key, 10).unwrap_err().kind(), ErrorKind::NotFound);
 }

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use leeward_disk::{CreateOptions, Format, WorkOptions, copy, create_target, default_threads};
+use leeward_disk::{CreateOptions, Format, WorkOptions, copy, default_threads};
 use serde::Serialize;
 
 use super::OpenArguments;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::place::create_target;
 use crate::progress::Progress;
 use crate::{interrupt, size};
 

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use leeward_disk::{Format, OpenOptions, References, SharedSource, open_source};
+use leeward_disk::{Format, OpenOptions, References, SharedSource};
 
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::place::open_source;
 
 /// Look at, compare and convert disk images
 #[derive(Subcommand)]
@@ -64,6 +65,6 @@ impl OpenArguments {
 
     /// Opens an image as they say.
     pub fn open(&self, spec: &str) -> Result<SharedSource, Failure> {
-        Ok(open_source(spec, &self.options())?)
+        open_source(spec, &self.options())
     }
 }

@@ -6,9 +6,9 @@
 //!
 //! Every removal rests on a listing that began when the mark of the version that stays could be seen by all.
 
-use super::VersionedStore;
 use super::chain::{Chain, Decided, Parts};
 use super::name::{Ballot, Part, folder, key_of};
+use super::{TRIES_MAX, VersionedStore};
 use crate::bucket::Condition;
 use crate::{Key, Result};
 
@@ -93,18 +93,32 @@ impl VersionedStore {
     /// has gone meanwhile: then it is somebody else who removes.
     fn bar(&self, key: &Key, chain: &Chain, tombstone: &Decided) -> Result<Option<Ballot>> {
         let round = chain.round_max(1).saturating_add(1);
-        let barrier = Ballot { version: 1, round, nonce: self.surroundings.number()? };
         let part = Part::Prepared { base: 0 };
-        let name = key_of(&folder(key), barrier, part)?;
-        let written = self.bucket.write(&name, &[], Condition::Always);
-        self.surroundings.pause(self.lag);
-        let stands = written.is_ok() && self.chain(key)?.counts(tombstone.ballot);
-        self.surroundings.pause(self.lag);
-        if stands && self.is_still(key, tombstone)? {
-            return Ok(Some(barrier));
+        for _ in 0..TRIES_MAX {
+            let barrier = Ballot { version: 1, round, nonce: self.surroundings.number()? };
+            let written = self.bucket.write(&key_of(&folder(key), barrier, part)?, &[], Condition::Always);
+            self.surroundings.pause(self.lag);
+            let is_written = match written {
+                Err(error) if !error.is_transient() => return Err(error),
+                other => other.is_ok(),
+            };
+            let stands = self.is_shown_still(key, tombstone)?;
+            if is_written && stands {
+                return Ok(Some(barrier));
+            }
+            self.remove_parts(key, barrier, [part].into_iter());
+            if !stands {
+                return Ok(None);
+            }
         }
-        self.remove_parts(key, barrier, [part].into_iter());
-        written.map(|()| None)
+        Err(self.contended("delete", key))
+    }
+
+    /// Whether a listing from now on shows a ballot that counts, and it is there when the listing has ended.
+    fn is_shown_still(&self, key: &Key, decided: &Decided) -> Result<bool> {
+        let counts = self.chain(key)?.counts(decided.ballot);
+        self.surroundings.pause(self.lag);
+        Ok(counts && self.is_still(key, decided)?)
     }
 
     /// Removes debris of one object; returns how many bytes that freed.
