@@ -16,12 +16,17 @@ const CONFIG: &str = "config";
 /// # Errors
 /// The bucket cannot hold one.
 pub fn store(connection: &Connection, comparison: Comparison) -> Result<SharedStore> {
+    let service = connection.bare.service();
+    let comparison = match (service.promises(), comparison) {
+        (Comparison::Native, found) => found,
+        (promised, _) => promised,
+    };
     Ok(match comparison {
         Comparison::Native => Arc::new(BucketStore::new(Arc::clone(&connection.bucket), comparison)?),
         other => {
             // That layout needs each write sent once at most, where objects change.
             let store = VersionedStore::new(Arc::clone(&connection.paced), other)?;
-            Arc::new(store.with_plain(Arc::clone(&connection.bucket)))
+            Arc::new(store.with_lag(service.lag()).with_plain(Arc::clone(&connection.bucket)))
         }
     })
 }

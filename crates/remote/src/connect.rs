@@ -27,7 +27,7 @@ pub struct Connection {
     pub requests: Arc<Requests>,
 }
 
-/// Makes a bucket of a location. Nothing is sent yet.
+/// Makes a bucket of a location. Nothing is sent yet, except to Swift: there the login says where objects are.
 ///
 /// # Errors
 /// An option makes no sense, there are no credentials, or TLS cannot be set up.

@@ -4,7 +4,9 @@
 //! `credentials.rs`, `settings.rs`; then name its scheme in `location.rs` and make it in `connect.rs`. Everything else —
 //! sending, counting, pacing, trying again, probing — is the same for all.
 
-use leeward_store::bucket::{Condition, Tag};
+use std::time::Duration;
+
+use leeward_store::bucket::{Comparison, Condition, Tag};
 
 use crate::answer::Refusal;
 use crate::http::{Method, Request, Response};
@@ -66,6 +68,16 @@ pub trait Service: std::marker::Send + Sync {
     /// Makes or fetches credentials anew after a refusal of them; `false` when there are no others.
     fn renew(&self) -> bool {
         false
+    }
+
+    /// The most that the service promises when writers race: a probe may find more by luck.
+    fn promises(&self) -> Comparison {
+        Comparison::Native
+    }
+
+    /// How far reads and listings may lag behind writes.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// The request that makes the bucket, not signed.

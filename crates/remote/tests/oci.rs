@@ -12,7 +12,7 @@ use leeward_remote::http::{Client, Method, Request};
 use leeward_remote::oci::{Oci, Profile};
 use leeward_remote::{Connection, Environment, Location, RemoteBucket, connect};
 use leeward_store::bucket::{Bucket, BucketStore, Comparison, Condition, RequestClass, Requests};
-use leeward_store::simulation::conformance::{Answers, run_with};
+use leeward_store::simulation::conformance::{Deletion, run_with};
 use leeward_store::{Error, ErrorKind, Key, SharedStore, Store};
 
 const ENDPOINT: &str = "http://127.0.0.1:12780";
@@ -88,7 +88,7 @@ fn oracles_object_storage_is_a_store() {
     let Some(bed) = Bed::find() else { return };
     let (connection, _) = bed.connect();
     let store: SharedStore = Arc::new(store(&connection));
-    run_with(&store, Answers::OfAService);
+    run_with(&store, Deletion::IsToldToSome);
     println!("requests: {}", connection.requests.counts());
 }
 

@@ -6,7 +6,7 @@
 //! What Swift does not promise:
 //! - `If-None-Match: *` looks before it writes: two writers that race may both pass. So Swift counts as a service
 //!   without comparison, whatever a probe finds;
-//! - a listing may lag behind writes ([`Swift::lag`]), and a replica that missed a write may answer a read. Whole objects
+//! - a listing may lag behind writes ([`Service::lag`]), and a replica that missed a write may answer a read. Whole objects
 //!   are therefore read with `X-Newest`, which asks all replicas; parts of objects are not, because what is read in parts
 //!   is written once.
 
@@ -21,7 +21,7 @@ mod v1;
 
 use std::time::Duration;
 
-use leeward_store::bucket::{Condition, RequestClass, Tag};
+use leeward_store::bucket::{Comparison, Condition, RequestClass, Tag};
 
 use self::account::Account;
 use self::login::Login;
@@ -43,6 +43,7 @@ const LAG_MAX: Duration = Duration::from_secs(3600);
 pub struct Swift {
     container: String,
     login: Login,
+    lag: Duration,
 }
 
 impl Swift {
@@ -51,31 +52,13 @@ impl Swift {
     /// # Errors
     /// An option makes no sense, there are no credentials, they are refused, or there is no such container.
     pub fn connect(location: &Location, environment: &Environment, client: &Client) -> Result<Self> {
-        let account = Account::find(location, environment)?;
-        let swift =
-            Self { container: location.bucket.clone(), login: Login::first(location, account, client)? };
+        let told = lag_of(location)?;
+        let login = Login::first(location, Account::find(location, environment)?, client)?;
+        let is_ceph = login.storage_path().starts_with("/swift/");
+        let lag = told.unwrap_or(if is_ceph { Duration::ZERO } else { UPDATE_WAIT });
+        let swift = Self { container: location.bucket.clone(), login, lag };
         swift.look(location, client)?;
         Ok(swift)
-    }
-
-    /// How far listings and reads may lag behind writes: what the location says (`lag=SECONDS`), else nothing for Ceph's
-    /// gateway, whose index is written with the object, and a second for Swift, whose object servers wait that long for
-    /// the listing.
-    ///
-    /// # Errors
-    /// The location names no number of seconds, or too many.
-    pub fn lag(&self, location: &Location) -> Result<Duration> {
-        let is_ceph = self.login.storage_path().starts_with("/swift/");
-        match location.option("lag") {
-            None if is_ceph => Ok(Duration::ZERO),
-            None => Ok(UPDATE_WAIT),
-            Some(text) => text
-                .parse::<f64>()
-                .ok()
-                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-                .filter(|lag| *lag <= LAG_MAX)
-                .ok_or_else(|| location.wrong("lag is a number of seconds, 3600 at most")),
-        }
     }
 
     /// Sees that the container is there: later a missing container looks like a missing object.
@@ -97,10 +80,30 @@ impl Swift {
     }
 }
 
+/// What the location says: `lag=SECONDS`.
+fn lag_of(location: &Location) -> Result<Option<Duration>> {
+    let read = |text: &str| {
+        let lag = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        lag.filter(|lag| *lag <= LAG_MAX)
+            .ok_or_else(|| location.wrong("lag is a number of seconds, 3600 at most"))
+    };
+    location.option("lag").map(read).transpose()
+}
+
 impl Service for Swift {
     /// Where the storage is, is filled in by [`Service::sign`]: a new token may come with another place.
     fn object(&self, method: Method, name: &str) -> Request {
         Request::new(method, "", format!("/{}/{name}", self.container))
+    }
+
+    fn promises(&self) -> Comparison {
+        Comparison::None
+    }
+
+    /// What the location says; else nothing for Ceph's gateway, whose index is written with the object, and a second for
+    /// Swift, whose object servers wait that long for the listing.
+    fn lag(&self) -> Duration {
+        self.lag
     }
 
     fn make(&self) -> Request {
