@@ -35,7 +35,12 @@ fn key(text: &str) -> Key {
 }
 
 /// Backs a disk of noise up through a store.
-fn back_up(served: &Served, store: SharedStore, image: &str, seed: u64) -> leeward_repository::Result<BackupOutcome> {
+fn back_up(
+    served: &Served,
+    store: SharedStore,
+    image: &str,
+    seed: u64,
+) -> leeward_repository::Result<BackupOutcome> {
     let mut bytes = vec![0; 3 << 20];
     leeward_store::simulation::Random::new(seed).fill(&mut bytes);
     let path = served.directory.path().join("disk.raw");
@@ -126,9 +131,16 @@ fn a_writer_backs_up_again_and_again_and_can_neither_read_chunks_nor_remove() {
     }
     is_refused(writer.delete(&key("config")).map(|_| ()), "w", "may not delete");
     is_refused(writer.sweep_leftovers().map(|_| ()), "w", "may not remove");
-    let list = record(5, &json!({"condemned_version": 1, "id": "0".repeat(32), "created": "", "packs": [],
-        "snapshots": [], "waits_for": null, "decided": true}));
-    is_refused(writer.put_if_absent(&key(&format!("condemned/{}", "0".repeat(32))), &[&list]), "w", "collect");
+    let list = record(
+        5,
+        &json!({"condemned_version": 1, "id": "0".repeat(32), "created": "", "packs": [],
+        "snapshots": [], "waits_for": null, "decided": true}),
+    );
+    is_refused(
+        writer.put_if_absent(&key(&format!("condemned/{}", "0".repeat(32))), &[&list]),
+        "w",
+        "collect",
+    );
     assert_eq!(all(&served), before);
     assert!(served.log.text().contains("\"token\":\"w\""), "changes and refusals are logged");
 }
@@ -151,9 +163,23 @@ fn a_writer_changes_a_ref_only_by_adding() {
         value
     };
     is_refused(writer.put_if_match(&name, &first, &version), "w", "replayed");
-    is_refused(put(&with(&|value| drop(value["snapshots"].as_array_mut().unwrap().remove(0)))), "w", "removes the entry");
-    is_refused(put(&with(&|value| value["snapshots"][0]["tags"] = json!({"x": ""}))), "w", "changes or moves");
-    is_refused(put(&with(&|value| value["snapshots"][0]["holds"] = json!([{"name": "h", "reason": "", "created": ""}]))), "w", "changes or moves");
+    is_refused(
+        put(&with(&|value| drop(value["snapshots"].as_array_mut().unwrap().remove(0)))),
+        "w",
+        "removes the entry",
+    );
+    is_refused(
+        put(&with(&|value| value["snapshots"][0]["tags"] = json!({"x": ""}))),
+        "w",
+        "changes or moves",
+    );
+    is_refused(
+        put(&with(&|value| {
+            value["snapshots"][0]["holds"] = json!([{"name": "h", "reason": "", "created": ""}])
+        })),
+        "w",
+        "changes or moves",
+    );
     is_refused(put(&with(&|value| value["generation"] = json!(u64::MAX))), "w", "generation");
     is_refused(
         put(&with(&|value| {
@@ -179,7 +205,9 @@ fn a_writer_changes_a_ref_only_by_adding() {
     // Whoever rules may take away, but never go back.
     let operator = served.as_role("o", Role::Operator, &[]);
     is_refused(operator.put_if_match(&name, &first, &version), "o", "its generation goes from");
-    operator.put_if_match(&name, &record(3, &with(&|value| value["snapshots"] = json!([]))), &version).unwrap();
+    operator
+        .put_if_match(&name, &record(3, &with(&|value| value["snapshots"] = json!([]))), &version)
+        .unwrap();
 }
 
 #[test]
@@ -251,8 +279,11 @@ fn sessions_are_their_makers() {
     let id = "0123456789abcdef".repeat(2);
     let name = key(&format!("sessions/{id}"));
     let session = |state: Value| {
-        record(4, &json!({"session_version": 1, "id": id, "purpose": "", "created": "", "state": state,
-            "process": {"host": "h", "boot": "b", "pid": 1, "started": 1}}))
+        record(
+            4,
+            &json!({"session_version": 1, "id": id, "purpose": "", "created": "", "state": state,
+            "process": {"host": "h", "boot": "b", "pid": 1, "started": 1}}),
+        )
     };
     let (open, revoked) = (session(json!("open")), session(json!("revoked")));
     is_refused(a.put_if_absent(&name, &[&revoked]), "a", "begins open");
@@ -266,8 +297,11 @@ fn sessions_are_their_makers() {
     is_refused(a.put_if_match(&name, &committed, &Version::of(&open)), "a", "without its manifest");
     // One that was made at the store itself belongs to nobody.
     let other = "f".repeat(32);
-    let bytes = record(4, &json!({"session_version": 1, "id": other, "purpose": "", "created": "", "state": "open",
-        "process": {"host": "h", "boot": "b", "pid": 1, "started": 1}}));
+    let bytes = record(
+        4,
+        &json!({"session_version": 1, "id": other, "purpose": "", "created": "", "state": "open",
+        "process": {"host": "h", "boot": "b", "pid": 1, "started": 1}}),
+    );
     let local = key(&format!("sessions/{other}"));
     served.store.put_if_absent(&local, &[&bytes]).unwrap();
     assert_eq!(b.put_if_absent(&local, &[&bytes]).unwrap_err().kind(), ErrorKind::AlreadyExists);
@@ -387,7 +421,10 @@ fn who_trickles_is_cut_off_in_both_directions() {
     let began = Instant::now();
     let mut stream = TcpStream::connect(served.address).unwrap();
     let name = "a".repeat(64);
-    let head = format!("PUT /v1/objects/packs/{name} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nIf-None-Match: *\r\nContent-Length: 1000000\r\n\r\n", token.reveal());
+    let head = format!(
+        "PUT /v1/objects/packs/{name} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nIf-None-Match: *\r\nContent-Length: 1000000\r\n\r\n",
+        token.reveal()
+    );
     stream.write_all(head.as_bytes()).unwrap();
     let mut dawdler = stream.try_clone().unwrap();
     std::thread::spawn(move || {
@@ -407,7 +444,10 @@ fn who_trickles_is_cut_off_in_both_directions() {
     let path = served.directory.path().join(format!("store/packs/{name}"));
     std::fs::write(path, &large).unwrap();
     let mut stream = TcpStream::connect(served.address).unwrap();
-    let head = format!("GET /v1/objects/packs/{name} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", token.reveal());
+    let head = format!(
+        "GET /v1/objects/packs/{name} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+        token.reveal()
+    );
     stream.write_all(head.as_bytes()).unwrap();
     std::thread::sleep(Duration::from_secs(5));
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -441,9 +481,12 @@ fn what_is_published_by_a_dead_writer_is_completed_by_another() {
     let entry = payload(&bytes)["snapshots"][0].clone();
     served.store.delete(&name).unwrap();
     let id = "5".repeat(32);
-    let session = record(4, &json!({"session_version": 1, "id": id, "purpose": "", "created": "",
+    let session = record(
+        4,
+        &json!({"session_version": 1, "id": id, "purpose": "", "created": "",
         "state": {"committed": {"snapshots": [{"image": "web/root", "entry": entry}]}},
-        "process": {"host": "h", "boot": "b", "pid": 1, "started": 1}}));
+        "process": {"host": "h", "boot": "b", "pid": 1, "started": 1}}),
+    );
     let session_name = key(&format!("sessions/{id}"));
     served.store.put_if_absent(&session_name, &[&session]).unwrap();
     let writer = served.as_role("w", Role::Writer, &["web"]);

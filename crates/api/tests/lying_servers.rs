@@ -99,7 +99,12 @@ fn a_listing_without_end() {
                 serde_json::json!({"key": format!("packs/{:016x}", *next), "size": 1})
             })
             .collect();
-        answer(stream, "200 OK", "", serde_json::json!({"entries": entries, "more": true}).to_string().as_bytes());
+        answer(
+            stream,
+            "200 OK",
+            "",
+            serde_json::json!({"entries": entries, "more": true}).to_string().as_bytes(),
+        );
     });
     let error = liar.client().list("packs").unwrap_err();
     assert!(error.to_string().contains("does not end") && error.to_string().contains(&liar.url), "{error}");
@@ -136,7 +141,10 @@ fn an_answer_that_trickles() {
 
 #[test]
 fn a_server_that_takes_nothing() {
-    let liar = Liar::new(|_, _: &mut TcpStream| std::thread::sleep(Duration::from_secs(8)));
+    let liar = Liar::new(|head: &str, stream: &mut TcpStream| match head.starts_with("HEAD") {
+        true => answer(stream, "404 Not Found", "", b""),
+        false => std::thread::sleep(Duration::from_secs(8)),
+    });
     let large = vec![1; 32 << 20];
     let error = liar.client().put_if_absent(&pack(), &[&large]).unwrap_err();
     names(&liar, &pack(), &error, "takes data more slowly than");
@@ -190,7 +198,9 @@ fn an_answer_that_is_lost_is_settled_by_reading() {
                 br#"{"code": "exists", "message": "there", "hint": "none"}"#,
             ),
             (_, Some(found)) => answer(stream, "200 OK", "", found),
-            _ => answer(stream, "404 Not Found", "", br#"{"code": "not-found", "message": "m", "hint": "h"}"#),
+            _ => {
+                answer(stream, "404 Not Found", "", br#"{"code": "not-found", "message": "m", "hint": "h"}"#)
+            }
         }
     });
     let client = liar.client();

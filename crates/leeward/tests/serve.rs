@@ -131,7 +131,8 @@ fn disks_go_to_a_server_and_come_back_and_every_role_does_what_it_may() {
     let secret = std::fs::read_to_string(&writer).unwrap();
     assert!(!log.contains(secret.trim()), "no token is in the log");
     let listed = bench.succeeds(&["token", "list", "--tokens", bench.path("tokens").to_str().unwrap()]);
-    let used = listed.lines.iter().find(|line| line["name"] == "writer").unwrap()["used_bytes"].as_u64().unwrap();
+    let used =
+        listed.lines.iter().find(|line| line["name"] == "writer").unwrap()["used_bytes"].as_u64().unwrap();
     assert!(used > 1 << 20, "{used}");
     speaks_to_curl(&bench, &server, &reader);
     server.end();

@@ -80,7 +80,8 @@ impl Served {
         };
         let store: SharedStore = Arc::new(DirectoryStore::create(&place, &prefixes).unwrap());
         if setup.content == Content::Repository {
-            Repository::init(store.clone(), &InitOptions { pack_bytes: 1 << 20, ..InitOptions::default() }).unwrap();
+            Repository::init(store.clone(), &InitOptions { pack_bytes: 1 << 20, ..InitOptions::default() })
+                .unwrap();
         }
         let tokens = directory.path().join("tokens");
         TokenFile::load_or_new(&tokens).unwrap().save(&tokens).unwrap();
