@@ -138,12 +138,16 @@ impl HttpStore {
             match self.shared.once("write", key.as_str(), &request) {
                 Ok(answer) => return self.shared.written(key, content, &answer),
                 Err(failed) if failed.is_transient => {
-                    let error = failed.error;
                     may_be_done |= failed.may_be_done;
-                    attempts.wait(error)?;
-                    if may_be_done && self.holds(key, content)? {
-                        return Ok(());
+                    if may_be_done {
+                        match self.holds(key, content) {
+                            Ok(true) => return Ok(()),
+                            Ok(false) => {}
+                            // Nobody can say whether it was written; the first reason is the one to tell.
+                            Err(_) => return Err(failed.error),
+                        }
                     }
+                    attempts.wait(failed.error)?;
                 }
                 Err(failed) => {
                     let refused =

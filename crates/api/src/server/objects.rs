@@ -20,6 +20,8 @@ pub(super) struct BodyBytes(pub(super) u64);
 
 /// The largest body that is read to its end only to be able to say no: some clients hear nothing before they have sent all.
 const DRAINED_BYTES_MAX: u64 = 64 << 20;
+/// How long the next part of such a body may take.
+const DRAIN_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn bad(message: impl Into<String>) -> Problem {
     Problem::new(Code::BadRequest, message, "see docs/protocol.md")
@@ -210,7 +212,7 @@ pub(super) async fn write(
     let (key, condition, length) = match judge(&request) {
         Ok(judged) => judged,
         Err(problem) => {
-            drain(request, options.pace).await;
+            drain(request).await;
             return Err(problem);
         }
     };
@@ -235,16 +237,16 @@ pub(super) async fn write(
     Ok(response)
 }
 
-/// Reads a body that nobody wants, if it is not too long.
-async fn drain(request: Request, pace: crate::Pace) {
+/// Reads a body that nobody wants, if it is not too long and comes swiftly.
+async fn drain(request: Request) {
     use http_body_util::BodyExt;
+    let length =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut left: u64 = length.filter(|length| *length <= DRAINED_BYTES_MAX).unwrap_or(0);
     let mut body = request.into_body();
-    let (mut pacer, mut taken) = (crate::limits::Pacer::new(pace), 0);
-    while taken < DRAINED_BYTES_MAX {
-        let Ok(Some(Ok(frame))) = tokio::time::timeout(pacer.left(), body.frame()).await else { return };
-        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-        pacer.count(bytes);
-        taken += bytes;
+    while left > 0 {
+        let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_TIME, body.frame()).await else { return };
+        left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
     }
 }
 
