@@ -13,6 +13,7 @@ pub mod label;
 pub mod mount;
 pub mod overlay;
 pub mod quickstart;
+pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod retain;

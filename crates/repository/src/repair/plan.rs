@@ -97,8 +97,32 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Whether a manifest is damaged of which nobody knows the image. A ref without it would be taken for the truth: the
+    /// next collection would delete what the manifest needs.
+    fn is_image_unknown(&self) -> Result<bool> {
+        for id in self.damage.strays.iter().filter_map(|key| key.name().parse::<SnapshotId>().ok()) {
+            let mut is_told = false;
+            for peer in self.peers {
+                is_told |= peer.manifest(self.repository, id)?.is_some();
+            }
+            if !is_told {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn refs(&mut self) -> Result<()> {
-        for image in self.damage.refs.iter().chain(&self.damage.lost_refs) {
+        let images: Vec<&ImageName> = self.damage.refs.iter().chain(&self.damage.lost_refs).collect();
+        if !images.is_empty() && !self.options.incomplete_refs && self.is_image_unknown()? {
+            for image in images {
+                let why = "a damaged manifest may have stood in it: give a peer that has the manifest, or \
+                           --incomplete-refs";
+                self.cannot(image.key()?.as_str(), why, vec![format!("{image} (all of its snapshots)")]);
+            }
+            return Ok(());
+        }
+        for image in images {
             let whole = self.options.whole_refs;
             match plan_ref(self.repository, self.peers, &self.unheld, &self.index, image, whole)? {
                 Some(planned) => {
