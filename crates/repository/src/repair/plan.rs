@@ -97,24 +97,29 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Whether a manifest is damaged of which nobody knows the image. A ref without it would be taken for the truth: the
-    /// next collection would delete what the manifest needs.
-    fn is_image_unknown(&self) -> Result<bool> {
+    /// Takes the damaged manifests that nothing holds from peers. Whether one is left of which nobody knows the image: a
+    /// ref without it would be taken for the truth, and the next collection would delete what the manifest needs.
+    fn is_image_unknown(&mut self) -> Result<bool> {
+        let mut is_unknown = false;
         for id in self.damage.strays.iter().filter_map(|key| key.name().parse::<SnapshotId>().ok()) {
-            let mut is_told = false;
+            let mut told = None;
             for peer in self.peers {
-                is_told |= peer.manifest(self.repository, id)?.is_some();
+                let Some(text) = peer.manifest(self.repository, id)? else { continue };
+                told = self.repository.parse_snapshot(id, &text).ok();
+                if told.is_some() {
+                    break;
+                }
             }
-            if !is_told {
-                return Ok(true);
-            }
+            is_unknown |= told.is_none();
+            self.unheld.manifests.extend(told.map(|snapshot| (id, snapshot)));
         }
-        Ok(false)
+        Ok(is_unknown)
     }
 
     fn refs(&mut self) -> Result<()> {
         let images: Vec<&ImageName> = self.damage.refs.iter().chain(&self.damage.lost_refs).collect();
-        if !images.is_empty() && !self.options.incomplete_refs && self.is_image_unknown()? {
+        let is_unknown = !images.is_empty() && self.is_image_unknown()?;
+        if is_unknown && !self.options.incomplete_refs {
             for image in images {
                 let why = "a damaged manifest may have stood in it: give a peer that has the manifest, or \
                            --incomplete-refs";
