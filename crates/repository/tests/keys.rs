@@ -192,7 +192,8 @@ fn a_write_only_key_collects_whole_packs_and_rewrites_none() {
     random.fill(&mut noise[..150 * CHUNK_BYTES]);
     let new = backup(&writer, "web", &noise).unwrap();
     writer.forget(&image("web"), &[old]).unwrap();
-    let options = CollectOptions { unused_max: 0.0, window: jiff::SignedDuration::ZERO, ..CollectOptions::default() };
+    let options =
+        CollectOptions { unused_max: 0.0, window: jiff::SignedDuration::ZERO, ..CollectOptions::default() };
     let outcome = writer.collect(&options, &Unattended).unwrap();
     assert_eq!((outcome.rewritten_packs, outcome.written_bytes), (0, 0));
     assert!(outcome.unused_packs > 0 && outcome.deleted_bytes > 0, "{outcome:?}");

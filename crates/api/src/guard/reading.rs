@@ -205,7 +205,8 @@ impl Guard {
             }
             other => other?,
         };
-        let sees: Box<dyn Fn(&Key) -> Result<bool, Problem>> = match prefix {
+        type Sees<'a> = Box<dyn Fn(&Key) -> Result<bool, Problem> + 'a>;
+        let sees: Sees<'_> = match prefix {
             "refs" => Box::new(|key| Ok(image_of(key.name()).is_some_and(|image| token.covers(&image)))),
             "snapshots" if token.is_confined() => {
                 let known = self.snapshots_in_refs(token)?;

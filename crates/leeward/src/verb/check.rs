@@ -1,17 +1,22 @@
-//! `leeward check`, `stats`, `rebuild-index`: is all well, what does it cost, and mending the index.
+//! `leeward check`, `stats`, `rebuild-index`: is all well, mending what is not, and what it costs.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use leeward_repository::{CheckOutcome, ImageStatistics, KeylessRepository, ReadData, Repository};
+use leeward_repository::{
+    Budget, CheckOutcome, ImageStatistics, KeylessRepository, ReadData, Repository, TurnReport,
+    VerifiedRecord,
+};
 
+use super::repair;
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
 use crate::size;
 
-/// Check that everything is there and is what it should be
+/// Check that everything is there and is what it should be, and mend what is not
 #[derive(Args)]
 pub struct CheckArguments {
     /// Read and compare every stored byte
@@ -21,8 +26,13 @@ pub struct CheckArguments {
     #[arg(long, value_name = "PERCENT", conflicts_with = "read_data", value_parser = parse_percent)]
     read_data_subset: Option<f64>,
     /// Check an encrypted repository without a key: with --read-data every stored byte, but no trees and no content
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["budget", "repair"])]
     without_keys: bool,
+    /// Read and compare so much (10GiB) or so long (30min), or both (10GiB,30min): the packs that were read longest ago
+    #[arg(long, value_name = "BUDGET", value_parser = parse_budget, conflicts_with_all = ["read_data_subset", "repair"])]
+    budget: Option<Budget>,
+    #[command(flatten)]
+    repair: repair::RepairArguments,
 }
 
 fn parse_percent(text: &str) -> Result<f64, String> {
@@ -65,18 +75,52 @@ impl Opened {
     }
 }
 
+/// `10GiB`, `30min`, `2h`, `90s`, or one of each with a comma or a bar between them.
+fn parse_budget(text: &str) -> Result<Budget, String> {
+    let mut budget = Budget::default();
+    for part in text.split([',', '|']) {
+        match parse_time(part) {
+            Some(time) if budget.time.is_none() => budget.time = Some(time),
+            None if budget.bytes.is_none() => budget.bytes = Some(size::parse(part)?),
+            _ => return Err(format!("{text:?} gives two of a kind: give a size, a time, or one of each")),
+        }
+    }
+    Ok(budget)
+}
+
+fn parse_time(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit.trim() {
+        "s" => 1,
+        "min" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
+}
+
 /// Runs `check`. Exit code 4 when something is wrong.
 pub fn check(
     arguments: &CheckArguments,
     repository: &RepositoryArgument,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
-    let opened = Opened::new(repository, arguments.without_keys)?;
     let read = match arguments.read_data_subset {
         Some(share) => ReadData::Share(share),
         None if arguments.read_data => ReadData::All,
         None => ReadData::No,
     };
+    if arguments.repair.is_asked_for() {
+        // What is not read is not found, so all is read where nothing else is said.
+        let read = if read == ReadData::No { ReadData::All } else { read };
+        return repair::run(&arguments.repair, &repository.open()?, read, output);
+    }
+    if let Some(budget) = arguments.budget {
+        return check_in_turn(&repository.open()?, budget, output);
+    }
+    let opened = Opened::new(repository, arguments.without_keys)?;
     let total = match read {
         ReadData::No => 0,
         ReadData::All => opened.pack_bytes()?,
@@ -90,6 +134,25 @@ pub fn check(
     if output.is_json() {
         output.json_line(&outcome);
     }
+    tell(&outcome, started.elapsed(), output);
+    Ok(code_of(&outcome))
+}
+
+/// The bytes of packs that a check is going to read.
+pub fn bytes_to_read(repository: &Repository, read: ReadData) -> Result<u64, Failure> {
+    Ok(match read {
+        ReadData::No => 0,
+        ReadData::All => repository.pack_bytes()?,
+        ReadData::Share(share) => (repository.pack_bytes()? as f64 * share) as u64,
+    })
+}
+
+fn code_of(outcome: &CheckOutcome) -> ExitCode {
+    if outcome.findings.is_empty() { ExitCode::SUCCESS } else { Code::Damaged.into() }
+}
+
+/// Tells what a check saw.
+pub fn tell(outcome: &CheckOutcome, time: Duration, output: &Output) {
     output.line(format!(
         "Checked {} snapshots, {} tree nodes, {} chunks, {} packs, read {} of data, in {}",
         outcome.snapshots,
@@ -97,24 +160,89 @@ pub fn check(
         outcome.chunks,
         outcome.packs,
         size::show(outcome.read_bytes),
-        size::show_time(started.elapsed())
+        size::show_time(time)
     ));
     for limit in &outcome.not_checked {
         output.line(format!("Not checked {limit}"));
     }
     for finding in &outcome.findings {
         output.line(format!("DAMAGED {}: {}", finding.object, finding.what));
-        let touches =
-            if finding.touches.is_empty() { "no snapshot".to_owned() } else { finding.touches.join(", ") };
-        output.line(format!("  touches {touches}"));
+        output.line(format!("  touches {}", show_touches(&finding.touches)));
         output.line(format!("  hint: {}", finding.advice));
     }
     if outcome.findings.is_empty() {
         output.line("No damage found");
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        output.line(format!("{} objects are damaged", outcome.findings.len()));
     }
-    output.line(format!("{} objects are damaged", outcome.findings.len()));
-    Ok(Code::Damaged.into())
+}
+
+/// The snapshots that a damage touches, for people.
+pub fn show_touches(touches: &[String]) -> String {
+    if touches.is_empty() { "no snapshot".to_owned() } else { touches.join(", ") }
+}
+
+/// Where the record of what was verified lies: it belongs to whoever checks.
+fn record_path(repository: &Repository) -> Result<PathBuf, Failure> {
+    let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let state = home("XDG_STATE_HOME").or_else(|| Some(home("HOME")?.join(".local/state")));
+    let state = state.ok_or_else(|| {
+        Failure::new(Code::Usage, "there is no place for the record of what was verified")
+            .hint("set XDG_STATE_HOME or HOME")
+    })?;
+    Ok(state.join("leeward/verified").join(&repository.config().repository_id))
+}
+
+fn check_in_turn(repository: &Repository, budget: Budget, output: &Output) -> Result<ExitCode, Failure> {
+    let path = record_path(repository)?;
+    let (mut record, flaw) = VerifiedRecord::load(&path, repository)?;
+    if let Some(flaw) = &flaw {
+        eprintln!("leeward: {}: {flaw}; the turn starts anew", path.display());
+    }
+    let started = Instant::now();
+    let total = budget.bytes.unwrap_or(u64::MAX).min(repository.pack_bytes()?);
+    let watch = Watch::new(output, total, "check");
+    let result = repository.check_in_turn(&mut record, budget, jiff::Timestamp::now(), &watch);
+    watch.finish();
+    // Also what was verified before Ctrl-C counts.
+    record.save(&path)?;
+    let (outcome, turn) = result?;
+    if output.is_json() {
+        output.json_line(&serde_json::json!({"check": outcome, "turn": turn, "started_anew": flaw}));
+    }
+    tell(&outcome, started.elapsed(), output);
+    tell_turn(&turn, output);
+    Ok(code_of(&outcome))
+}
+
+fn tell_turn(turn: &TurnReport, output: &Output) {
+    let state = match turn.oldest {
+        Some(oldest) => {
+            format!(
+                "all {} packs are verified, the oldest on {}",
+                turn.packs,
+                oldest.strftime("%Y-%m-%d %H:%M:%SZ")
+            )
+        }
+        None => format!(
+            "{} of {} packs ({} of {}) were not verified yet",
+            turn.unverified_packs,
+            turn.packs,
+            size::show(turn.unverified_bytes),
+            size::show(turn.bytes)
+        ),
+    };
+    let pace = match (turn.checks_for_a_turn, turn.seconds_for_a_turn) {
+        (Some(checks), Some(seconds)) => {
+            format!(
+                "; a full turn takes {checks} checks like this one, {} at the pace so far",
+                size::show_seconds(seconds)
+            )
+        }
+        (Some(checks), None) => format!("; a full turn takes {checks} checks like this one"),
+        (None, _) => String::new(),
+    };
+    output.line(format!("Read {} packs in turn; {state}{pace}", turn.read_packs));
 }
 
 /// Runs `rebuild-index`.
@@ -181,4 +309,22 @@ pub fn stats(repository: &RepositoryArgument, output: &Output) -> Result<ExitCod
         size::show(statistics.index_memory_bytes)
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_read_as_people_write_them() {
+        let budget =
+            |bytes, seconds: Option<u64>| Ok(Budget { bytes, time: seconds.map(Duration::from_secs) });
+        assert_eq!(parse_budget("10GiB"), budget(Some(10 << 30), None));
+        assert_eq!(parse_budget("30min"), budget(None, Some(1800)));
+        assert_eq!(parse_budget("1T,2h"), budget(Some(1 << 40), Some(7200)));
+        assert_eq!(parse_budget("90s|512"), budget(Some(512), Some(90)));
+        for bad in ["", "1G,2G", "1h,2h", "soon", "10 parsecs"] {
+            assert!(parse_budget(bad).is_err(), "{bad:?}");
+        }
+    }
 }

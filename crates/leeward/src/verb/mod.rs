@@ -17,6 +17,7 @@ pub mod overlay;
 pub mod probe;
 pub mod push;
 pub mod quickstart;
+pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod retain;

@@ -41,6 +41,8 @@ pub struct RepairOptions<'a> {
     pub no_collect_runs: bool,
     /// A ref that is made again gets all snapshots of which a peer's ref tells, also those of which nothing is here.
     pub whole_refs: bool,
+    /// Refs are made again though a manifest here is damaged that may have stood in one of them.
+    pub incomplete_refs: bool,
 }
 
 /// A manifest that a peer has.

@@ -97,8 +97,37 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Takes the damaged manifests that nothing holds from peers. Whether one is left of which nobody knows the image: a
+    /// ref without it would be taken for the truth, and the next collection would delete what the manifest needs.
+    fn is_image_unknown(&mut self) -> Result<bool> {
+        let mut is_unknown = false;
+        for id in self.damage.strays.iter().filter_map(|key| key.name().parse::<SnapshotId>().ok()) {
+            let mut told = None;
+            for peer in self.peers {
+                let Some(text) = peer.manifest(self.repository, id)? else { continue };
+                told = self.repository.parse_snapshot(id, &text).ok();
+                if told.is_some() {
+                    break;
+                }
+            }
+            is_unknown |= told.is_none();
+            self.unheld.manifests.extend(told.map(|snapshot| (id, snapshot)));
+        }
+        Ok(is_unknown)
+    }
+
     fn refs(&mut self) -> Result<()> {
-        for image in self.damage.refs.iter().chain(&self.damage.lost_refs) {
+        let images: Vec<&ImageName> = self.damage.refs.iter().chain(&self.damage.lost_refs).collect();
+        let is_unknown = !images.is_empty() && self.is_image_unknown()?;
+        if is_unknown && !self.options.incomplete_refs {
+            for image in images {
+                let why = "a damaged manifest may have stood in it: give a peer that has the manifest, or \
+                           --incomplete-refs";
+                self.cannot(image.key()?.as_str(), why, vec![format!("{image} (all of its snapshots)")]);
+            }
+            return Ok(());
+        }
+        for image in images {
             let whole = self.options.whole_refs;
             match plan_ref(self.repository, self.peers, &self.unheld, &self.index, image, whole)? {
                 Some(planned) => {

@@ -23,7 +23,7 @@ use super::peer::Peer;
 
 /// What is here and held by nothing that can be read.
 pub(super) struct Unheld {
-    /// Sound manifests that no ref and no session has.
+    /// Manifests that no ref and no session has: those that are sound here, and later those that peers gave.
     pub(super) manifests: Vec<(SnapshotId, Snapshot)>,
     /// Sessions that are open, or that cannot be read.
     open: HashSet<String>,
