@@ -16,6 +16,8 @@
 //! | **forget, tag, hold** | yes | yes | yes: one of two changes is repeated | yes: marking is repeated after condemning | yes |
 //! | **collect** | yes | yes | yes | yes: each spares what the other condemned | yes |
 //!
+//! A transfer ([`transfer`]) is a backup at the repository that it writes, and a restore at the one that it reads.
+//!
 //! The stored form is specified in `docs/format.md`.
 
 mod backup;

@@ -173,8 +173,16 @@ impl<'a> Bases<'a> {
         let images: BTreeSet<ImageName> =
             transfer.selected.missing.iter().map(|candidate| candidate.image.clone()).collect();
         // While something is condemned, or a pack is missing, every blob has to be looked up: see W3 in docs/collection.md.
-        let there =
+        let mut there =
             if writer.is_settled() { published(transfer.to, Some(&images))? } else { BTreeMap::new() };
+        if options.near == Near::From {
+            // Their nodes are read at the source, so they have to be kept there.
+            let here = published(transfer.from, Some(&images))?;
+            for (image, entries) in &mut there {
+                let kept = here.get(image).map_or(&[][..], Vec::as_slice);
+                entries.retain(|entry| kept.iter().any(|other| other.id == entry.id));
+            }
+        }
         let is_any = there.values().any(|entries| !entries.is_empty());
         let target = (is_any && options.near == Near::To).then(|| Blobs::open(transfer.to)).transpose()?;
         Ok(Self { from: transfer.from, source, target, there, manifests: HashMap::new() })
