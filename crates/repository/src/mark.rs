@@ -1,6 +1,7 @@
 //! What is in use: one bit for each entry of the index.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::blobs::Blobs;
 use crate::frame::BlobKind;
@@ -14,6 +15,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// The entries of an index that live snapshots need.
 pub(crate) struct Marks {
+    /// The index whose entries are marked. Reading may have loaded a newer one meanwhile, in which the places are others.
+    pub(crate) index: Arc<Index>,
     /// For each run, one bit for each entry.
     bits: Vec<Vec<u64>>,
     /// Packs that somebody means to delete, and that hold something live of which every copy is condemned.
@@ -21,9 +24,9 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    fn new(index: &Index) -> Self {
+    fn new(index: Arc<Index>) -> Self {
         let bits = index.runs().iter().map(|run| vec![0; run.len().div_ceil(64)]).collect();
-        Self { bits, needed_condemned: HashSet::new() }
+        Self { index, bits, needed_condemned: HashSet::new() }
     }
 
     fn set(&mut self, (run, rank): Place) {
@@ -103,8 +106,13 @@ impl Repository {
     /// may lie in what looks unused.
     pub(crate) fn mark(&self, blobs: &Blobs, live: &Live) -> Result<Marks> {
         let index = blobs.index();
-        let mut marker =
-            Marker { blobs, index: &index, marks: Marks::new(&index), nodes: HashSet::new(), snapshot: None };
+        let mut marker = Marker {
+            blobs,
+            index: &index,
+            marks: Marks::new(Arc::clone(&index)),
+            nodes: HashSet::new(),
+            snapshot: None,
+        };
         for entry in &live.published {
             let snapshot = self.snapshot(entry.id)?;
             marker.snapshot = Some(entry.id);
