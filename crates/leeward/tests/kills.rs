@@ -49,7 +49,7 @@ impl Torture {
         torture.back_up(false);
         torture.back_up(false);
         torture.forget(false);
-        torture.work("collect", &["collect"], false);
+        torture.work("collect", &["collect", "--window", "0"], false);
         torture.work("rebuild-index", &["rebuild-index"], false);
         torture
     }
@@ -103,7 +103,7 @@ impl Torture {
                 if self.bench.published().len() > 2 {
                     self.forget(false);
                 }
-                self.work("collect", &["collect", "--max-unused", "10"], true);
+                self.work("collect", &["collect", "--window", "0", "--max-unused", "10"], true);
             }
             _ => {
                 self.work("rebuild-index", &["rebuild-index"], true);
@@ -141,7 +141,7 @@ fn nothing_that_was_published_is_lost_by_kills() {
     }
     // And work goes on.
     torture.back_up(false);
-    torture.work("collect", &["collect"], false);
+    torture.work("collect", &["collect", "--window", "0"], false);
     torture.holds("after the last kill");
     for (kind, count) in &torture.counts {
         println!("{kind}: {} killed, {} ended by themselves", count.killed, count.ended);

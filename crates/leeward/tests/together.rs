@@ -20,14 +20,14 @@ fn ten_backups_with_collections_among_them_all_restore() {
         let collector = scope.spawn(|| {
             let mut rounds = 0;
             while !done.load(Ordering::SeqCst) {
-                bench.succeeds(&["collect", "--max-unused", "5"]);
+                bench.succeeds(&["collect", "--window", "0", "--max-unused", "5"]);
                 rounds += 1;
             }
             rounds
         });
         let second = scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
-                bench.succeeds(&["collect"]);
+                bench.succeeds(&["collect", "--window", "0"]);
                 bench.is_sound("while others work");
             }
         });
@@ -56,7 +56,7 @@ fn ten_backups_with_collections_among_them_all_restore() {
         assert!(collector.join().unwrap() > 0);
         made
     });
-    bench.succeeds(&["collect"]);
+    bench.succeeds(&["collect", "--window", "0"]);
     bench.is_sound("at the end");
     let mut published = bench.published();
     let mut expected = acknowledged.clone();
@@ -66,6 +66,6 @@ fn ten_backups_with_collections_among_them_all_restore() {
     for (image, id) in &acknowledged {
         bench.restores(image, id, "at the end");
     }
-    let last = bench.succeeds(&["collect"]);
+    let last = bench.succeeds(&["collect", "--window", "0"]);
     assert_eq!(last.value()["collect"]["pending_packs"], 0);
 }

@@ -161,7 +161,7 @@ impl Repository {
             return Err(Error::Interrupted);
         }
         if !plan.rewrite.is_empty() {
-            outcome.written_bytes = self.rewrite(&blobs, &marks, &plan.rewrite, control)?;
+            outcome.written_bytes = self.rewrite(&marks, &plan.rewrite, control)?;
         }
         if !(plan.unused.is_empty() && plan.rewrite.is_empty() && plan.manifests.is_empty()) {
             let packs = plan.unused.iter().chain(&plan.rewrite).copied().collect();
@@ -210,8 +210,8 @@ impl Repository {
         options: &CollectOptions,
     ) -> Result<(Plan, Marks, CollectOutcome)> {
         let marks = self.mark(blobs, live)?;
-        let index = blobs.index();
-        let uses = pack_uses(&index, &marks)?;
+        let index = &marks.index;
+        let uses = pack_uses(index, &marks)?;
         let states = index.states();
         let candidates: HashMap<PackId, u64> = states
             .present
@@ -371,8 +371,8 @@ impl Repository {
     }
 
     /// Copies what is used in some packs into new ones; returns the bytes written.
-    fn rewrite(&self, blobs: &Blobs, marks: &Marks, packs: &[PackId], control: &dyn Control) -> Result<u64> {
-        let used = used_blobs(&blobs.index(), marks, packs)?;
+    fn rewrite(&self, marks: &Marks, packs: &[PackId], control: &dyn Control) -> Result<u64> {
+        let used = used_blobs(&marks.index, marks, packs)?;
         let mut writer = Writer::begin(self, "collection".to_owned())?;
         let mut copier = Copier {
             repository: self,

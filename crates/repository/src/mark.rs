@@ -60,14 +60,16 @@ impl Seen {
 
 /// The entries of an index that live snapshots need.
 pub(crate) struct Marks {
+    /// The index whose entries are marked. Reading may have loaded a newer one meanwhile, in which the places are others.
+    pub(crate) index: Arc<Index>,
     places: Places,
     /// Packs that somebody means to delete, and that hold something live of which every copy is condemned.
     pub(crate) needed_condemned: HashSet<PackId>,
 }
 
 impl Marks {
-    fn new(index: &Index) -> Self {
-        Self { places: Places::new(index), needed_condemned: HashSet::new() }
+    fn new(index: Arc<Index>) -> Self {
+        Self { places: Places::new(&index), index, needed_condemned: HashSet::new() }
     }
 
     /// Whether the entry of a rank in a run is in use.
@@ -146,7 +148,7 @@ impl Repository {
         let mut marker = Marker {
             blobs,
             index: &index,
-            marks: Marks::new(&index),
+            marks: Marks::new(Arc::clone(&index)),
             walked: Places::new(&index),
             snapshot: None,
         };

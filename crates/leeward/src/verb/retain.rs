@@ -219,7 +219,7 @@ fn window(text: &str) -> Result<SignedDuration, String> {
     if text == "0" {
         return Ok(SignedDuration::ZERO);
     }
-    let span: Span = text.parse().map_err(|error| format!("{error}; give for example 7d, 12h or 0"))?;
+    let span = text.parse::<Span>().map_err(|error| format!("{error}; give for example 7d, 12h or 0"))?;
     match span.to_duration(SpanRelativeTo::days_are_24_hours()) {
         Ok(window) if window >= SignedDuration::ZERO => Ok(window),
         Ok(_) => Err("it is negative; give for example 7d, 12h or 0".to_owned()),

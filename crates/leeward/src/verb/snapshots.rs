@@ -148,14 +148,8 @@ fn log_forgotten(image: &ImageRef, output: &Output) -> Result<ExitCode, Failure>
         if output.is_json() {
             output.json_line(&serde_json::json!({"snapshot": entry, "forgotten": forgetting}));
         }
-        let at = forgetting.at.strftime("%Y-%m-%d %H:%M:%SZ");
-        output.line(format!(
-            "{:<14} {:<21} {:<21}  {}",
-            entry.id.short(),
-            time(entry),
-            at.to_string(),
-            forgetting.by
-        ));
+        let at = forgetting.at.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
+        output.line(format!("{:<14} {:<21} {:<21}  {}", entry.id.short(), time(entry), at, forgetting.by));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -269,6 +269,7 @@ fn ten_writers_and_two_collections_that_die_and_disagree_about_time_lose_nothing
     };
     let count = seeds.end - seeds.start;
     for seed in seeds {
+        println!("seed {seed}");
         run(&directory(), seed);
     }
     let seconds = began.elapsed().as_secs_f64();
