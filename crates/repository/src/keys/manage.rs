@@ -74,7 +74,10 @@ pub(crate) fn read_slots(
             Err(error) if error.kind() == StoreErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
-        let record = decode(&entry.key, &bytes, repository_id, keyring);
+        if is_leftover(&entry.key, &bytes, repository_id) {
+            continue;
+        }
+        let record = decode(&entry.key, &bytes, keyring);
         found.push(FoundSlot { key: entry.key, record });
     }
     let created =
@@ -83,11 +86,14 @@ pub(crate) fn read_slots(
     Ok(found)
 }
 
-fn decode(key: &Key, bytes: &[u8], repository_id: &str, keyring: &Keyring) -> Result<SlotRecord, String> {
+/// Whether a wrapped key was left by somebody who was interrupted while making a repository here: it opens nothing.
+fn is_leftover(key: &Key, bytes: &[u8], repository_id: &str) -> bool {
+    record::decode_value::<SlotRecord>(Kind::Key, key, bytes, &Keyring::locked())
+        .is_ok_and(|record| record.repository_id != repository_id)
+}
+
+fn decode(key: &Key, bytes: &[u8], keyring: &Keyring) -> Result<SlotRecord, String> {
     let record: SlotRecord = record::decode_value(Kind::Key, key, bytes, keyring)?;
-    if record.repository_id != repository_id {
-        return Err("it belongs to another repository".to_owned());
-    }
     if from_hex::<16>(&record.id).is_none() || record.id != key.name() {
         return Err("it lies under another name than its own".to_owned());
     }

@@ -239,9 +239,9 @@ impl Machine {
     }
 }
 
-/// Whether the tests run on encrypted repositories: `LEEWARD_TEST_ENCRYPTED=1`.
+/// Whether the tests run on encrypted repositories: those of `tests/encrypted.rs` do.
 pub fn is_encrypted() -> bool {
-    std::env::var_os("LEEWARD_TEST_ENCRYPTED").is_some()
+    module_path!().starts_with("encrypted")
 }
 
 static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity::generate().unwrap());
