@@ -16,6 +16,9 @@ use crate::token::{Role, Token};
 /// Bytes of the header, and of the footer, of a pack.
 const PACK_END_BYTES: usize = 64;
 
+/// Whether an object is shown.
+type Sees<'a> = Box<dyn Fn(&Key) -> Result<bool, Problem> + 'a>;
+
 /// An object that may be read.
 pub enum Reading {
     /// A record, whole.
@@ -205,7 +208,6 @@ impl Guard {
             }
             other => other?,
         };
-        type Sees<'a> = Box<dyn Fn(&Key) -> Result<bool, Problem> + 'a>;
         let sees: Sees<'_> = match prefix {
             "refs" => Box::new(|key| Ok(image_of(key.name()).is_some_and(|image| token.covers(&image)))),
             "snapshots" if token.is_confined() => {
