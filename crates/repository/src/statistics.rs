@@ -1,6 +1,7 @@
 //! What a repository holds, and what it costs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -9,6 +10,7 @@ use crate::blobs::Blobs;
 use crate::id::{BlobId, PackId};
 use crate::image::{ImageName, REFS};
 use crate::index::{Index, visit_sorted};
+use crate::mark::Seen;
 use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS};
 use crate::walk::{Stretch, walk};
 
@@ -71,9 +73,9 @@ impl Repository {
                 statistics.index_bytes = bytes;
             }
         }
-        let mut all = Counter::default();
+        let mut all = Counter::new(&index);
         for name in self.images()? {
-            let mut own = Counter::default();
+            let mut own = Counter::new(&index);
             for entry in self.image(&name)?.snapshots {
                 let snapshot = self.snapshot(entry.id)?;
                 let chunk_bytes = 1_u64 << snapshot.chunk_bits;
@@ -107,15 +109,19 @@ fn shares(index: &Index) -> Result<HashMap<PackId, u64>> {
     Ok(counts.into_iter().map(|(pack, count)| (pack, size(&pack) / count.max(1))).collect())
 }
 
-#[derive(Default)]
 struct Counter {
     sums: ImageStatistics,
     /// Data bytes of each leaf seen: a leaf that comes again is not read again.
     leaves: HashMap<BlobId, u64>,
-    chunks: HashSet<BlobId>,
+    /// One bit for each entry of the index: names would take a GiB for each TiB.
+    chunks: Seen,
 }
 
 impl Counter {
+    fn new(index: &Arc<Index>) -> Self {
+        Self { sums: ImageStatistics::default(), leaves: HashMap::new(), chunks: Seen::new(index) }
+    }
+
     fn add_snapshot(&mut self, virtual_size: u64) {
         self.sums.snapshots += 1;
         self.sums.logical_bytes += virtual_size;
@@ -137,7 +143,7 @@ impl Counter {
         let mut data = 0;
         for chunk in node.children.into_iter().flatten() {
             data += chunk_bytes;
-            if self.chunks.insert(chunk) {
+            if self.chunks.insert(&chunk)? {
                 self.sums.unique_bytes += chunk_bytes;
                 let location = index.locate(&chunk)?;
                 self.sums.stored_bytes +=

@@ -352,7 +352,7 @@ fn damaged_everywhere(fixture: &Fixture) -> Machine {
         match number % 5 {
             0 => machine.files.corrupt(path, |bytes| bytes[44] ^= 1).unwrap(),
             2 => machine.files.corrupt(path, |bytes| *bytes.last_mut().unwrap() ^= 1).unwrap(),
-            3 if number % 2 == 0 => drop(machine.files.remove(path).unwrap()),
+            3 if number % 2 == 0 => machine.files.remove(path).unwrap(),
             _ => {}
         }
     }

@@ -4,13 +4,21 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::blobs::Blobs;
 use crate::id::{BlobId, PackId};
+use crate::mark::Seen;
 use crate::{Error, Result};
 
 use super::{BadCopies, Check, FROM_A_COPY};
 
 impl Check<'_> {
     pub(super) fn trees(&mut self, blobs: &Blobs) -> Result<()> {
-        let mut walker = TreeWalker { blobs, seen: HashMap::new(), nodes: 0, chunks: 0, fresh: Vec::new() };
+        let mut walker = TreeWalker {
+            blobs,
+            seen: Seen::new(&blobs.index()),
+            touched: HashMap::new(),
+            nodes: 0,
+            chunks: 0,
+            fresh: Vec::new(),
+        };
         for (image, id) in self.snapshots.clone() {
             self.stop_when_cancelled()?;
             let label = format!("{image}@{}", id.short());
@@ -62,8 +70,10 @@ impl Check<'_> {
 /// Walks trees, each subtree once.
 struct TreeWalker<'a> {
     blobs: &'a Blobs,
-    /// Subtrees walked, with the bad blobs found in them.
-    seen: HashMap<BlobId, BTreeSet<BlobId>>,
+    /// Subtrees walked.
+    seen: Seen,
+    /// The bad blobs found in them, where there are any.
+    touched: HashMap<BlobId, BTreeSet<BlobId>>,
     nodes: u64,
     chunks: u64,
     /// Bad blobs that no finding names yet, with how to name them.
@@ -73,8 +83,8 @@ struct TreeWalker<'a> {
 impl TreeWalker<'_> {
     /// The bad blobs in the subtree of a node.
     fn node(&mut self, id: BlobId, level: u8, bad: &BadCopies) -> Result<BTreeSet<BlobId>> {
-        if let Some(found) = self.seen.get(&id) {
-            return Ok(found.clone());
+        if !self.seen.insert(&id)? {
+            return Ok(self.touched.get(&id).cloned().unwrap_or_default());
         }
         let mut found = BTreeSet::new();
         match self.blobs.node(id, level) {
@@ -99,7 +109,9 @@ impl TreeWalker<'_> {
             }
             Err(error) => return Err(error),
         }
-        self.seen.insert(id, found.clone());
+        if !found.is_empty() {
+            self.touched.insert(id, found.clone());
+        }
         Ok(found)
     }
 
