@@ -234,6 +234,24 @@ impl From<leeward_repository::Error> for Failure {
     }
 }
 
+impl From<leeward_remote::Error> for Failure {
+    fn from(error: leeward_remote::Error) -> Self {
+        use leeward_remote::{Error, ErrorKind};
+        let error = match error {
+            Error::Store(error) => return leeward_repository::Error::from(error).into(),
+            other => other,
+        };
+        let (code, hint) = match error.kind() {
+            ErrorKind::Usage => (Code::Usage, "see how locations are spelt in docs/stores.md"),
+            ErrorKind::Denied => {
+                (Code::Refused, "credentials come from variables and files, never from arguments")
+            }
+            _ => (Code::Io, "see that this machine has certificates of authorities (ca-certificates)"),
+        };
+        Self { code, error: Box::new(error), hint: Some(hint.to_owned()) }
+    }
+}
+
 impl From<leeward_mount::Error> for Failure {
     fn from(error: leeward_mount::Error) -> Self {
         use leeward_mount::{Error, ErrorKind};

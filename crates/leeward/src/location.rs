@@ -3,14 +3,34 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use leeward_remote::probe::{self, Abilities};
+use leeward_remote::{Connection, Environment, Location};
 use leeward_repository::PREFIXES;
 use leeward_store::{DirectoryStore, ErrorKind, SharedStore};
 
 use crate::failure::{Code, Failure};
 
+/// The bucket that a location names; `None` when it names a directory.
+pub fn bucket(location: &str) -> Result<Option<Connection>, Failure> {
+    let Some(parsed) = Location::parse(location)? else {
+        return Ok(None);
+    };
+    Ok(Some(leeward_remote::connect(&parsed, &Environment::of_process())?))
+}
+
+/// The path that a location names: `file:PATH`, or the path itself.
+fn path(location: &str) -> &Path {
+    Path::new(location.strip_prefix("file:").unwrap_or(location))
+}
+
 /// Opens the store of a repository that is there.
 pub fn open_store(location: &str) -> Result<SharedStore, Failure> {
-    let store = DirectoryStore::open(Path::new(location)).map_err(|error| match error.kind() {
+    if let Some(connection) = bucket(location)? {
+        return leeward_remote::attach(&connection)
+            .map_err(leeward_remote::Error::from)?
+            .ok_or_else(|| missing(location));
+    }
+    let store = DirectoryStore::open(path(location)).map_err(|error| match error.kind() {
         ErrorKind::NotFound => missing(location),
         _ => Failure::from(leeward_repository::Error::from(error)),
     })?;
@@ -18,9 +38,16 @@ pub fn open_store(location: &str) -> Result<SharedStore, Failure> {
 }
 
 /// Opens a store in which a repository is to be made, and makes what it needs. `holds_repository` says whether one is
-/// there already.
-pub fn create_store(location: &str, holds_repository: bool) -> Result<SharedStore, Failure> {
-    let path = Path::new(location);
+/// there already; `accepts_lifecycle`, whether a bucket may have rules that take objects away.
+pub fn create_store(
+    location: &str,
+    holds_repository: bool,
+    accepts_lifecycle: bool,
+) -> Result<SharedStore, Failure> {
+    if let Some(connection) = bucket(location)? {
+        return create_in_bucket(location, &connection, accepts_lifecycle);
+    }
+    let path = path(location);
     let listed = path.read_dir().map(|mut entries| entries.next().is_some());
     if listed.unwrap_or(false) && !holds_repository {
         // What a crashed init left is completed; anything else is not ours.
@@ -39,8 +66,44 @@ pub fn create_store(location: &str, holds_repository: bool) -> Result<SharedStor
     Ok(Arc::new(DirectoryStore::create(path, &PREFIXES).map_err(leeward_repository::Error::from)?))
 }
 
+/// Finds out what a bucket can do, refuses one that would lose the repository, and writes down what was found.
+fn create_in_bucket(
+    location: &str,
+    connection: &Connection,
+    accepts_lifecycle: bool,
+) -> Result<SharedStore, Failure> {
+    let attached = leeward_remote::attach(connection).map_err(leeward_remote::Error::from)?;
+    if let Some(store) = attached {
+        // There is one; whoever makes repositories says so.
+        return Ok(store);
+    }
+    let abilities = probe::probe(&connection.bare).map_err(leeward_remote::Error::from)?;
+    refuse_unfit(location, &abilities, accepts_lifecycle)?;
+    probe::record(connection.bucket.as_ref(), &abilities).map_err(leeward_remote::Error::from)?;
+    Ok(leeward_remote::store(connection, abilities.comparison()).map_err(leeward_remote::Error::from)?)
+}
+
+fn refuse_unfit(location: &str, abilities: &Abilities, accepts_lifecycle: bool) -> Result<(), Failure> {
+    if let Some(why) = abilities.unfit() {
+        return Err(Failure::new(Code::Refused, format!("{location}: {why}"))
+            .hint("choose another store; see what this one can do with: leeward repo probe"));
+    }
+    let rules = abilities.settings.lifecycle.value().map_or(&[][..], Vec::as_slice);
+    match rules.first() {
+        Some(rule) if !accepts_lifecycle => Err(Failure::new(
+            Code::Refused,
+            format!(
+                "{location}: the bucket's lifecycle rule {:?} would eat the repository: for names that begin with {:?} it {}",
+                rule.id, rule.prefix, rule.action
+            ),
+        )
+        .hint("delete the rule or confine it to another prefix, or say --accept-lifecycle")),
+        _ => Ok(()),
+    }
+}
+
 /// That there is no repository at a location.
 pub fn missing(location: &str) -> Failure {
     Failure::new(Code::NotFound, format!("{location}: there is no repository here"))
-        .hint(format!("make one with: leeward repo init -r {location}"))
+        .hint(format!("make one with: leeward repo init -r '{location}'"))
 }

@@ -13,6 +13,7 @@ pub mod key;
 pub mod label;
 pub mod mount;
 pub mod overlay;
+pub mod probe;
 pub mod quickstart;
 pub mod repository;
 pub mod restore;

@@ -16,11 +16,12 @@ use crate::progress::Progress;
 use crate::size;
 use crate::unlock::UnlockArguments;
 use crate::verb::key::{self, RecoveryTarget};
+use crate::verb::probe;
 
 /// Which repository.
 #[derive(Args, Debug, Clone)]
 pub struct RepositoryArgument {
-    /// The repository: a directory
+    /// The repository: a directory, or a place in an object store (s3://BUCKET/PREFIX)
     #[arg(short, long, env = "LEEWARD_REPO", value_name = "REPO", global = true)]
     repo: Option<String>,
     #[command(flatten)]
@@ -82,9 +83,14 @@ fn told<T>(location: &str, opened: leeward_repository::Result<T>) -> Result<T, F
 
 /// Makes a repository at a location where there is none.
 pub fn init(location: &str, options: &InitOptions) -> Result<Repository, Failure> {
+    init_with(location, options, false)
+}
+
+/// As [`init`]; perhaps also where rules of the bucket take objects away.
+fn init_with(location: &str, options: &InitOptions, accepts_lifecycle: bool) -> Result<Repository, Failure> {
     let holds_repository = location::open_store(location)
         .is_ok_and(|store| Repository::is_present(store.as_ref()).unwrap_or(false));
-    let store = location::create_store(location, holds_repository)?;
+    let store = location::create_store(location, holds_repository, accepts_lifecycle)?;
     Ok(Repository::init(store, options)?)
 }
 
@@ -135,6 +141,15 @@ pub enum RepoVerb {
         /// Make a recovery key as well: shown on the terminal, or written to FILE
         #[arg(long, value_name = "FILE", requires = "encrypt", num_args = 0..=1, require_equals = true)]
         recovery_key: Option<Option<std::path::PathBuf>>,
+        /// Make it even where lifecycle rules of the bucket would delete or move its objects
+        #[arg(long)]
+        accept_lifecycle: bool,
+    },
+    /// Try out what an object store can do: races, versions, rules that would eat the repository
+    Probe {
+        /// The place to try, if it is not the repository of -r
+        #[arg(value_name = "URL")]
+        url: Option<String>,
     },
     /// Show format, identity and settings
     Info,
@@ -143,7 +158,7 @@ pub enum RepoVerb {
 /// Runs a `repo` verb.
 pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
     let opened = match verb {
-        RepoVerb::Init { chunk_size, pack_size, compression, encrypt, recovery_key } => {
+        RepoVerb::Init { chunk_size, pack_size, compression, encrypt, recovery_key, accept_lifecycle } => {
             let pack_bytes = u32::try_from(*pack_size)
                 .map_err(|_| Failure::new(Code::Usage, "packs may have 256 MiB at most"))?;
             let recovery =
@@ -163,12 +178,16 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
                 )
                 .hint("add --encrypt, or leave out the key"));
             }
-            let opened = init(repository.location()?, &options)?;
+            let opened = init_with(repository.location()?, &options, *accept_lifecycle)?;
             if let Some(recovery) = &recovery {
                 recovery.hand_out(&opened, output)?;
             }
             output.line(format!("Made a repository in {}", opened.location()));
             opened
+        }
+        RepoVerb::Probe { url } => {
+            let location = url.as_deref().map_or_else(|| repository.location(), Ok)?;
+            return probe::run(location, output);
         }
         RepoVerb::Info => repository.open()?,
     };

@@ -43,14 +43,15 @@ pub fn probe_operations(bucket: &dyn Bucket, use_bare: &dyn Fn(bool)) -> Result<
     let place = Place::new(bucket)?;
     let outcome = (|| {
         let reading = place.reads()?;
-        let bare_tags = place.find_tag_form(use_bare)?;
+        let form = place.find_tag_form(use_bare)?;
+        let bare_tags = form == Ok(true);
         Ok(Abilities {
             create: place.creation()?,
-            replace: match &bare_tags {
+            replace: match form {
                 Ok(_) => place.replacement()?,
-                Err(what) => State::Lacks(what.clone()),
+                Err(what) => State::Lacks(what),
             },
-            bare_tags: bare_tags.unwrap_or(false),
+            bare_tags,
             ..reading
         })
     })();
