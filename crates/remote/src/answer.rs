@@ -122,7 +122,8 @@ impl Refusal {
     /// Whether it is the bucket that is not there, not an object.
     #[must_use]
     pub fn is_of_bucket(&self) -> bool {
-        ["NoSuchBucket", "ContainerNotFound", "BucketNotFound", "NamespaceNotFound"].contains(&self.code.as_str())
+        ["NoSuchBucket", "ContainerNotFound", "BucketNotFound", "NamespaceNotFound"]
+            .contains(&self.code.as_str())
     }
 }
 

@@ -152,7 +152,10 @@ fn a_read_that_breaks_off_is_never_taken_for_whole() {
 fn a_service_that_is_asked_too_much_says_how_long_to_wait() {
     let Some(bed) = Bed::find() else { return };
     let (connection, prefix) = bed.connect();
-    bed.fault(&prefix, serde_json::json!({"operation": "HeadObject", "status": 429, "headers": {"retry-after": "7"}}));
+    bed.fault(
+        &prefix,
+        serde_json::json!({"operation": "HeadObject", "status": 429, "headers": {"retry-after": "7"}}),
+    );
     let error = connection.bare.head(&key("x")).unwrap_err();
     assert!(matches!(error, Error::Throttled { wait: Some(wait), .. } if wait.as_secs() == 7), "{error:?}");
 }
@@ -175,7 +178,9 @@ fn a_listing_has_all_of_its_pages() {
     let before = connection.requests.counts().list;
     let listed = connection.bucket.list("things").unwrap();
     assert_eq!(connection.requests.counts().list - before, 2, "pages");
-    assert!(listed.iter().map(|entry| entry.key.clone()).eq((0..OBJECTS).map(|n| key(&format!("{n:04}%2Fa")))));
+    assert!(
+        listed.iter().map(|entry| entry.key.clone()).eq((0..OBJECTS).map(|n| key(&format!("{n:04}%2Fa"))))
+    );
     std::thread::scope(|scope| {
         for part in listed.chunks(OBJECTS / 7) {
             let bucket = &connection.bucket;
@@ -195,7 +200,8 @@ fn what_is_wrong_with_the_account_is_told() {
     assert!(stranger.to_string().contains("fingerprint"), "{stranger}");
     let missing = list(&bed.location("no-such-bucket", "x"), "DEFAULT");
     assert!(missing.to_string().contains("oci os bucket create"), "{missing}");
-    let elsewhere = Location::parse(&format!("oci://{BUCKET}@nowhere/x?endpoint={ENDPOINT}")).unwrap().unwrap();
+    let elsewhere =
+        Location::parse(&format!("oci://{BUCKET}@nowhere/x?endpoint={ENDPOINT}")).unwrap().unwrap();
     let elsewhere = list(&elsewhere, "DEFAULT");
     assert!(elsewhere.to_string().contains("oci os ns get"), "{elsewhere}");
     let unnamed = Location::parse(&format!("oci://{BUCKET}?endpoint={ENDPOINT}")).unwrap().unwrap();

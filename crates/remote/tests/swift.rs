@@ -54,7 +54,8 @@ impl Account {
             return skipped(&format!("the test bed ceph is not up: nobody answers at {endpoint}"));
         }
         let url = format!("{endpoint}/auth/1.0");
-        let account = Self::new(&[("ST_AUTH", &url), ("ST_USER", "testbed:swift"), ("ST_KEY", "swift-secret")]);
+        let account =
+            Self::new(&[("ST_AUTH", &url), ("ST_USER", "testbed:swift"), ("ST_KEY", "swift-secret")]);
         let login = Request::new(Method::GET, endpoint, "/auth/1.0")
             .header("x-auth-user", "testbed:swift")
             .header("x-auth-key", "swift-secret");
@@ -100,7 +101,8 @@ impl Account {
         let body = json!({"auth": {
             "identity": {"methods": ["password"], "password": {"user": user}},
             "scope": {"project": {"name": project, "domain": domain}}}});
-        let response = self.send(Self::keystone(Method::POST, "/v3/auth/tokens", "").body(&[body.to_string().as_bytes()]));
+        let response = self
+            .send(Self::keystone(Method::POST, "/v3/auth/tokens", "").body(&[body.to_string().as_bytes()]));
         let token = response.header("x-subject-token").unwrap().to_owned();
         (token, serde_json::from_slice(&response.body).unwrap())
     }
@@ -111,7 +113,8 @@ impl Account {
     }
 
     fn environment(&self) -> Environment {
-        let pairs: Vec<_> = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let pairs: Vec<_> =
+            self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         Environment::of(&pairs)
     }
 
@@ -235,7 +238,8 @@ fn keeps_objects(account: &Account) {
         let too_large = bucket.read(&key(name), None, 299_999).unwrap_err();
         assert_eq!(too_large.kind(), ErrorKind::Damaged);
     }
-    let names: Vec<String> = bucket.list("things").unwrap().iter().map(|entry| entry.key.name().to_owned()).collect();
+    let names: Vec<String> =
+        bucket.list("things").unwrap().iter().map(|entry| entry.key.name().to_owned()).collect();
     assert_eq!(names, ["a%2Bb", "a%2Fb", "c..d", "e_f-g"]);
     for entry in bucket.list("things").unwrap() {
         bucket.delete(&entry.key).unwrap();
@@ -275,7 +279,8 @@ fn what_is_wrong_with_the_account_of_cephs_gateway_is_told() {
     assert!(text.contains("openstack container create no-such-container"), "{text}");
     let text = refused("swift://leeward-tests?lag=-1", &known);
     assert!(text.contains("number of seconds"), "{text}");
-    let text = refused("swift://leeward-tests", &[("ST_AUTH", "http://example.org/auth"), known[1], known[2]]);
+    let text =
+        refused("swift://leeward-tests", &[("ST_AUTH", "http://example.org/auth"), known[1], known[2]]);
     assert!(text.contains("not encrypted"), "{text}");
 }
 
@@ -341,8 +346,10 @@ impl<'a> User<'a> {
         let project = get("/v3/projects", ("name", "demo"))["projects"][0]["id"].as_str().unwrap().to_owned();
         let role = get("/v3/roles", ("name", "member"))["roles"][0]["id"].as_str().unwrap().to_owned();
         let domain = body["token"]["user"]["domain"]["id"].as_str().unwrap();
-        let made = json!({"user": {"name": name, "password": "own-password", "domain_id": domain}}).to_string();
-        let made = account.send(Account::keystone(Method::POST, "/v3/users", &admin).body(&[made.as_bytes()]));
+        let made =
+            json!({"user": {"name": name, "password": "own-password", "domain_id": domain}}).to_string();
+        let made =
+            account.send(Account::keystone(Method::POST, "/v3/users", &admin).body(&[made.as_bytes()]));
         let made: Value = serde_json::from_slice(&made.body).unwrap();
         let id = made["user"]["id"].as_str().unwrap().to_owned();
         let grant = format!("/v3/projects/{project}/users/{id}/roles/{role}");
@@ -409,7 +416,8 @@ fn an_application_credential_is_enough() {
     let Some(account) = Account::of_openstack() else { return };
     let user = User::create(&account);
     let (token, _) = account.token(&user.name, "own-password", "demo");
-    let made = json!({"application_credential": {"name": user.name, "secret": "of-the-application"}}).to_string();
+    let made =
+        json!({"application_credential": {"name": user.name, "secret": "of-the-application"}}).to_string();
     let path = format!("/v3/users/{}/application_credentials", user.id);
     let made = account.send(Account::keystone(Method::POST, &path, &token).body(&[made.as_bytes()]));
     let made: Value = serde_json::from_slice(&made.body).unwrap();

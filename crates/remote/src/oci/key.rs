@@ -51,7 +51,8 @@ impl SigningKey {
     pub fn fingerprint(&self) -> Option<String> {
         let public: PublicKeyX509Der<'_> = self.pair.public_key().as_der().ok()?;
         let digits = digest::md5_hex(&[bytes::Bytes::copy_from_slice(public.as_ref())]);
-        let pairs: Vec<&str> = digits.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok()).collect();
+        let pairs: Vec<&str> =
+            digits.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok()).collect();
         Some(pairs.join(":"))
     }
 
@@ -91,7 +92,8 @@ mod tests {
             let pem = std::fs::read_to_string(path(name)).unwrap() + "OCI_API_KEY\n";
             let key = SigningKey::from_pem(&pem).unwrap();
             let signature = key.sign("(request-target): get /n/x").unwrap();
-            let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, signature).unwrap();
+            let bytes =
+                base64::Engine::decode(&base64::engine::general_purpose::STANDARD, signature).unwrap();
             std::fs::write(path("signature"), bytes).unwrap();
             let verified = openssl(&[
                 "dgst",

@@ -38,7 +38,8 @@ pub(super) fn request(origin: &str, bucket: &str, prefix: &str, from: Option<&st
 /// Reads a page.
 pub(super) fn page(body: &[u8]) -> Result<Page, String> {
     let answer: Answer = serde_json::from_slice(body).map_err(|error| format!("no listing: {error}"))?;
-    let objects = answer.objects.into_iter().map(|entry| Listed { name: entry.name, size: entry.size }).collect();
+    let objects =
+        answer.objects.into_iter().map(|entry| Listed { name: entry.name, size: entry.size }).collect();
     Ok(Page { objects, next: answer.next_start_with.filter(|next| !next.is_empty()) })
 }
 
@@ -48,7 +49,9 @@ mod tests {
 
     #[test]
     fn a_page_is_read_and_nonsense_is_not() {
-        let read = page(br#"{"objects":[{"name":"p/a%2Fb","size":3,"etag":"e"}],"prefixes":[],"nextStartWith":"p/b"}"#);
+        let read = page(
+            br#"{"objects":[{"name":"p/a%2Fb","size":3,"etag":"e"}],"prefixes":[],"nextStartWith":"p/b"}"#,
+        );
         let read = read.unwrap();
         assert_eq!((read.objects[0].name.as_str(), read.objects[0].size), ("p/a%2Fb", 3));
         assert_eq!(read.next.as_deref(), Some("p/b"));

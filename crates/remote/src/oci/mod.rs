@@ -52,13 +52,17 @@ impl Oci {
     /// The location names no namespace or region.
     pub fn of(location: &Location, profile: Profile) -> Result<Self> {
         let (bucket, namespace) = location.bucket.split_once('@').ok_or_else(|| {
-            location.wrong("the namespace belongs behind the bucket: oci://BUCKET@NAMESPACE (oci os ns get prints it)")
+            location.wrong(
+                "the namespace belongs behind the bucket: oci://BUCKET@NAMESPACE (oci os ns get prints it)",
+            )
         })?;
         let region = location.option("region").or(profile.region.as_deref());
         let endpoint = match (location.option("endpoint"), region) {
             (Some(endpoint), _) => endpoint.to_owned(),
             (None, Some(region)) => Self::endpoint(region),
-            (None, None) => return Err(location.wrong("no region: add region=REGION, or write it into the profile")),
+            (None, None) => {
+                return Err(location.wrong("no region: add region=REGION, or write it into the profile"));
+            }
         };
         Ok(Self {
             origin: location.origin(&endpoint)?,

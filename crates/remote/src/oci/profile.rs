@@ -36,7 +36,8 @@ impl Profile {
         let path = environment
             .first(&["OCI_CLI_CONFIG_FILE", "OCI_CONFIG_FILE"])
             .map_or_else(|| home.join(".oci/config"), |path| expand(&path, &home));
-        let name = environment.first(&["OCI_CLI_PROFILE", "OCI_PROFILE"]).unwrap_or_else(|| "DEFAULT".to_owned());
+        let name =
+            environment.first(&["OCI_CLI_PROFILE", "OCI_PROFILE"]).unwrap_or_else(|| "DEFAULT".to_owned());
         let mut values = match read(&path) {
             Some(text) => section(&text, &name).ok_or_else(|| {
                 format!("{} has no profile [{name}]; set OCI_PROFILE to one that it has", path.display())
@@ -65,7 +66,11 @@ impl Profile {
                 .to_owned());
         }
         let value = |name: &str| {
-            values.get(name).filter(|value| !value.is_empty()).cloned().ok_or_else(|| format!("{name} is missing"))
+            values
+                .get(name)
+                .filter(|value| !value.is_empty())
+                .cloned()
+                .ok_or_else(|| format!("{name} is missing"))
         };
         let path = expand(&value("key_file")?, home);
         let of_key = |what: String| format!("key_file {}: {what}", path.display());
@@ -123,7 +128,15 @@ pub(super) mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("key.pem");
-        openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", key.to_str().unwrap()]);
+        openssl(&[
+            "genpkey",
+            "-algorithm",
+            "RSA",
+            "-pkeyopt",
+            "rsa_keygen_bits:2048",
+            "-out",
+            key.to_str().unwrap(),
+        ]);
         Some(folder)
     }
 
@@ -131,7 +144,10 @@ pub(super) mod tests {
     fn a_section_inherits_from_the_default_one() {
         let text = "# c\n[DEFAULT]\nuser=u\nregion = r1\n[other]\n  region= r2 \nkey_file = ~/k\n";
         let other = section(text, "other").unwrap();
-        assert_eq!((other["user"].as_str(), other["region"].as_str(), other["key_file"].as_str()), ("u", "r2", "~/k"));
+        assert_eq!(
+            (other["user"].as_str(), other["region"].as_str(), other["key_file"].as_str()),
+            ("u", "r2", "~/k")
+        );
         assert_eq!(section(text, "DEFAULT").unwrap()["region"], "r1");
         assert!(section(text, "none").is_none());
     }
@@ -141,9 +157,12 @@ pub(super) mod tests {
         let Some(folder) = openssl_key() else { return };
         let home = folder.path();
         std::fs::create_dir(home.join(".oci")).unwrap();
-        let key = super::SigningKey::from_pem(&std::fs::read_to_string(home.join("key.pem")).unwrap()).unwrap();
+        let key =
+            super::SigningKey::from_pem(&std::fs::read_to_string(home.join("key.pem")).unwrap()).unwrap();
         let fingerprint = key.fingerprint().unwrap();
-        let text = format!("[DEFAULT]\nuser=u\ntenancy=t\nfingerprint={fingerprint}\nkey_file=~/key.pem\n[bad]\nfingerprint=00:11\n");
+        let text = format!(
+            "[DEFAULT]\nuser=u\ntenancy=t\nfingerprint={fingerprint}\nkey_file=~/key.pem\n[bad]\nfingerprint=00:11\n"
+        );
         std::fs::write(home.join(".oci/config"), text).unwrap();
         let find = |variables: &[(&str, &str)]| {
             let all = [variables, &[("HOME", home.to_str().unwrap())]].concat();

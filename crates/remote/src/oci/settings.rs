@@ -45,7 +45,8 @@ struct Filter {
 /// Asks for the settings; `bucket` is the bucket's path.
 pub(super) fn read(origin: &str, bucket: &str, prefix: &str, send: &Send<'_>) -> Settings {
     let ask = |path: &str| send(Request::new(Method::GET, origin, format!("{bucket}{path}")));
-    let versioning = told::<Bucket>(ask("")).map(|bucket| bucket.versioning.is_some_and(|state| state == "Enabled"));
+    let versioning =
+        told::<Bucket>(ask("")).map(|bucket| bucket.versioning.is_some_and(|state| state == "Enabled"));
     let locked = told::<Retention>(ask("/retentionRules")).map(|rules| !rules.items.is_empty());
     let lifecycle = match ask("/l") {
         // A bucket without a policy has none to show.
@@ -77,7 +78,11 @@ fn rules(policy: Policy, prefix: &str) -> Vec<LifecycleRule> {
         let prefixes = rule.object_name_filter.unwrap_or_default().inclusion_prefixes.unwrap_or_default();
         let prefixes = if prefixes.is_empty() { vec![String::new()] } else { prefixes };
         for concerned in prefixes.into_iter().filter(|concerned| concerns(concerned, prefix)) {
-            found.push(LifecycleRule { id: rule.name.clone(), prefix: concerned, action: rule.action.clone() });
+            found.push(LifecycleRule {
+                id: rule.name.clone(),
+                prefix: concerned,
+                action: rule.action.clone(),
+            });
         }
     }
     found

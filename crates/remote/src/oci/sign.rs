@@ -104,8 +104,9 @@ mod tests {
 
     #[test]
     fn the_target_is_signed_as_it_is_sent() {
-        let request = Request::new(Method::GET, "http://127.0.0.1:12780", "/n/ns/b/bucket/o/a/refs/web%2Froot")
-            .query("prefix", "a/b c%");
+        let request =
+            Request::new(Method::GET, "http://127.0.0.1:12780", "/n/ns/b/bucket/o/a/refs/web%2Froot")
+                .query("prefix", "a/b c%");
         assert_eq!(
             line(&request, "(request-target)").unwrap(),
             "(request-target): get /n/ns/b/bucket/o/a/refs/web%252Froot?prefix=a%2Fb%20c%25"

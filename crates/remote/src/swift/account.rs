@@ -25,7 +25,9 @@ impl Account {
     /// other `OS_` variables, else `ST_AUTH`, `ST_USER` and `ST_KEY`.
     pub(super) fn find(location: &Location, environment: &Environment) -> Result<Self> {
         let missing = |what: String| Error::Credentials { store: location.to_string(), what };
-        if let Some(cloud) = location.option("cloud").map(str::to_owned).or_else(|| environment.get("OS_CLOUD")) {
+        if let Some(cloud) =
+            location.option("cloud").map(str::to_owned).or_else(|| environment.get("OS_CLOUD"))
+        {
             let entry = clouds::find(&cloud, environment).map_err(missing)?;
             let setting = |name: &str| entry.get(name).cloned();
             return of_keystone(&setting).map(Self::Keystone).map_err(missing);
@@ -34,11 +36,13 @@ impl Account {
         if variable("OS_AUTH_URL").is_some() {
             return of_keystone(&variable).map(Self::Keystone).map_err(missing);
         }
-        let first = || Some(V1 {
-            url: variable("ST_AUTH")?,
-            user: variable("ST_USER")?,
-            key: Secret::new(variable("ST_KEY")?),
-        });
+        let first = || {
+            Some(V1 {
+                url: variable("ST_AUTH")?,
+                user: variable("ST_USER")?,
+                key: Secret::new(variable("ST_KEY")?),
+            })
+        };
         first().map(Self::V1).ok_or_else(|| {
             missing(
                 "set OS_CLOUD, or OS_AUTH_URL with OS_USERNAME, OS_PASSWORD and OS_PROJECT_NAME (or \
@@ -56,7 +60,8 @@ fn of_keystone(setting: &Setting<'_>) -> Result<Keystone, String> {
         None => (user(setting)?, Some(project(setting)?)),
     };
     let interface = setting("OS_INTERFACE").or_else(|| setting("OS_ENDPOINT_TYPE"));
-    let interface = interface.map_or_else(|| "public".to_owned(), |name| name.trim_end_matches("URL").to_owned());
+    let interface =
+        interface.map_or_else(|| "public".to_owned(), |name| name.trim_end_matches("URL").to_owned());
     Ok(Keystone { url, identity, scope, region: setting("OS_REGION_NAME"), interface })
 }
 
@@ -78,7 +83,11 @@ fn application(setting: &Setting<'_>) -> Result<Option<Identity>, String> {
     let secret = setting("OS_APPLICATION_CREDENTIAL_SECRET");
     let is_meant = setting("OS_AUTH_TYPE").is_some_and(|kind| kind.contains("applicationcredential"));
     let Some(secret) = secret.map(Secret::new) else {
-        return if is_meant { Err("OS_APPLICATION_CREDENTIAL_SECRET is missing".to_owned()) } else { Ok(None) };
+        return if is_meant {
+            Err("OS_APPLICATION_CREDENTIAL_SECRET is missing".to_owned())
+        } else {
+            Ok(None)
+        };
     };
     if let Some(id) = setting("OS_APPLICATION_CREDENTIAL_ID") {
         return Ok(Some(Identity::Application { id: Some(id), name: None, user: None, secret }));
@@ -122,7 +131,9 @@ mod tests {
         let url = ("OS_AUTH_URL", "http://127.0.0.1:5000");
         assert!(find(&[url]).unwrap_err().contains("OS_USERNAME"));
         assert!(find(&[url, ("OS_USERNAME", "u")]).unwrap_err().contains("OS_PASSWORD"));
-        assert!(find(&[url, ("OS_USERNAME", "u"), ("OS_PASSWORD", "p")]).unwrap_err().contains("OS_PROJECT_NAME"));
+        assert!(
+            find(&[url, ("OS_USERNAME", "u"), ("OS_PASSWORD", "p")]).unwrap_err().contains("OS_PROJECT_NAME")
+        );
         assert!(find(&[url, ("OS_AUTH_TYPE", "v3applicationcredential")]).unwrap_err().contains("_SECRET"));
         assert!(find(&[("ST_AUTH", "http://x"), ("ST_USER", "u")]).is_err());
     }

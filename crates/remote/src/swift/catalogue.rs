@@ -37,8 +37,10 @@ pub(super) fn object_store<'a>(
     interface: &str,
 ) -> Result<&'a str, String> {
     let services = catalogue.iter().filter(|entry| entry.kind == "object-store");
-    let endpoints: Vec<&Endpoint> =
-        services.flat_map(|entry| &entry.endpoints).filter(|endpoint| endpoint.interface == interface).collect();
+    let endpoints: Vec<&Endpoint> = services
+        .flat_map(|entry| &entry.endpoints)
+        .filter(|endpoint| endpoint.interface == interface)
+        .collect();
     let fitting: Vec<&&Endpoint> =
         endpoints.iter().filter(|endpoint| region.is_none_or(|region| endpoint.region() == region)).collect();
     match fitting[..] {
@@ -52,7 +54,10 @@ pub(super) fn object_store<'a>(
             region.unwrap_or_default(),
             regions(&endpoints)
         )),
-        _ => Err(format!("there are object stores in {}; set OS_REGION_NAME to one of them", regions(&endpoints))),
+        _ => Err(format!(
+            "there are object stores in {}; set OS_REGION_NAME to one of them",
+            regions(&endpoints)
+        )),
     }
 }
 

@@ -31,7 +31,9 @@ fn places(environment: &Environment) -> Vec<PathBuf> {
         return vec![path.into()];
     }
     let mut places = vec![PathBuf::from("clouds.yaml")];
-    places.extend(environment.get("HOME").map(|home| PathBuf::from(home).join(".config/openstack/clouds.yaml")));
+    places.extend(
+        environment.get("HOME").map(|home| PathBuf::from(home).join(".config/openstack/clouds.yaml")),
+    );
     places.push("/etc/openstack/clouds.yaml".into());
     places
 }

@@ -69,7 +69,9 @@ impl Keystone {
     fn address(&self) -> Result<String, String> {
         let url = self.url.trim_end_matches('/');
         if url.ends_with("/v2.0") {
-            return Err(format!("{url} is Keystone's version 2, which is gone; give the address of version 3"));
+            return Err(format!(
+                "{url} is Keystone's version 2, which is gone; give the address of version 3"
+            ));
         }
         Ok(if url.ends_with("/v3") { url.to_owned() } else { format!("{url}/v3") })
     }
@@ -114,7 +116,8 @@ impl Keystone {
         let response = way.client.send(request, RequestClass::Other).map_err(|fault| at.fault(&fault))?;
         if !response.is_success() {
             let told = refusal::read(&response);
-            let hint = format!("that was Keystone at {address}: see the OS_ variables or the entry in clouds.yaml");
+            let hint =
+                format!("that was Keystone at {address}: see the OS_ variables or the entry in clouds.yaml");
             return Err(told.into_error(at, None, Some(hint)));
         }
         let token = response.header("x-subject-token").map(Secret::new);
@@ -123,7 +126,8 @@ impl Keystone {
             .map_err(|error| at.nonsense(format!("no token of Keystone: {error}")))?;
         let url = catalogue::object_store(&answer.token.catalog, self.region.as_deref(), &self.interface);
         let url = url.map_err(|what| at.denied(what))?;
-        let (origin, path) = split(url).and_then(|parts| way.checked(parts)).map_err(|what| at.denied(what))?;
+        let (origin, path) =
+            split(url).and_then(|parts| way.checked(parts)).map_err(|what| at.denied(what))?;
         let expires = answer.token.expires_at.and_then(|text| text.parse::<Timestamp>().ok());
         Ok(Session { origin, path, token, expires })
     }

@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn pages_go_on_until_one_is_empty() {
-        let read = page(br#"[{"hash":"h","bytes":3,"name":"p/a%2Fb","content_type":"x"},{"bytes":0,"name":"p/c"}]"#);
+        let read =
+            page(br#"[{"hash":"h","bytes":3,"name":"p/a%2Fb","content_type":"x"},{"bytes":0,"name":"p/c"}]"#);
         let read = read.unwrap();
         assert_eq!((read.objects[0].name.as_str(), read.objects[0].size), ("p/a%2Fb", 3));
         assert_eq!(read.next.as_deref(), Some("p/c"));

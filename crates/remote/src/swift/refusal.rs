@@ -54,7 +54,9 @@ fn words(body: &[u8]) -> (String, String) {
 /// What a person can do.
 pub(super) fn hint(refusal: &Refusal, container: &str) -> Option<String> {
     match (refusal.status, refusal.code.as_str()) {
-        (_, "NoSuchBucket") => Some(format!("make the container first: openstack container create {container}")),
+        (_, "NoSuchBucket") => {
+            Some(format!("make the container first: openstack container create {container}"))
+        }
         (401, _) => Some("the token was refused, and a new one too".to_owned()),
         (403, _) => Some(format!(
             "see that the account has a role that may write to {container} (member, for instance), and its quota"
@@ -72,7 +74,8 @@ mod tests {
     #[test]
     fn refusals_of_all_three_are_understood() {
         let told = |text: &str| words(text.as_bytes());
-        let keystone = r#"{"error":{"code":401,"message":"The request you have made requires authentication."}}"#;
+        let keystone =
+            r#"{"error":{"code":401,"message":"The request you have made requires authentication."}}"#;
         assert_eq!(told(keystone).1, "The request you have made requires authentication.");
         assert_eq!(told(r#"{"Code":"NoSuchKey","Message":"","RequestId":"x"}"#).0, "NoSuchKey");
         assert_eq!(told("NoSuchBucket").0, "NoSuchBucket");

@@ -37,9 +37,11 @@ impl V1 {
         let token = header("x-auth-token").or_else(|| header("x-storage-token")).map(Secret::new);
         let token = token.ok_or_else(|| at.nonsense("the login gave no token"))?;
         let url = header("x-storage-url").ok_or_else(|| at.nonsense("the login gave no storage URL"))?;
-        let (origin, path) = split(url).and_then(|parts| way.checked(parts)).map_err(|what| at.denied(what))?;
+        let (origin, path) =
+            split(url).and_then(|parts| way.checked(parts)).map_err(|what| at.denied(what))?;
         let seconds = header("x-auth-token-expires").and_then(|text| text.parse().ok());
-        let expires = seconds.and_then(|seconds| Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).ok());
+        let expires =
+            seconds.and_then(|seconds| Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).ok());
         Ok(Session { origin, path, token, expires })
     }
 }
