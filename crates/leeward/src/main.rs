@@ -118,7 +118,7 @@ fn main() -> ExitCode {
         Verb::Release(arguments) => label::release(&arguments, repository, &output),
         Verb::Push(arguments) => push::push(&arguments, repository, &output),
         Verb::Pull(arguments) => push::pull(&arguments, repository, &output),
-        Verb::Clone(arguments) => clone::run(&arguments, &output),
+        Verb::Clone(arguments) => clone::run(&arguments, repository, &output),
         Verb::Sync(arguments) => sync::run(&arguments, repository, &output),
         Verb::Seed(verb) => seed::run(&verb, repository, &output),
         Verb::Forget(arguments) => retain::forget(&arguments, repository, &output),

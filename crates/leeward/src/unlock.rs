@@ -87,6 +87,43 @@ impl UnlockArguments {
     }
 }
 
+/// What opens the other repository of two
+#[derive(Args, Debug, Clone, Default)]
+pub struct OtherArguments {
+    /// The passphrase of the other repository, in the first line of a file, where it is not that of -r
+    /// [env: LEEWARD_OTHER_PASSPHRASE_FILE]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LEEWARD_OTHER_PASSPHRASE_FILE",
+        hide_env = true,
+        help_heading = "Keys",
+        conflicts_with = "other_key"
+    )]
+    other_passphrase_file: Option<PathBuf>,
+    /// The key file of the other repository, where it is not that of -r [env: LEEWARD_OTHER_KEY]
+    #[arg(long, value_name = "FILE", env = "LEEWARD_OTHER_KEY", hide_env = true, help_heading = "Keys")]
+    other_key: Option<PathBuf>,
+    /// The other repository is not encrypted, though this one is
+    #[arg(long, help_heading = "Keys", conflicts_with_all = ["other_key", "other_passphrase_file"])]
+    other_unencrypted: bool,
+}
+
+impl UnlockArguments {
+    /// What opens the other repository of two: its own keys where they are given, else the same.
+    pub fn for_other(&self, other: &OtherArguments) -> Box<dyn Unlock> {
+        if other.other_unencrypted {
+            return Box::new(leeward_repository::NoCredential);
+        }
+        if other.other_passphrase_file.is_none() && other.other_key.is_none() {
+            // The fingerprint is that of one repository.
+            return Box::new(Self { fingerprint: None, ..self.clone() });
+        }
+        let (passphrase_file, key) = (other.other_passphrase_file.clone(), other.other_key.clone());
+        Box::new(Self { passphrase_file, key, ..Self::default() })
+    }
+}
+
 impl Unlock for UnlockArguments {
     fn expects_encryption(&self) -> bool {
         self.key.is_some()

@@ -13,7 +13,9 @@ use crate::frame::{FrameDecoder, FrameEncoder};
 use crate::id::{IdKeys, PackId, RunId, SnapshotId};
 use crate::image::{ImageName, ImageRef, REFS, SnapshotEntry, SnapshotSpec};
 use crate::index::{Index, PackStates, Run};
-use crate::keys::{KEYS, KeyAccess, Keyring, NoCredential, Unlock, store_first_keys, unlock};
+use crate::keys::{
+    KEYS, KeyAccess, Keyring, NewKey, NoCredential, Unlock, store_first_keys, store_keys_of, unlock,
+};
 use crate::pack::{self, Directory, FOOTER_BYTES, HEADER_BYTES};
 use crate::record::{self, Kind, RECORD_BYTES_MAX};
 use crate::session::{Process, SESSIONS, State};
@@ -92,10 +94,39 @@ impl Repository {
         } else {
             Keyring::plain()
         };
+        Self::begin(store, config, Arc::new(keyring))
+    }
+
+    /// Makes a repository in an empty store with the settings and the secret of another, so that content has the same names
+    /// in both and travels between them as it is stored. `keys` says who may open it; nobody where nothing is encrypted.
+    ///
+    /// # Errors
+    /// There is one already, the other one is encrypted and was not opened with a full key, no key is named for it, or the
+    /// store fails.
+    pub fn init_alike(store: SharedStore, like: &Self, keys: &[NewKey]) -> Result<Self> {
+        let options = InitOptions {
+            chunk_bytes: like.config.chunk_bytes() as u64,
+            pack_bytes: like.config.pack_bytes,
+            zstd_level: like.config.zstd_level,
+            keys: keys.to_vec(),
+        };
+        if like.config.is_encrypted() == keys.is_empty() {
+            return Err(Error::Invalid("a repository is encrypted exactly where its like is".to_owned()));
+        }
+        let config = Config::new(&options, jiff::Timestamp::now().to_string())?;
+        if Self::is_present(store.as_ref())? {
+            return Err(Error::RepositoryExists { store: store.name().to_owned() });
+        }
+        store_keys_of(&like.keyring, store.as_ref(), &config.repository_id, keys)?;
+        Self::begin(store, config, Arc::clone(&like.keyring))
+    }
+
+    /// Stores the configuration: from here on there is a repository.
+    fn begin(store: SharedStore, config: Config, keyring: Arc<Keyring>) -> Result<Self> {
         let key = config_key()?;
         let bytes = record::encode_value(Kind::Config, &key, &config, &keyring)?;
         match store.put_if_absent(&key, &[&bytes]) {
-            Ok(()) => Ok(Self::with(store, config, keyring)),
+            Ok(()) => Ok(Self::with_keyring(store, config, keyring)),
             Err(error) if error.kind() == StoreErrorKind::AlreadyExists => {
                 Err(Error::RepositoryExists { store: store.name().to_owned() })
             }
@@ -150,9 +181,13 @@ impl Repository {
     }
 
     fn with(store: SharedStore, config: Config, keyring: Keyring) -> Self {
+        Self::with_keyring(store, config, Arc::new(keyring))
+    }
+
+    fn with_keyring(store: SharedStore, config: Config, keyring: Arc<Keyring>) -> Self {
         let has_ended = Arc::new(Process::has_ended);
         let clock: Clock = Arc::new(jiff::Timestamp::now);
-        Self { store, config, keyring: Arc::new(keyring), process: Process::current(), has_ended, clock }
+        Self { store, config, keyring, process: Process::current(), has_ended, clock }
     }
 
     /// Replaces who this process says it is and how the end of others is judged: for simulations.

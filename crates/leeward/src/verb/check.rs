@@ -48,13 +48,13 @@ fn parse_percent(text: &str) -> Result<f64, String> {
 /// A repository that is to be checked, with or without its keys.
 enum Opened {
     WithKeys(Box<Repository>),
-    Without(KeylessRepository),
+    Without(Box<KeylessRepository>),
 }
 
 impl Opened {
     fn new(repository: &RepositoryArgument, without_keys: bool) -> Result<Self, Failure> {
         Ok(if without_keys {
-            Self::Without(repository.open_keyless()?)
+            Self::Without(Box::new(repository.open_keyless()?))
         } else {
             Self::WithKeys(Box::new(repository.open()?))
         })
@@ -115,7 +115,7 @@ pub fn check(
     if arguments.repair.is_asked_for() {
         // What is not read is not found, so all is read where nothing else is said.
         let read = if read == ReadData::No { ReadData::All } else { read };
-        return repair::run(&arguments.repair, &repository.open()?, read, output);
+        return repair::run(&arguments.repair, repository, read, output);
     }
     if let Some(budget) = arguments.budget {
         return check_in_turn(&repository.open()?, budget, output);

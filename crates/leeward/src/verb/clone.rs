@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use leeward_repository::Repository;
 use leeward_repository::transfer::{Near, Selection};
-use leeward_repository::{InitOptions, Repository};
 
 use super::push::TransferArguments;
 use super::push::carry::{Carry, Sides};
-use super::repository::{init, open};
+use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
 use crate::output::Output;
+use crate::unlock::OtherArguments;
 
 /// Make a repository with the settings of another, and copy all snapshots into it
 ///
@@ -26,31 +27,41 @@ pub struct CloneArguments {
 }
 
 /// Runs the verb.
-pub fn run(arguments: &CloneArguments, output: &Output) -> Result<ExitCode, Failure> {
-    let from = open(&arguments.from)?;
+pub fn run(
+    arguments: &CloneArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
+    let other = &arguments.transfer.other;
+    let from = repository.open_other(&arguments.from, other)?;
     let carry = Carry {
         verb: "clone",
         options: arguments.transfer.options(Near::From),
         dry_run: arguments.transfer.dry_run,
     };
     let place;
-    let to = match open_alike(&from, &arguments.to)? {
+    let to = match open_alike(&from, &arguments.to, repository, other)? {
         Some(to) => to,
         None if carry.dry_run => {
             // What would travel into an empty repository is told by one, which then goes again.
             place = tempfile::tempdir()
                 .map_err(|error| Failure::new(Code::Io, format!("cannot make a folder: {error}")))?;
-            make_alike(&from, &place.path().join("empty").display().to_string())?
+            repository.make_alike(&from, &place.path().join("empty").display().to_string())?
         }
-        None => make_alike(&from, &arguments.to)?,
+        None => repository.make_alike(&from, &arguments.to)?,
     };
     let sides = Sides::new(from, to, arguments.transfer.limit)?;
     Ok(carry.run(&sides, &Selection::All, output)?.code())
 }
 
 /// Opens a repository that names content as another does; none where there is no repository.
-pub fn open_alike(from: &Repository, location: &str) -> Result<Option<Repository>, Failure> {
-    let to = match open(location) {
+pub fn open_alike(
+    from: &Repository,
+    location: &str,
+    repository: &RepositoryArgument,
+    keys: &OtherArguments,
+) -> Result<Option<Repository>, Failure> {
+    let to = match repository.open_other(location, keys) {
         Ok(to) => to,
         Err(failure) if failure.code() == Code::NotFound => return Ok(None),
         Err(failure) => return Err(failure),
@@ -61,16 +72,4 @@ pub fn open_alike(from: &Repository, location: &str) -> Result<Option<Repository
     let what = format!("{location}: there is a repository with other settings than {}", from.location());
     Err(Failure::new(Code::Refused, what)
         .hint("choose another place, or send snapshots between the two with: leeward push -r FROM --all TO"))
-}
-
-/// Makes a repository with the settings of another. Where that one is encrypted, this is the place at which the new one
-/// gets the same secret: only then does content have the same names, and frames travel as they are stored.
-pub fn make_alike(from: &Repository, location: &str) -> Result<Repository, Failure> {
-    let config = from.config();
-    let options = InitOptions {
-        chunk_bytes: config.chunk_bytes() as u64,
-        pack_bytes: config.pack_bytes,
-        zstd_level: config.zstd_level,
-    };
-    init(location, &options)
 }

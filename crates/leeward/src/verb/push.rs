@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use clap::Args;
 use leeward_repository::transfer::{Near, Selection, TransferOptions};
 
-use super::repository::{RepositoryArgument, open};
+use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
 use crate::limit;
 use crate::output::Output;
+use crate::unlock::OtherArguments;
 use carry::{Carry, Sides};
 
 /// What concerns every transfer.
@@ -29,6 +30,8 @@ pub struct TransferArguments {
     /// Walk the new snapshots once more at the target when they are published
     #[arg(long)]
     pub verify: bool,
+    #[command(flatten)]
+    pub other: OtherArguments,
 }
 
 impl TransferArguments {
@@ -83,7 +86,11 @@ pub fn push(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let (what, to) = split(&arguments.what, arguments.all, "push -r FROM IMAGE[@SPEC]... TO")?;
-    let sides = Sides::new(repository.open()?, open(to)?, arguments.transfer.limit)?;
+    let sides = Sides::new(
+        repository.open()?,
+        repository.open_other(to, &arguments.transfer.other)?,
+        arguments.transfer.limit,
+    )?;
     run(&sides, what, arguments.all, &arguments.transfer, Near::From, output)
 }
 
@@ -94,7 +101,11 @@ pub fn pull(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let (what, from) = split(&arguments.what, arguments.all, "pull -r TO IMAGE[@SPEC]... FROM")?;
-    let sides = Sides::new(open(from)?, repository.open()?, arguments.transfer.limit)?;
+    let sides = Sides::new(
+        repository.open_other(from, &arguments.transfer.other)?,
+        repository.open()?,
+        arguments.transfer.limit,
+    )?;
     run(&sides, what, arguments.all, &arguments.transfer, Near::To, output)
 }
 

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use leeward_repository::{ReadData, RepairOptions, RepairOutcome, RepairPlan, Repository};
+use leeward_repository::{ReadData, RepairOptions, RepairOutcome, RepairPlan};
 
 use super::check::{bytes_to_read, show_touches, tell};
-use super::repository::{self, Watch};
+use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
 use crate::size;
+use crate::unlock::OtherArguments;
 
 /// Options of `check` that concern mending.
 #[derive(Args)]
@@ -33,6 +34,8 @@ pub struct RepairArguments {
     /// With --repair: make damaged refs again though a damaged manifest may have stood in one of them
     #[arg(long, requires = "repair")]
     incomplete_refs: bool,
+    #[command(flatten)]
+    other: OtherArguments,
 }
 
 impl RepairArguments {
@@ -45,11 +48,13 @@ impl RepairArguments {
 /// Runs `check --repair`. Exit code 4 when something is still wrong.
 pub fn run(
     arguments: &RepairArguments,
-    repository: &Repository,
+    place: &RepositoryArgument,
     read: ReadData,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
-    let peers = arguments.from.iter().map(|peer| repository::open(peer)).collect::<Result<Vec<_>, _>>()?;
+    let repository = &place.open()?;
+    let open = |peer: &String| place.open_other(peer, &arguments.other);
+    let peers = arguments.from.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let options = RepairOptions {
         peers: &peers,
         read,

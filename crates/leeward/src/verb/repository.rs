@@ -14,7 +14,7 @@ use crate::location;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::size;
-use crate::unlock::UnlockArguments;
+use crate::unlock::{OtherArguments, UnlockArguments};
 use crate::verb::key::{self, RecoveryTarget};
 use crate::verb::probe;
 
@@ -44,6 +44,21 @@ impl RepositoryArgument {
     /// Opens it to write so many bytes per second at most.
     pub fn open_limited(&self, bytes_per_second: Option<u64>) -> Result<Repository, Failure> {
         open_with(self.location()?, bytes_per_second, &self.unlock)
+    }
+
+    /// Opens another repository beside it, with the keys that are given for that one, else with the same.
+    pub fn open_other(&self, location: &str, keys: &OtherArguments) -> Result<Repository, Failure> {
+        open_with(location, None, self.unlock.for_other(keys).as_ref())
+    }
+
+    /// Makes a repository with the settings of another and, where that one is encrypted, with its secret; whoever has what
+    /// opened that one opens this one.
+    pub fn make_alike(&self, like: &Repository, location: &str) -> Result<Repository, Failure> {
+        let keys = if like.access().is_some() { first_keys(self, None)? } else { Vec::new() };
+        let holds_repository = location::open_store(location)
+            .is_ok_and(|store| Repository::is_present(store.as_ref()).unwrap_or(false));
+        let store = location::create_store(location, holds_repository, false)?;
+        Ok(Repository::init_alike(store, like, &keys)?)
     }
 
     /// Opens it without keys, to check what can be checked so.

@@ -13,10 +13,10 @@ use leeward_repository::transfer::{Near, Selection};
 use leeward_repository::{ImageName, Repository, SnapshotId};
 use serde::{Deserialize, Serialize};
 
-use super::clone::{make_alike, open_alike};
+use super::clone::open_alike;
 use super::push::carry::{Carry, Sides};
 use super::push::{TransferArguments, pick};
-use super::repository::{RepositoryArgument, open};
+use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
 use crate::output::Output;
 
@@ -78,13 +78,14 @@ pub fn run(verb: &SeedVerb, repository: &RepositoryArgument, output: &Output) ->
         SeedVerb::Export { directory, what, all, transfer } => {
             let from = repository.open()?;
             let selection = if *all { Selection::All } else { pick::selection(&from, what)? };
-            export(from, &selection, directory, transfer, output)
+            export(repository, from, &selection, directory, transfer, output)
         }
-        SeedVerb::Import(arguments) => import(arguments, repository.open()?, output),
+        SeedVerb::Import(arguments) => import(arguments, repository, output),
     }
 }
 
 fn export(
+    repository: &RepositoryArgument,
     from: Repository,
     selection: &Selection,
     directory: &Path,
@@ -93,13 +94,13 @@ fn export(
 ) -> Result<ExitCode, Failure> {
     let location = directory.display().to_string();
     let manifest = directory.join(MANIFEST);
-    let to = match open_alike(&from, &location)? {
+    let to = match open_alike(&from, &location, repository, &arguments.other)? {
         Some(to) => to,
         None if arguments.dry_run => {
             return Err(Failure::new(Code::NotFound, format!("{location}: there is no seed here yet"))
                 .hint("see what would travel into a new one with: leeward clone -n FROM DIR"));
         }
-        None => make_alike(&from, &location)?,
+        None => repository.make_alike(&from, &location)?,
     };
     if !arguments.dry_run {
         // Until all is there it must not look finished.
@@ -110,25 +111,34 @@ fn export(
             _ => {}
         }
     }
-    let repository = from.config().repository_id.clone();
+    let identity = from.config().repository_id.clone();
     let sides = Sides::new(from, to, arguments.limit)?;
     let carry =
         Carry { verb: "seed export", options: arguments.options(Near::From), dry_run: arguments.dry_run };
     let carried = carry.run(&sides, selection, output)?;
     if !arguments.dry_run {
         let made = jiff::Timestamp::now().to_string();
-        let content =
-            Manifest { seed_version: SEED_VERSION, repository, made, snapshots: contents(&sides.to)? };
+        let content = Manifest {
+            seed_version: SEED_VERSION,
+            repository: identity,
+            made,
+            snapshots: contents(&sides.to)?,
+        };
         write(&manifest, &content)?;
         output.line(format!("{location} carries {} snapshots and may travel", content.snapshots.len()));
     }
     Ok(carried.code())
 }
 
-fn import(arguments: &ImportArguments, to: Repository, output: &Output) -> Result<ExitCode, Failure> {
+fn import(
+    arguments: &ImportArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
+    let to = repository.open()?;
     let location = arguments.directory.display().to_string();
     let manifest = read(&arguments.directory.join(MANIFEST))?;
-    let from = open(&location)?;
+    let from = repository.open_other(&location, &arguments.transfer.other)?;
     let found = contents(&from)?;
     if let Some(missing) = manifest.snapshots.iter().find(|carried| !found.contains(carried)) {
         let name = format!("{}@{}", missing.image, missing.snapshot.short());

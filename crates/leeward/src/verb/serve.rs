@@ -101,7 +101,7 @@ fn store_to_serve(place: &str) -> Result<leeward_store::SharedStore, Failure> {
     use leeward_repository::Error;
     let store = location::open_store(place)?;
     match Repository::open(store.clone()) {
-        Err(Error::NoRepository { .. }) => location::create_store(place, false),
+        Err(Error::NoRepository { .. }) => location::create_store(place, false, false),
         Err(error) => Err(error.into()),
         Ok(_) => Ok(store),
     }

@@ -8,7 +8,7 @@ use leeward_repository::transfer::{Near, Pick, Selection, Stale};
 
 use super::push::TransferArguments;
 use super::push::carry::{Carry, Sides};
-use super::repository::{RepositoryArgument, open};
+use super::repository::RepositoryArgument;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -36,7 +36,11 @@ pub fn run(
     repository: &RepositoryArgument,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
-    let sides = Sides::new(repository.open()?, open(&arguments.to)?, arguments.transfer.limit)?;
+    let sides = Sides::new(
+        repository.open()?,
+        repository.open_other(&arguments.to, &arguments.transfer.other)?,
+        arguments.transfer.limit,
+    )?;
     let is_wanted = |image: &ImageName| {
         let filter = &arguments.filter;
         filter.is_empty() || filter.iter().any(|glob| matches(glob, image.as_str()))

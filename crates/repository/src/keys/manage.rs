@@ -130,11 +130,22 @@ pub(crate) fn store_first_keys(store: &dyn Store, repository_id: &str, keys: &[N
     }
     let root = Secret::random()?;
     let keyring = Bundle::Full(root).keyring()?;
-    for new in keys {
-        let bundle = bundle_of(&keyring, new.access, store.name())?;
-        store_slot(store, &keyring, &bundle, repository_id, new)?;
-    }
+    store_keys_of(&keyring, store, repository_id, keys)?;
     Ok(keyring)
+}
+
+/// Stores keys that there are already for the first holders of another repository.
+pub(crate) fn store_keys_of(
+    keyring: &Keyring,
+    store: &dyn Store,
+    repository_id: &str,
+    keys: &[NewKey],
+) -> Result<()> {
+    for new in keys {
+        let bundle = bundle_of(keyring, new.access, store.name())?;
+        store_slot(store, keyring, &bundle, repository_id, new)?;
+    }
+    Ok(())
 }
 
 fn bundle_of(keyring: &Keyring, access: KeyAccess, location: &str) -> Result<Bundle> {

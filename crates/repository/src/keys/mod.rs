@@ -40,6 +40,6 @@ pub use unlock::{Credential, NoCredential, Unlock};
 
 pub(crate) use aead::{Aead, NONCE_BYTES};
 pub(crate) use frames::{FRAME_PREFIX_BYTES, FRAME_TAG_BYTES, FrameKeys};
-pub(crate) use manage::{KEYS, store_first_keys};
+pub(crate) use manage::{KEYS, store_first_keys, store_keys_of};
 pub(crate) use secret::{Secret, fill_random};
 pub(crate) use unlock::unlock;

@@ -49,7 +49,12 @@ struct Life<'a> {
 /// Plays all rounds of a seed on a repository that is made in the store. `store` gives the view of it that the process
 /// of a number has.
 fn run(store: &dyn Fn(u64) -> SharedStore, seed: u64) {
-    let options = InitOptions { chunk_bytes: CHUNK_BYTES as u64, pack_bytes: 1 << 20, zstd_level: 1 };
+    let options = InitOptions {
+        chunk_bytes: CHUNK_BYTES as u64,
+        pack_bytes: 1 << 20,
+        zstd_level: 1,
+        ..InitOptions::default()
+    };
     Repository::init(store(0), &options).unwrap();
     let mut life = Life {
         store,
