@@ -38,13 +38,13 @@ fn parse_percent(text: &str) -> Result<f64, String> {
 /// A repository that is to be checked, with or without its keys.
 enum Opened {
     WithKeys(Box<Repository>),
-    Without(KeylessRepository),
+    Without(Box<KeylessRepository>),
 }
 
 impl Opened {
     fn new(repository: &RepositoryArgument, without_keys: bool) -> Result<Self, Failure> {
         Ok(if without_keys {
-            Self::Without(repository.open_keyless()?)
+            Self::Without(Box::new(repository.open_keyless()?))
         } else {
             Self::WithKeys(Box::new(repository.open()?))
         })

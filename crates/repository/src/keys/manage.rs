@@ -176,7 +176,7 @@ impl Repository {
         if self.keyring().is_plain() {
             return Ok(Vec::new());
         }
-        Ok(self.slots()?.into_iter().map(|slot| KeyInfo::of(slot)).collect())
+        Ok(self.slots()?.into_iter().map(KeyInfo::of).collect())
     }
 
     pub(crate) fn slots(&self) -> Result<Vec<FoundSlot>> {
