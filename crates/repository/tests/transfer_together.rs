@@ -235,7 +235,17 @@ fn a_transfer_that_was_declared_dead() {
                 let repository = machine.spawn().open().unwrap();
                 let sessions = collect(&repository).unwrap().waits_for;
                 let revoke = sessions.iter().map(|session| session[..32].to_owned()).collect();
-                repository.collect(&CollectOptions { unused_max: 0.2, revoke }, &Unattended).unwrap();
+                repository
+                    .collect(
+                        &CollectOptions {
+                            unused_max: 0.2,
+                            revoke,
+                            window: jiff::SignedDuration::ZERO,
+                            ..CollectOptions::default()
+                        },
+                        &Unattended,
+                    )
+                    .unwrap();
                 collect(&repository).unwrap();
             },
         );
