@@ -117,11 +117,10 @@ impl Step<'_> {
                 }
                 self.party().waits_for = 0;
             }
-            Op::LookAtSessions => {
-                if self.holds(Rule::SessionsCount) {
-                    self.party().look.live |= self.protocol.committed(&self.state.store);
-                }
+            Op::LookAtSessions if self.holds(Rule::SessionsCount) => {
+                self.party().look.live |= self.protocol.committed(&self.state.store);
             }
+            Op::LookAtSessions => {}
             Op::LookAtRefs => self.look_at_refs(),
             Op::LookAtManifests => self.party().look.manifests = self.state.store.manifests,
             Op::LookAtImages => self.look_at_images(),

@@ -6,13 +6,16 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
+/// Who is told of a state that is one step away, and of what happens.
+pub type Visit<'a, State> = dyn FnMut(State, &dyn Fn() -> String) + 'a;
+
 /// What is searched.
 pub trait Model {
     /// A state of everything.
     type State: Copy + Hash;
 
     /// Calls `visit` with every state that is one step away, always in the same order, and with what happens.
-    fn steps(&self, state: &Self::State, visit: &mut dyn FnMut(Self::State, &dyn Fn() -> String));
+    fn steps(&self, state: &Self::State, visit: &mut Visit<'_, Self::State>);
 
     /// What is wrong with a state.
     fn flaw(&self, state: &Self::State) -> Option<String>;

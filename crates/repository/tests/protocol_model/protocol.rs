@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use crate::explorer::{Model, fingerprint};
+use crate::explorer::{Model, Visit, fingerprint};
 use crate::program::{Op, Role, program};
 use crate::rules::{Rule, Rules};
 use crate::state::{LISTS, PACKS, PARTIES, Party, QUIET, Ref, Session, Set, State, Store, each, one};
@@ -128,7 +128,7 @@ impl Protocol {
     }
 
     /// Takes the next step of one party in every way in which it can go.
-    fn steps_of(&self, state: &State, me: usize, visit: &mut dyn FnMut(State, &dyn Fn() -> String)) {
+    fn steps_of(&self, state: &State, me: usize, visit: &mut Visit<'_, State>) {
         let Some(op) = self.op(me, state.parties[me].step) else { return };
         for choice in 0.. {
             let mut step = Step { protocol: self, state: *state, me };
@@ -226,7 +226,7 @@ pub fn name_all(set: Set) -> String {
 impl Model for Protocol {
     type State = State;
 
-    fn steps(&self, state: &State, visit: &mut dyn FnMut(State, &dyn Fn() -> String)) {
+    fn steps(&self, state: &State, visit: &mut Visit<'_, State>) {
         for party in 0..QUIET {
             self.steps_of(state, party, visit);
         }
