@@ -68,11 +68,6 @@ impl RepositoryArgument {
     }
 }
 
-/// Opens the repository at a location.
-pub fn open(location: &str) -> Result<Repository, Failure> {
-    open_with(location, None, &NoCredential)
-}
-
 /// Opens the repository at a location with what `unlock` gives, to write so many bytes per second at most.
 pub fn open_with(
     location: &str,
