@@ -3,9 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use leeward_repository::{
-    Control, InitOptions, KeyAccess, KeylessRepository, NewKey, NoCredential, Repository, Unlock,
-};
+use leeward_repository::{Control, InitOptions, KeyAccess, KeylessRepository, NewKey, Repository, Unlock};
 
 use crate::failure::{Code, Failure};
 use crate::interrupt;
