@@ -29,7 +29,7 @@ use crate::{place, size};
 #[derive(Args)]
 pub struct BackupArguments {
     /// The disk: an image file, a block device, an nbd:// URL, overlay:PATH for the changes of an exported snapshot, an
-    /// image of Ceph as rbd:POOL/IMAGE[@SNAPSHOT], or a running machine as qmp:SOCKET[?disk=NAME&disk=NAME]
+    /// image of Ceph as rbd:POOL/IMAGE, perhaps with @SNAPSHOT, or a running machine as qmp:SOCKET[?disk=NAME&disk=NAME]
     source: String,
     /// The image to add the snapshot to, as in web-01/root
     image: ImageName,

@@ -60,7 +60,7 @@ pub struct RestoreArguments {
 pub struct VerifyArguments {
     /// The snapshot: IMAGE, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG
     snapshot: SnapshotSpec,
-    /// The disk: an image file, a block device, an nbd:// URL, or rbd:POOL/IMAGE[@SNAPSHOT]
+    /// The disk: an image file, a block device, an nbd:// URL, or rbd:POOL/IMAGE
     disk: String,
     /// Format of the disk: raw, qcow2, vmdk, vhd, vhdx or vdi
     #[arg(short, long)]
