@@ -1,4 +1,4 @@
-//! Buckets: what object stores have in common, and a [`Store`] made of one.
+//! Buckets: what object stores have in common, and a [`Store`](crate::Store) made of one.
 //!
 //! A [`Bucket`] is the thin adapter to one service: it sends one request and tells what came of it. It does not try
 //! again, count, wait, or emulate anything; layers do that, so that all services behave alike:
