@@ -18,8 +18,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use verb::{
-    backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, key, label, mount,
-    push, quickstart, repository, restore, retain, seed, serve, snapshots, sync, thaw, token,
+    backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, key, label, lock,
+    mount, push, quickstart, repository, restore, retain, seed, serve, snapshots, sync, thaw, token,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -69,6 +69,7 @@ enum Verb {
     Forget(retain::ForgetArguments),
     Undelete(retain::UndeleteArguments),
     Collect(retain::CollectArguments),
+    Lock(lock::LockArguments),
     Check(check::CheckArguments),
     /// Show what the repository holds and what it costs
     Stats,
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
         Verb::Forget(arguments) => retain::forget(&arguments, repository, &output),
         Verb::Undelete(arguments) => retain::undelete(&arguments, repository, &output),
         Verb::Collect(arguments) => retain::collect(&arguments, repository, &output),
+        Verb::Lock(arguments) => lock::lock(&arguments, repository, &output),
         Verb::Check(arguments) => check::check(&arguments, repository, &output),
         Verb::Stats => check::stats(repository, &output),
         Verb::RebuildIndex => check::rebuild_index(repository, &output),

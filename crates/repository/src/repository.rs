@@ -28,7 +28,7 @@ pub(crate) const PACKS: &str = "packs";
 pub(crate) const INDEX: &str = "index";
 /// Prefix of the keys of manifests.
 pub(crate) const SNAPSHOTS: &str = "snapshots";
-const CONFIG: &str = "config";
+pub(crate) const CONFIG: &str = "config";
 
 /// The prefixes under which a repository keeps its objects; a directory store makes a directory of each.
 pub const PREFIXES: [&str; 7] = [PACKS, INDEX, SNAPSHOTS, REFS, SESSIONS, CONDEMNED, KEYS];

@@ -18,6 +18,7 @@ mod directory;
 mod error;
 mod file_system;
 mod key;
+mod lock;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 
@@ -25,6 +26,7 @@ pub use directory::DirectoryStore;
 pub use error::{Error, ErrorKind, Result};
 pub use file_system::{FileEntry, FileLock, FileSystem, HostFileSystem, OpenedFile};
 pub use key::Key;
+pub use lock::{Lock, LockMode, Locks};
 
 use std::sync::Arc;
 
@@ -87,6 +89,11 @@ pub trait Store: Send + Sync {
     /// How many requests at once pay: more than one where a request waits for a network rather than for this machine.
     fn requests_at_once(&self) -> usize {
         1
+    }
+
+    /// The locks of its objects; `None` where it has none. Every layer has to pass it on.
+    fn locks(&self) -> Option<&dyn Locks> {
+        None
     }
 
     /// Opens an object for ranged reads.

@@ -5,13 +5,16 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use jiff::SignedDuration;
 use leeward_repository::{
     Budget, CheckOutcome, ImageStatistics, KeylessRepository, ReadData, Repository, TurnReport,
     VerifiedRecord,
 };
 
+use super::lock;
 use super::repair;
 use super::repository::{RepositoryArgument, Watch};
+use super::retain::span;
 use crate::failure::{Code, Failure};
 use crate::output::Output;
 use crate::size;
@@ -31,6 +34,9 @@ pub struct CheckArguments {
     /// Read and compare so much (10GiB) or so long (30min), or both (10GiB,30min): the packs that were read longest ago
     #[arg(long, value_name = "BUDGET", value_parser = parse_budget, conflicts_with_all = ["read_data_subset", "repair"])]
     budget: Option<Budget>,
+    /// Also look whether what snapshots need is locked so long after they were made, as in 30d
+    #[arg(long, value_name = "SPAN", value_parser = span, conflicts_with_all = ["without_keys", "budget", "repair"])]
+    locks: Option<SignedDuration>,
     #[command(flatten)]
     repair: repair::RepairArguments,
 }
@@ -135,6 +141,11 @@ pub fn check(
         output.json_line(&outcome);
     }
     tell(&outcome, started.elapsed(), output);
+    if let (Some(period), Opened::WithKeys(repository)) = (arguments.locks, &opened)
+        && !lock::look(repository, period, output)?
+    {
+        return Ok(Code::Damaged.into());
+    }
     Ok(code_of(&outcome))
 }
 

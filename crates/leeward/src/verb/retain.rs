@@ -204,7 +204,7 @@ pub struct CollectArguments {
     #[arg(long, value_name = "SESSION")]
     revoke: Vec<String>,
     /// Let go of forgotten snapshots after so long, as in 7d or 12h; 0 lets them go now
-    #[arg(long, value_name = "SPAN", value_parser = window, default_value = "7d")]
+    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "7d")]
     window: SignedDuration,
     /// Believe the clock of this machine though it is far from all times in the repository
     #[arg(long)]
@@ -215,7 +215,7 @@ pub struct CollectArguments {
 }
 
 /// A span of time for people, a day being 24 hours.
-fn window(text: &str) -> Result<SignedDuration, String> {
+pub fn span(text: &str) -> Result<SignedDuration, String> {
     if text == "0" {
         return Ok(SignedDuration::ZERO);
     }

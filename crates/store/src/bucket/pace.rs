@@ -6,8 +6,11 @@
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use std::time::SystemTime;
+
 use super::{Bucket, Condition, Head, Read, SharedBucket};
-use crate::{Entry, Error, Key, Result};
+use crate::lock::unsupported;
+use crate::{Entry, Error, Key, Lock, Locks, Result};
 
 /// The bounds of the limit.
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +151,31 @@ impl Bucket for PacedBucket {
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         self.pace.run(|| self.inner.list(prefix))
+    }
+
+    fn locks(&self) -> Option<&dyn Locks> {
+        self.inner.locks().map(|_| self as &dyn Locks)
+    }
+}
+
+/// Nobody asks unless there are locks below; should they be gone then, nothing is locked.
+impl Locks for PacedBucket {
+    fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        match self.inner.locks() {
+            Some(locks) => self.pace.run(|| locks.lock_of(key)),
+            None => Ok(None),
+        }
+    }
+
+    fn lock(&self, key: &Key, lock: Lock) -> Result<()> {
+        match self.inner.locks() {
+            Some(locks) => self.pace.run(|| locks.lock(key, lock)),
+            None => Err(unsupported(self.inner.name())),
+        }
+    }
+
+    fn clock(&self) -> SystemTime {
+        self.inner.locks().map_or_else(SystemTime::now, Locks::clock)
     }
 }
 

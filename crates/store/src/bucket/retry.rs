@@ -8,10 +8,11 @@
 
 use std::ops::Range;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::{Bucket, Condition, Head, Read, SharedBucket};
-use crate::{Entry, Error, Key, Result};
+use crate::lock::unsupported;
+use crate::{Entry, Error, Key, Lock, Locks, Result};
 
 /// How often, and how long in between.
 #[derive(Debug, Clone, Copy)]
@@ -125,5 +126,30 @@ impl Bucket for RetryBucket {
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         self.repeat(|| self.inner.list(prefix))
+    }
+
+    fn locks(&self) -> Option<&dyn Locks> {
+        self.inner.locks().map(|_| self as &dyn Locks)
+    }
+}
+
+/// Nobody asks unless there are locks below; should they be gone then, nothing is locked.
+impl Locks for RetryBucket {
+    fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        match self.inner.locks() {
+            Some(locks) => self.repeat(|| locks.lock_of(key)),
+            None => Ok(None),
+        }
+    }
+
+    fn lock(&self, key: &Key, lock: Lock) -> Result<()> {
+        match self.inner.locks() {
+            Some(locks) => self.repeat(|| locks.lock(key, lock)),
+            None => Err(unsupported(self.inner.name())),
+        }
+    }
+
+    fn clock(&self) -> SystemTime {
+        self.inner.locks().map_or_else(SystemTime::now, Locks::clock)
     }
 }
