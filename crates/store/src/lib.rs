@@ -14,6 +14,7 @@
 //! lose unsynced writes, tear pages and fill the disk.
 
 pub mod bucket;
+mod cached;
 mod directory;
 mod error;
 mod file_system;
@@ -21,6 +22,7 @@ mod key;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 
+pub use cached::{CACHE_BYTES_MAX, CacheOptions, CachedStore};
 pub use directory::DirectoryStore;
 pub use error::{Error, ErrorKind, Result};
 pub use file_system::{FileEntry, FileLock, FileSystem, HostFileSystem, OpenedFile};
