@@ -62,7 +62,7 @@ fn a_disk_comes_back_from_a_bucket_byte_for_byte() {
 
     assert_eq!(leeward(&location, &["images"]).status.code(), Some(7), "nothing is there yet");
     print!("{}", succeeds(&location, &["repo", "init"]));
-    assert_eq!(leeward(&location, &["repo", "init"]).status.success(), false, "one is there already");
+    assert!(!leeward(&location, &["repo", "init"]).status.success(), "one is there already");
     for seed in [1, 2] {
         write_disk(&disk, seed);
         print!("{}", succeeds(&location, &["backup", disk_text, "web-01"]));

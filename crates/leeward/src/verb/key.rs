@@ -125,7 +125,7 @@ fn generate(file: &Path, output: &Output) -> Result<ExitCode, Failure> {
 }
 
 /// The text of a key file.
-fn key_file(identity: &Identity) -> Zeroizing<String> {
+pub fn key_file(identity: &Identity) -> Zeroizing<String> {
     let secret = identity.to_secret_text();
     Zeroizing::new(format!(
         "# A secret key of Leeward. Whoever has this file opens what was wrapped for the public key\n# {}\n{}\n",
@@ -135,7 +135,7 @@ fn key_file(identity: &Identity) -> Zeroizing<String> {
 }
 
 /// Writes a new file that only its owner can read.
-fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
+pub fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             Failure::new(Code::Refused, format!("{}: the file is there already", path.display()))

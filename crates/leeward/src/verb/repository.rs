@@ -3,9 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use leeward_repository::{
-    Control, InitOptions, KeyAccess, KeylessRepository, NewKey, NoCredential, Repository, Unlock,
-};
+use leeward_repository::{Control, InitOptions, KeyAccess, KeylessRepository, NewKey, Repository, Unlock};
 
 use crate::failure::{Code, Failure};
 use crate::interrupt;
@@ -66,11 +64,6 @@ impl RepositoryArgument {
         let location = self.location()?;
         told(location, KeylessRepository::open(location::open_store(location)?))
     }
-}
-
-/// Opens the repository at a location.
-pub fn open(location: &str) -> Result<Repository, Failure> {
-    open_with(location, None, &NoCredential)
 }
 
 /// Opens the repository at a location with what `unlock` gives, to write so many bytes per second at most.

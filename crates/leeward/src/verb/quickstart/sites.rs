@@ -9,12 +9,15 @@ use leeward_repository::transfer::{
     CountedStore, Near, Pick, Selection, Traffic, TransferOptions, TransferOutcome,
 };
 use leeward_repository::{
-    BackupOptions, BackupOutcome, Consistency, ImageName, InitOptions, Repository, Snapshot, SourceRecord,
+    BackupOptions, BackupOutcome, Consistency, Credential, Identity, ImageName, InitOptions, KeyAccess,
+    NewKey, Recipient, Repository, Snapshot, SourceRecord, Unlock,
 };
 
 use super::workspace::Workspace;
 use crate::failure::Failure;
+use crate::location;
 use crate::output::Output;
+use crate::verb::key::{key_file, write_secret};
 use crate::verb::repository::{Watch, init};
 
 /// The image of the demonstration.
@@ -28,13 +31,53 @@ pub struct Site {
     pub repository: Repository,
 }
 
+/// The key of both sites, in a file of its own, as it would be kept apart from them.
+pub struct SiteKey {
+    identity: Identity,
+}
+
+impl SiteKey {
+    /// Its file in the workspace.
+    pub const FILE: &'static str = "key";
+
+    /// A new key.
+    pub fn new(workspace: &Workspace) -> Result<Self, Failure> {
+        let identity = Identity::generate()?;
+        write_secret(&workspace.join(Self::FILE), &key_file(&identity))?;
+        Ok(Self { identity })
+    }
+
+    /// For whom the secret of a repository is wrapped.
+    fn wrapped(&self) -> NewKey {
+        let recipient = Recipient::PublicKey(self.identity.public());
+        NewKey { name: "quickstart".to_owned(), access: KeyAccess::Full, recipient }
+    }
+}
+
+impl Unlock for SiteKey {
+    fn expects_encryption(&self) -> bool {
+        true
+    }
+
+    fn credential(
+        &self,
+        _location: &str,
+    ) -> Result<Option<Credential>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Some(Credential::Identity(self.identity.clone())))
+    }
+}
+
 impl Site {
-    /// A new site with an empty repository.
-    pub fn new(name: &'static str, workspace: &Workspace) -> Result<Self, Failure> {
-        Ok(Self {
-            name,
-            repository: init(&workspace.join(name).display().to_string(), &InitOptions::default())?,
-        })
+    /// The first site, with an empty, encrypted repository.
+    pub fn first(name: &'static str, workspace: &Workspace, key: &SiteKey) -> Result<Self, Failure> {
+        let options = InitOptions { keys: vec![key.wrapped()], ..InitOptions::default() };
+        Ok(Self { name, repository: init(&workspace.join(name).display().to_string(), &options)? })
+    }
+
+    /// A further site, whose repository has the same secret, so that what is stored travels as it is.
+    pub fn alike(&self, name: &'static str, workspace: &Workspace, key: &SiteKey) -> Result<Self, Failure> {
+        let store = location::create_store(&workspace.join(name).display().to_string(), false, false)?;
+        Ok(Self { name, repository: Repository::init_alike(store, &self.repository, &[key.wrapped()])? })
     }
 
     /// Backs a disk up.

@@ -21,15 +21,15 @@ use super::digest::digest;
 use super::generate::{Generated, generate};
 use super::partitions::layout;
 use super::report::{AtOnce, Backup, Copy, Disk, Recovery, Report};
-use super::sites::{IMAGE, Site};
+use super::sites::{IMAGE, Site, SiteKey};
 use super::tools::io;
 use super::workspace::Workspace;
 use crate::failure::{Code, Failure};
+use crate::interrupt;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::size;
-use crate::verb::repository::{Watch, open};
-use crate::{interrupt, verb::repository};
+use crate::verb::repository::{Watch, open_with};
 
 /// Space for two indexes, an overlay and the like.
 const SLACK_BYTES: u64 = 256 << 20;
@@ -40,6 +40,8 @@ struct Story<'a> {
     arguments: &'a QuickstartArguments,
     workspace: &'a Workspace,
     output: &'a Output,
+    /// Opens both repositories.
+    key: SiteKey,
 }
 
 /// The disk that is at work: a generated one, or a copy of the person's.
@@ -60,7 +62,8 @@ pub fn tell(
     output: &Output,
 ) -> Result<Report, Failure> {
     let started = Instant::now();
-    let story = Story { arguments, workspace, output };
+    let key = SiteKey::new(workspace)?;
+    let story = Story { arguments, workspace, output, key };
     let (east, west) = story.sites()?;
     let mut work = story.disk()?;
     let first = story.first_backup(&work, &east)?;
@@ -102,8 +105,10 @@ impl Story<'_> {
     }
 
     fn sites(&self) -> Result<(Site, Site), Failure> {
-        self.heading(1, "Two sites, east and west, each with a repository");
-        let sites = (Site::new("east", self.workspace)?, Site::new("west", self.workspace)?);
+        self.heading(1, "Two sites, east and west, each with an encrypted repository");
+        let east = Site::first("east", self.workspace, &self.key)?;
+        let west = east.alike("west", self.workspace, &self.key)?;
+        let sites = (east, west);
         let end = if self.arguments.keep { "kept at the end" } else { "removed at the end" };
         self.result(format!(
             "in {}, {end}; {} free",
@@ -301,7 +306,7 @@ impl Story<'_> {
         let happened = Instant::now();
         std::fs::remove_file(&work.path).map_err(io("remove", &work.path))?;
         std::fs::remove_dir_all(&folder).map_err(io("remove", &folder))?;
-        match open(&folder.display().to_string()) {
+        match open_with(&folder.display().to_string(), None, &self.key) {
             Err(failure) => self.result(format!("both are gone: {failure}")),
             Ok(_) => return Err(Failure::new(Code::Failed, "east is still there")),
         }
@@ -392,7 +397,7 @@ impl Story<'_> {
 
     /// What is left at the second site, and the snapshot that matters.
     fn west(&self) -> Result<(Repository, SnapshotId), Failure> {
-        let west = repository::open(&self.workspace.join("west").display().to_string())?;
+        let west = open_with(&self.workspace.join("west").display().to_string(), None, &self.key)?;
         let id = west.resolve(&IMAGE.parse::<SnapshotSpec>()?)?.id;
         Ok((west, id))
     }
