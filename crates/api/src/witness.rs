@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use leeward_repository::verify::{Inspected, inspect};
+use leeward_store::bucket::RequestCounts;
 use leeward_store::{Entry, Error, Key, Object, Result, SharedStore, Store, Version};
 use serde::{Deserialize, Serialize};
 
@@ -201,6 +202,14 @@ fn seen_in(key: &Key, bytes: &[u8]) -> Option<Seen> {
 impl Store for WitnessStore {
     fn name(&self) -> &str {
         self.store.name()
+    }
+
+    fn requests_at_once(&self) -> usize {
+        self.store.requests_at_once()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {

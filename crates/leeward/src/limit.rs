@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use leeward_disk::{Extent, Info, SharedSource, Source};
+use leeward_store::bucket::RequestCounts;
 use leeward_store::{Entry, Key, Object, Result as StoreResult, SharedStore, Store, Version};
 
 use crate::interrupt;
@@ -115,6 +116,10 @@ impl Store for LimitedStore {
 
     fn requests_at_once(&self) -> usize {
         self.store.requests_at_once()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     fn open(&self, key: &Key) -> StoreResult<Arc<dyn Object>> {

@@ -8,6 +8,7 @@ use leeward_remote::{Connection, Environment, Location};
 use leeward_repository::PREFIXES;
 use leeward_store::{DirectoryStore, ErrorKind, SharedStore};
 
+use crate::cache;
 use crate::failure::{Code, Failure};
 
 /// The bucket that a location names; `None` when it names a directory.
@@ -23,7 +24,18 @@ fn path(location: &str) -> &Path {
     Path::new(location.strip_prefix("file:").unwrap_or(location))
 }
 
-/// Opens the store of a repository that is there.
+/// Opens the store of a repository that is there; where it is remote, behind the local cache of its metadata. Not for
+/// those who examine what is stored: see [`open_store`].
+pub fn open_cached_store(location: &str) -> Result<SharedStore, Failure> {
+    let store = open_store(location)?;
+    if is_remote(location)? { cache::before(store) } else { Ok(store) }
+}
+
+fn is_remote(location: &str) -> Result<bool, Failure> {
+    Ok(leeward_api::client::Location::is_one(location) || Location::parse(location)?.is_some())
+}
+
+/// Opens the store of a repository that is there, and nothing before it.
 pub fn open_store(location: &str) -> Result<SharedStore, Failure> {
     if leeward_api::client::Location::is_one(location) {
         return crate::verb::serve::connect(location);

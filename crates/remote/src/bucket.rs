@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use jiff::{SignedDuration, Timestamp};
-use leeward_store::bucket::{Bucket, Condition, Head, Read, RequestClass};
+use leeward_store::bucket::{Bucket, Condition, Head, Read, RequestClass, RequestCounts};
 use leeward_store::{Entry, Error, Key, Result};
 
 use crate::answer::{At, at};
@@ -130,6 +130,10 @@ impl RemoteBucket {
 impl Bucket for RemoteBucket {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        Some(self.client.requests().counts())
     }
 
     fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {

@@ -30,6 +30,8 @@ pub use key::Key;
 
 use std::sync::Arc;
 
+use bucket::RequestCounts;
+
 /// What an object's content was when it was read; any change of the content changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version([u8; 32]);
@@ -89,6 +91,11 @@ pub trait Store: Send + Sync {
     /// How many requests at once pay: more than one where a request waits for a network rather than for this machine.
     fn requests_at_once(&self) -> usize {
         1
+    }
+
+    /// What requests were sent so far; `None` where nothing is sent to anybody.
+    fn requests(&self) -> Option<RequestCounts> {
+        None
     }
 
     /// Opens an object for ranged reads.

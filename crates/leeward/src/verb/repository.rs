@@ -59,6 +59,18 @@ impl RepositoryArgument {
         Ok(Repository::init_alike(store, like, &keys)?)
     }
 
+    /// Opens it to examine its objects: all are read from the store itself, none from a local cache.
+    pub fn open_bare(&self) -> Result<Repository, Failure> {
+        let location = self.location()?;
+        told(location, Repository::open_with(location::open_store(location)?, &self.unlock))
+    }
+
+    /// As [`RepositoryArgument::open_other`], to examine its objects.
+    pub fn open_other_bare(&self, location: &str, keys: &OtherArguments) -> Result<Repository, Failure> {
+        let unlock = self.unlock.for_other(keys);
+        told(location, Repository::open_with(location::open_store(location)?, unlock.as_ref()))
+    }
+
     /// Opens it without keys, to check what can be checked so.
     pub fn open_keyless(&self) -> Result<KeylessRepository, Failure> {
         let location = self.location()?;
@@ -72,7 +84,7 @@ pub fn open_with(
     bytes_per_second: Option<u64>,
     unlock: &dyn Unlock,
 ) -> Result<Repository, Failure> {
-    let store = location::open_store(location)?;
+    let store = location::open_cached_store(location)?;
     let limit = bytes_per_second.map(RateLimit::new);
     told(location, Repository::open_with(LimitedStore::wrap(store, limit.as_ref()), unlock))
 }

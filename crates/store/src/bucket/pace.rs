@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{Bucket, Condition, Head, Read, SharedBucket};
+use super::{Bucket, Condition, Head, Read, RequestCounts, SharedBucket};
 use crate::{Entry, Error, Key, Result};
 
 /// The bounds of the limit.
@@ -128,6 +128,10 @@ impl PacedBucket {
 impl Bucket for PacedBucket {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.inner.requests()
     }
 
     fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {

@@ -22,6 +22,7 @@ mod vouchers;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::bucket::RequestCounts;
 use crate::{Entry, Error, Key, Object, Result, SharedStore, Store, Version};
 use files::Files;
 use object::{KeptObject, WholeObject};
@@ -128,7 +129,9 @@ impl CachedStore {
         };
         match self.kept(key, content.len() as u64) {
             Some(object) => Ok(Arc::new(object)),
-            None if content.len() <= HELD_BYTES_MAX => Ok(Arc::new(WholeObject::new(content, &self.store, key))),
+            None if content.len() <= HELD_BYTES_MAX => {
+                Ok(Arc::new(WholeObject::new(content, &self.store, key)))
+            }
             None => self.pass(|store| store.open(key)),
         }
     }
@@ -159,6 +162,10 @@ impl Store for CachedStore {
 
     fn requests_at_once(&self) -> usize {
         self.store.requests_at_once()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
