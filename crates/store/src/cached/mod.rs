@@ -102,7 +102,9 @@ impl CachedStore {
     fn fetch(&self, key: &Key, size_max: u64, known: &Known) -> Result<(Vec<u8>, Version)> {
         let read = match known {
             // It is there as of the listing; if it is not there any more, the listing is out of date.
-            Known::Vouched(_) => self.store.get(key, size_max).inspect_err(|_| self.vouchers.withdraw()),
+            Known::Vouched(_) => self.store.get(key, size_max).inspect_err(|_| {
+                self.vouchers.withdraw();
+            }),
             Known::Seen(_) | Known::Nothing => self.pass(|store| store.get(key, size_max)),
         }?;
         if read.0.len() as u64 <= self.object_bytes_max && (self.is_sound)(key, &read.0) {
@@ -195,11 +197,13 @@ impl Store for CachedStore {
     }
 
     fn put_if_absent(&self, key: &Key, parts: &[&[u8]]) -> Result<()> {
-        self.pass(|store| store.put_if_absent(key, parts))?;
+        let passing = self.vouchers.pass();
+        self.store.put_if_absent(key, parts)?;
+        let end = passing.end();
         let size: u64 = parts.iter().map(|part| part.len() as u64).sum();
         if self.covers(key) && size <= self.object_bytes_max {
+            self.vouchers.add(&end, key, size);
             self.files.keep(key, parts);
-            self.vouchers.add(key, size);
         }
         Ok(())
     }

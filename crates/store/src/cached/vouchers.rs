@@ -39,6 +39,21 @@ pub(super) struct Passing<'a> {
     vouchers: &'a Vouchers,
 }
 
+/// The moment at which a question was answered.
+pub(super) struct End {
+    epoch: u64,
+}
+
+impl Passing<'_> {
+    /// The question is answered.
+    pub(super) fn end(self) -> End {
+        let epoch = self.vouchers.withdraw();
+        // What dropping would do is done.
+        std::mem::forget(self);
+        End { epoch }
+    }
+}
+
 impl Drop for Passing<'_> {
     fn drop(&mut self) {
         self.vouchers.withdraw();
@@ -50,11 +65,12 @@ impl Vouchers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends all vouchers, and those of listings that are under way.
-    pub(super) fn withdraw(&self) {
+    /// Ends all vouchers, and those of listings that are under way. Returns the new epoch.
+    pub(super) fn withdraw(&self) -> u64 {
         let mut state = self.state();
         state.epoch += 1;
         state.sizes.clear();
+        state.epoch
     }
 
     /// A question to the store begins; it ends when what is returned is dropped.
@@ -65,8 +81,7 @@ impl Vouchers {
 
     /// A listing begins.
     pub(super) fn begin(&self) -> Listing {
-        self.withdraw();
-        Listing { epoch: self.state().epoch }
+        Listing { epoch: self.withdraw() }
     }
 
     /// A listing has shown these objects.
@@ -81,9 +96,13 @@ impl Vouchers {
         }
     }
 
-    /// An object was just written with so many bytes. Two writers that end at once vouch for both.
-    pub(super) fn add(&self, key: &Key, size: u64) {
-        self.state().sizes.insert(key.clone(), (size, Instant::now()));
+    /// An object was written with so many bytes, by the question that this is the end of. It vouches unless somebody has
+    /// asked something since: that may have been a deletion.
+    pub(super) fn add(&self, end: &End, key: &Key, size: u64) {
+        let mut state = self.state();
+        if state.epoch == end.epoch {
+            state.sizes.insert(key.clone(), (size, Instant::now()));
+        }
     }
 
     /// Takes the voucher for an object: its size.
