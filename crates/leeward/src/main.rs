@@ -139,6 +139,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
     };
+    cache::clear();
     match result {
         Ok(code) => code,
         Err(failure) => failure.report(&output),

@@ -16,7 +16,12 @@ use leeward_store::{
 };
 
 fn options(directory: &Path) -> CacheOptions {
-    CacheOptions { directory: directory.to_owned(), bytes_max: CACHE_BYTES_MAX, is_sound: |_, _| true }
+    CacheOptions {
+        directory: directory.to_owned(),
+        bytes_max: CACHE_BYTES_MAX,
+        keeps_writes: true,
+        is_sound: |_, _| true,
+    }
 }
 
 /// The suite's prefixes as those that the cache covers: a store under the names of the suite.
@@ -93,7 +98,7 @@ impl Bed {
 
     fn process_with(&self, bytes_max: u64, is_sound: fn(&Key, &[u8]) -> bool) -> SharedStore {
         let directory = self.directory.path().to_owned();
-        CachedStore::wrap(self.bare(), &CacheOptions { directory, bytes_max, is_sound })
+        CachedStore::wrap(self.bare(), &CacheOptions { directory, bytes_max, keeps_writes: true, is_sound })
     }
 
     /// What was asked of the bucket since the last look.
@@ -203,6 +208,18 @@ fn what_was_written_here_is_not_read_again() {
     let refused = store.put_if_absent(&run_key(1), &[b"other"]).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
     assert_eq!(read(store.as_ref(), &run_key(1)).unwrap(), b"two parts", "a refused write is not kept");
+}
+
+#[test]
+fn whoever_examines_reads_also_what_they_wrote_from_the_store() {
+    let bed = Bed::new();
+    let examining = CacheOptions { keeps_writes: false, ..options(bed.directory.path()) };
+    let store = CachedStore::wrap(bed.bare(), &examining);
+    store.put_if_absent(&run_key(1), &[b"run"]).unwrap();
+    assert_eq!(bed.files(), []);
+    bed.asked();
+    assert_eq!(read(store.as_ref(), &run_key(1)).unwrap(), b"run");
+    assert_eq!(bed.asked(), ["read"]);
 }
 
 #[test]

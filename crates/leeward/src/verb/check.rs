@@ -58,7 +58,7 @@ impl Opened {
         Ok(if without_keys {
             Self::Without(Box::new(repository.open_keyless()?))
         } else {
-            Self::WithKeys(Box::new(repository.open_bare()?))
+            Self::WithKeys(Box::new(repository.open_examined()?))
         })
     }
 
@@ -127,7 +127,7 @@ pub fn check(
         return repair::run(&arguments.repair, repository, read, output);
     }
     if let Some(budget) = arguments.budget {
-        return check_in_turn(&repository.open_bare()?, budget, output);
+        return check_in_turn(&repository.open_examined()?, budget, output);
     }
     let opened = Opened::new(repository, arguments.without_keys)?;
     let total = match read {
@@ -260,7 +260,7 @@ fn tell_turn(turn: &TurnReport, output: &Output) {
 
 /// Runs `rebuild-index`.
 pub fn rebuild_index(repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
-    let repository = repository.open_bare()?;
+    let repository = repository.open_examined()?;
     let started = Instant::now();
     let watch = Watch::new(output, repository.pack_bytes()?, "rebuild-index");
     let result = repository.rebuild_index(&watch);

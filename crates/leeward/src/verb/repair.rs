@@ -52,8 +52,8 @@ pub fn run(
     read: ReadData,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
-    let repository = &place.open_bare()?;
-    let open = |peer: &String| place.open_other_bare(peer, &arguments.other);
+    let repository = &place.open_examined()?;
+    let open = |peer: &String| place.open_other_examined(peer, &arguments.other);
     let peers = arguments.from.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let options = RepairOptions {
         peers: &peers,

@@ -12,7 +12,8 @@
 //!   found when it is opened, dropped, and fetched again;
 //! - no failure of the directory is ever an error: it only means that nothing is kept.
 //!
-//! It is not for those who examine a store: a sound copy here would hide a damaged object there.
+//! It is not for those who examine a store: a sound copy here would hide a damaged object there. They take one in an empty
+//! directory of their own, without [`CacheOptions::keeps_writes`]: then each object is read from the store once.
 
 mod envelope;
 mod files;
@@ -46,6 +47,8 @@ pub struct CacheOptions {
     /// Bytes that all caches in the directory take together; what was not used for longest goes first. Processes that
     /// fill it at once may pass it by a sixteenth each.
     pub bytes_max: u64,
+    /// Whether what is written is kept at once. Whoever examines a store wants to see what it has made of a write.
+    pub keeps_writes: bool,
     /// Whether an object's content is what its key says, as far as that can be told without keys. What is not is not kept,
     /// because somebody may mend it.
     pub is_sound: fn(&Key, &[u8]) -> bool,
@@ -57,6 +60,7 @@ pub struct CachedStore {
     files: Files,
     vouchers: Vouchers,
     object_bytes_max: u64,
+    keeps_writes: bool,
     is_sound: fn(&Key, &[u8]) -> bool,
 }
 
@@ -70,6 +74,7 @@ impl CachedStore {
             files,
             vouchers: Vouchers::default(),
             object_bytes_max: OBJECT_BYTES_MAX.min(options.bytes_max / 4),
+            keeps_writes: options.keeps_writes,
             is_sound: options.is_sound,
         })
     }
@@ -201,7 +206,7 @@ impl Store for CachedStore {
         self.store.put_if_absent(key, parts)?;
         let end = passing.end();
         let size: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        if self.covers(key) && size <= self.object_bytes_max {
+        if self.keeps_writes && self.covers(key) && size <= self.object_bytes_max {
             self.vouchers.add(&end, key, size);
             self.files.keep(key, parts);
         }
