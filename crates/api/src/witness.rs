@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use leeward_repository::verify::{Inspected, inspect};
+use leeward_store::bucket::RequestCounts;
 use leeward_store::{Entry, Error, Key, Locks, Object, Result, SharedStore, Store, Version};
 use serde::{Deserialize, Serialize};
 
@@ -209,6 +210,10 @@ impl Store for WitnessStore {
 
     fn locks(&self) -> Option<&dyn Locks> {
         self.store.locks()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {

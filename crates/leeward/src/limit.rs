@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use leeward_disk::{Extent, Info, SharedSource, Source};
+use leeward_store::bucket::RequestCounts;
 use leeward_store::{Entry, Key, Locks, Object, Result as StoreResult, SharedStore, Store, Version};
 
 use crate::interrupt;
@@ -119,6 +120,10 @@ impl Store for LimitedStore {
 
     fn locks(&self) -> Option<&dyn Locks> {
         self.store.locks()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     fn open(&self, key: &Key) -> StoreResult<Arc<dyn Object>> {

@@ -1,5 +1,6 @@
 //! The `leeward` command: parses arguments, calls a library, prints, sets the exit code.
 
+mod cache;
 mod failure;
 mod interrupt;
 mod limit;
@@ -8,6 +9,7 @@ mod output;
 mod place;
 mod progress;
 mod prompt;
+mod requests;
 mod size;
 mod unlock;
 mod verb;
@@ -139,6 +141,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
     };
+    cache::clear();
     match result {
         Ok(code) => code,
         Err(failure) => failure.report(&output),

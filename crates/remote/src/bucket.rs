@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 use jiff::{SignedDuration, Timestamp};
-use leeward_store::bucket::{Bucket, Condition, Head, Read, RequestClass};
+use leeward_store::bucket::{Bucket, Condition, Head, Read, RequestClass, RequestCounts};
 use leeward_store::{Entry, Error, Key, Lock, Locks, Result};
 
 use crate::answer::{At, at};
@@ -188,6 +188,10 @@ impl RemoteBucket {
 impl Bucket for RemoteBucket {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        Some(self.client.requests().counts())
     }
 
     fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use leeward_store::bucket::RequestCounts;
 use leeward_store::{ErrorKind as StoreErrorKind, Key, SharedStore, Store, Version};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -233,6 +234,12 @@ impl Repository {
     #[must_use]
     pub fn location(&self) -> &str {
         self.store.name()
+    }
+
+    /// What requests its store was sent since it was opened; `None` where it is a directory.
+    #[must_use]
+    pub fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     pub(crate) fn store(&self) -> &dyn Store {

@@ -15,7 +15,7 @@ use leeward_repository::{
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
-use crate::size;
+use crate::{requests, size};
 
 /// Forget snapshots: those that are named, or those that no rule keeps. Until a collect lets them go, a week later if
 /// nobody says otherwise, undelete brings them back
@@ -255,9 +255,11 @@ pub fn collect(
     if output.is_json() {
         output.json_line(&serde_json::json!({
             "collect": outcome, "dry_run": arguments.dry_run, "seconds": started.elapsed().as_secs_f64(),
+            "requests": requests::value(repository.requests()),
         }));
     }
     report(&outcome, arguments.dry_run, started.elapsed(), output);
+    requests::tell(repository.requests(), output);
     Ok(ExitCode::SUCCESS)
 }
 

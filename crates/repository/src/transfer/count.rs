@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use leeward_store::bucket::RequestCounts;
 use leeward_store::{Entry, Key, Locks, Object, Result, SharedStore, Store, Version};
 use serde::Serialize;
 
@@ -124,6 +125,10 @@ impl Store for CountedStore {
 
     fn locks(&self) -> Option<&dyn Locks> {
         self.store.locks()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {

@@ -80,6 +80,11 @@ pub trait Bucket: Send + Sync {
     /// Its URL without secrets, for messages.
     fn name(&self) -> &str;
 
+    /// What requests were sent so far, where they are counted.
+    fn requests(&self) -> Option<RequestCounts> {
+        None
+    }
+
     /// Reads an object, or a range of it that must not be empty and may reach past its end.
     ///
     /// # Errors

@@ -5,10 +5,9 @@
 
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-
 use std::time::SystemTime;
 
-use super::{Bucket, Condition, Head, Read, SharedBucket};
+use super::{Bucket, Condition, Head, Read, RequestCounts, SharedBucket};
 use crate::lock::unsupported;
 use crate::{Entry, Error, Key, Lock, Locks, Result};
 
@@ -131,6 +130,10 @@ impl PacedBucket {
 impl Bucket for PacedBucket {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.inner.requests()
     }
 
     fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use super::{Bucket, Condition, Head, Read, SharedBucket};
+use super::{Bucket, Condition, Head, Read, RequestCounts, SharedBucket};
 use crate::lock::unsupported;
 use crate::{Entry, Error, Key, Lock, Locks, Result};
 
@@ -103,6 +103,10 @@ impl RetryBucket {
 impl Bucket for RetryBucket {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.inner.requests()
     }
 
     fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {

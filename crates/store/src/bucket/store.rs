@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::retry::{Backoff, RetryPolicy};
-use super::{Comparison, Condition, SharedBucket, Tag};
+use super::{Comparison, Condition, RequestCounts, SharedBucket, Tag};
 use crate::{Entry, Error, ErrorKind, Key, Locks, Object, Result, Store, Version};
 
 /// Requests at once that pay. Each may hold a pack of tens of MiB in memory.
@@ -160,6 +160,10 @@ impl Store for BucketStore {
 
     fn locks(&self) -> Option<&dyn Locks> {
         self.bucket.locks()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.bucket.requests()
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
