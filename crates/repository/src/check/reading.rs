@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_share_of_few_packs_is_one_at_least() {
-        let listed = [(PackId([1; 16]), 1), (PackId([2; 16]), 1)];
+        let listed = [(PackId([1; 32]), 1), (PackId([2; 32]), 1)];
         let chosen = |share, listed: &[_]| Reading::By(ReadData::Share(share)).choose(listed).len();
         assert_eq!((chosen(1e-9, &listed), chosen(1e-9, &[]), chosen(0.0, &listed)), (1, 0, 0));
     }
