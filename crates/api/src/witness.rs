@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use leeward_repository::verify::{Inspected, inspect};
-use leeward_store::{Entry, Error, Key, Object, Result, SharedStore, Store, Version};
+use leeward_store::bucket::RequestCounts;
+use leeward_store::{Entry, Error, Key, Locks, Object, Result, SharedStore, Store, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::RECORD_BYTES_MAX;
@@ -201,6 +202,18 @@ fn seen_in(key: &Key, bytes: &[u8]) -> Option<Seen> {
 impl Store for WitnessStore {
     fn name(&self) -> &str {
         self.store.name()
+    }
+
+    fn requests_at_once(&self) -> usize {
+        self.store.requests_at_once()
+    }
+
+    fn locks(&self) -> Option<&dyn Locks> {
+        self.store.locks()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use leeward_disk::{Extent, Info, SharedSource, Source};
-use leeward_store::{Entry, Key, Object, Result as StoreResult, SharedStore, Store, Version};
+use leeward_store::bucket::RequestCounts;
+use leeward_store::{Entry, Key, Locks, Object, Result as StoreResult, SharedStore, Store, Version};
 
 use crate::interrupt;
 
@@ -115,6 +116,14 @@ impl Store for LimitedStore {
 
     fn requests_at_once(&self) -> usize {
         self.store.requests_at_once()
+    }
+
+    fn locks(&self) -> Option<&dyn Locks> {
+        self.store.locks()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     fn open(&self, key: &Key) -> StoreResult<Arc<dyn Object>> {

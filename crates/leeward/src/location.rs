@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use leeward_remote::probe::{self, Abilities};
 use leeward_remote::{Connection, Environment, Location};
-use leeward_repository::PREFIXES;
+use leeward_repository::{InitOptions, PREFIXES};
 use leeward_store::{DirectoryStore, ErrorKind, SharedStore};
 
+use crate::cache;
 use crate::failure::{Code, Failure};
 
 /// The bucket that a location names; `None` when it names a directory.
@@ -23,7 +24,25 @@ fn path(location: &str) -> &Path {
     Path::new(location.strip_prefix("file:").unwrap_or(location))
 }
 
-/// Opens the store of a repository that is there.
+/// Opens the store of a repository that is there; where it is remote, behind the local cache of its metadata. Not for
+/// those who examine what is stored: see [`open_examined_store`].
+pub fn open_cached_store(location: &str) -> Result<SharedStore, Failure> {
+    let store = open_store(location)?;
+    if is_remote(location)? { cache::before(store) } else { Ok(store) }
+}
+
+/// Opens the store of a repository whose objects are to be examined: nothing that is read through it was kept earlier.
+pub fn open_examined_store(location: &str) -> Result<SharedStore, Failure> {
+    let store = open_store(location)?;
+    if is_remote(location)? { cache::before_examined(store) } else { Ok(store) }
+}
+
+/// Whether a location names anything but a directory of this machine.
+fn is_remote(location: &str) -> Result<bool, Failure> {
+    Ok(leeward_api::client::Location::is_one(location) || Location::parse(location)?.is_some())
+}
+
+/// Opens the store of a repository that is there, and nothing before it.
 pub fn open_store(location: &str) -> Result<SharedStore, Failure> {
     if leeward_api::client::Location::is_one(location) {
         return crate::verb::serve::connect(location);
@@ -38,6 +57,15 @@ pub fn open_store(location: &str) -> Result<SharedStore, Failure> {
         _ => Failure::from(leeward_repository::Error::from(error)),
     })?;
     Ok(Arc::new(store))
+}
+
+/// Packs of a new repository in an object store, in bytes: 16,384 of them hold a TiB, and each is a request that is paid for.
+const BUCKET_PACK_BYTES: u64 = 64 << 20;
+
+/// The size of packs that suits a new repository at a location, in bytes.
+pub fn pack_bytes(location: &str) -> Result<u64, Failure> {
+    let is_bucket = Location::parse(location)?.is_some();
+    Ok(if is_bucket { BUCKET_PACK_BYTES } else { InitOptions::default().pack_bytes.into() })
 }
 
 /// Opens a store in which a repository is to be made, and makes what it needs. `holds_repository` says whether one is

@@ -1,5 +1,6 @@
 //! The `leeward` command: parses arguments, calls a library, prints, sets the exit code.
 
+mod cache;
 mod failure;
 mod interrupt;
 mod limit;
@@ -8,6 +9,7 @@ mod output;
 mod place;
 mod progress;
 mod prompt;
+mod requests;
 mod size;
 mod unlock;
 mod verb;
@@ -18,8 +20,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use verb::{
-    backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, key, label, mount,
-    push, quickstart, repository, restore, retain, seed, serve, snapshots, sync, thaw, token,
+    backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, key, label, lock,
+    mount, push, quickstart, repository, restore, retain, seed, serve, snapshots, sync, thaw, token,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -69,6 +71,7 @@ enum Verb {
     Forget(retain::ForgetArguments),
     Undelete(retain::UndeleteArguments),
     Collect(retain::CollectArguments),
+    Lock(lock::LockArguments),
     Check(check::CheckArguments),
     /// Show what the repository holds and what it costs
     Stats,
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
         Verb::Forget(arguments) => retain::forget(&arguments, repository, &output),
         Verb::Undelete(arguments) => retain::undelete(&arguments, repository, &output),
         Verb::Collect(arguments) => retain::collect(&arguments, repository, &output),
+        Verb::Lock(arguments) => lock::lock(&arguments, repository, &output),
         Verb::Check(arguments) => check::check(&arguments, repository, &output),
         Verb::Stats => check::stats(repository, &output),
         Verb::RebuildIndex => check::rebuild_index(repository, &output),
@@ -137,6 +141,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
     };
+    cache::clear();
     match result {
         Ok(code) => code,
         Err(failure) => failure.report(&output),

@@ -39,6 +39,7 @@ impl Bucket {
 
     fn leeward(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_leeward"));
+        command.env("LEEWARD_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
         command.args(["-r", &self.location]).args(arguments).env("OCI_CONFIG_FILE", &self.configuration);
         command.output().unwrap()
     }

@@ -13,6 +13,9 @@ const KEYS: [(&str, &str); 3] = [
     ("AWS_REGION", "default"),
 ];
 
+/// Not that of whoever runs the tests.
+const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cache");
+
 /// The endpoint of the test bed, when somebody answers there.
 fn endpoint() -> Option<String> {
     let beds = std::env::var_os("TESTBED_DIR").map_or_else(|| "/var/tmp/testbeds".into(), PathBuf::from);
@@ -31,7 +34,13 @@ fn endpoint() -> Option<String> {
 
 fn leeward(location: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leeward"));
-    command.args(["-r", location]).args(arguments).envs(KEYS).output().unwrap()
+    command
+        .args(["-r", location])
+        .args(arguments)
+        .envs(KEYS)
+        .env("LEEWARD_CACHE_DIR", CACHE)
+        .output()
+        .unwrap()
 }
 
 fn succeeds(location: &str, arguments: &[&str]) -> String {

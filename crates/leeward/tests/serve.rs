@@ -139,6 +139,69 @@ fn disks_go_to_a_server_and_come_back_and_every_role_does_what_it_may() {
     bench.is_sound("after the server has ended");
 }
 
+/// Flips a bit in every file of a folder of the repository, and gives back what they were.
+fn damage(bench: &Bench, folder: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut before = Vec::new();
+    for entry in std::fs::read_dir(bench.repository().join(folder)).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        before.push((path.clone(), bytes.clone()));
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    assert!(!before.is_empty());
+    before
+}
+
+#[test]
+fn metadata_is_fetched_once_and_a_check_still_sees_what_the_server_has() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.repository()).unwrap();
+    let admin = token(&bench, "admin", &["--role", "admin"]);
+    let server = Server::start(&bench, "127.0.0.1:0");
+    succeeds(&bench, &server, &admin, &["repo", "init", "--pack-size", "1M"]);
+    let disk = bench.disk("disk.raw", 16, 4, 1);
+    let backup = ["backup", disk.to_str().unwrap(), "web/root"];
+    let first = succeeds(&bench, &server, &admin, &backup);
+    let sent = &first.value()["requests"];
+    assert!(sent["put"].as_u64().unwrap() >= 4, "packs, run, manifest, session: {sent}");
+    assert!(sent["sent_bytes"].as_u64() >= first.value()["statistics"]["stored_bytes"].as_u64(), "{sent}");
+
+    let restore = |name: &str| {
+        let target = bench.path(name);
+        let restored = succeeds(&bench, &server, &admin, &["restore", "web/root", target.to_str().unwrap()]);
+        assert!(std::fs::read(&target).unwrap() == std::fs::read(&disk).unwrap());
+        restored.value()["requests"]["get"].as_u64().unwrap()
+    };
+    let without = {
+        let mut command =
+            command(&bench, &server, &admin, &["verify-restore", "web/root", disk.to_str().unwrap()]);
+        outcome(command.env("LEEWARD_NO_CACHE", "1").spawn().unwrap(), &["verify-restore"])
+    };
+    assert_eq!(without.code, 0, "{}", without.stderr);
+    let gets = restore("first.raw");
+    for folder in ["index", "snapshots"] {
+        let before = damage(&bench, folder);
+        assert!(restore(&format!("{folder}.raw")) <= gets, "what is kept here is not fetched");
+        let check = run(&bench, &server, &admin, &["check"]);
+        assert_eq!(check.code, 4, "{folder}: {}", check.stdout);
+        assert!(check.value()["requests"]["get"].as_u64().unwrap() > 0);
+        before.into_iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    }
+    let check = succeeds(&bench, &server, &admin, &["check", "--read-data"]);
+    assert!(
+        check.value()["requests"]["get"].as_u64().unwrap() < 60,
+        "no request for a blob: {}",
+        check.stdout
+    );
+    let left = std::fs::read_dir(bench.path("cache")).unwrap().count();
+    assert_eq!(left, 1, "of one server, and nothing of those that examined it");
+    let local = bench.succeeds(&["check"]);
+    assert!(local.value()["requests"].is_null(), "a directory is sent nothing");
+    server.end();
+}
+
 /// A foreign client sees what the protocol says.
 fn speaks_to_curl(bench: &Bench, server: &Server, token: &Path) {
     let secret = std::fs::read_to_string(token).unwrap();

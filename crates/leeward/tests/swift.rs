@@ -44,6 +44,7 @@ impl Container {
 
     fn leeward(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_leeward"));
+        command.env("LEEWARD_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
         command.args(["-r", &self.location]).args(arguments).envs(self.variables.clone()).output().unwrap()
     }
 

@@ -1,14 +1,17 @@
 //! A bucket over HTTP, of any service.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use jiff::{SignedDuration, Timestamp};
-use leeward_store::bucket::{Bucket, Condition, Head, Read, RequestClass};
-use leeward_store::{Entry, Error, Key, Result};
+use leeward_store::bucket::{Bucket, Condition, Head, Read, RequestClass, RequestCounts};
+use leeward_store::{Entry, Error, Key, Lock, Locks, Result};
 
 use crate::answer::{At, at};
 use crate::http::{Client, Method, Request, Response};
+use crate::past::{ListedVersion, Past, Shown, listed};
 use crate::service::{Page, Service};
 use crate::settings::Settings;
 
@@ -24,6 +27,8 @@ pub struct RemoteBucket {
     prefix: String,
     /// How far the service's clock was ahead of this machine's when it last answered.
     ahead: Mutex<Option<SignedDuration>>,
+    /// The moment at which it is shown, if that is not now.
+    past: Option<Past>,
 }
 
 impl RemoteBucket {
@@ -32,7 +37,13 @@ impl RemoteBucket {
     #[must_use]
     pub fn new(service: Box<dyn Service>, client: Client, name: impl Into<String>, prefix: &str) -> Self {
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Self { service, client, name: name.into(), prefix, ahead: Mutex::new(None) }
+        Self { service, client, name: name.into(), prefix, ahead: Mutex::new(None), past: None }
+    }
+
+    /// The same bucket as it was at a moment, which can only be read.
+    #[must_use]
+    pub fn at(self, time: Timestamp) -> Self {
+        Self { past: Some(Past::new(time)), ..self }
     }
 
     /// The service behind it.
@@ -75,6 +86,53 @@ impl RemoteBucket {
 
     fn object_name(&self, key: &Key) -> String {
         format!("{}{key}", self.prefix)
+    }
+
+    /// The request to read or look at an object: at the version that is shown.
+    fn request_to_see(&self, method: Method, key: &Key) -> Result<Request> {
+        let request = self.service.object(method, &self.object_name(key));
+        let Some(past) = &self.past else { return Ok(request) };
+        match self.past_objects(past)?.get(key) {
+            Some(shown) => Ok(request.query("versionId", shown.version.as_str())),
+            None => Err(Error::NotFound { store: self.name.clone(), key: key.to_string() }),
+        }
+    }
+
+    /// Refuses to change the past.
+    fn refuse_in_past(&self, at: &At<'_>) -> Result<()> {
+        self.past.as_ref().map_or(Ok(()), |past| Err(past.denied(&self.name, at.action, at.key)))
+    }
+
+    fn past_objects<'a>(&self, past: &'a Past) -> Result<&'a BTreeMap<Key, Shown>> {
+        past.objects(|| self.all_versions(), |name| Key::new(name.strip_prefix(&self.prefix)?))
+    }
+
+    /// All versions of all objects under the prefix.
+    fn all_versions(&self) -> Result<Vec<ListedVersion>> {
+        let at = At { store: &self.name, action: "list", key: "the versions of all objects" };
+        let mut versions = Vec::new();
+        let mut from = None;
+        for _ in 0..PAGES_MAX {
+            let request =
+                self.service.versions(&self.prefix, from.as_ref()).ok_or_else(|| Error::Unsupported {
+                    store: self.name.clone(),
+                    what: "its service tells no versions of objects, so at=TIME shows nothing".to_owned(),
+                })?;
+            let response = self.send(request, RequestClass::List, &at)?;
+            if !response.is_success() {
+                return Err(self.refused(&response, &at, None));
+            }
+            let page = self.service.versions_page(&response.body).map_err(|what| at.nonsense(what))?;
+            versions.extend(page.versions);
+            if page.next.is_none() {
+                return Ok(versions);
+            }
+            if page.next == from {
+                return Err(at.nonsense("a listing that does not advance"));
+            }
+            from = page.next;
+        }
+        Err(at.nonsense("a listing without an end"))
     }
 
     /// Signs and sends; with other credentials once more, if the service refuses these and there are others.
@@ -132,9 +190,13 @@ impl Bucket for RemoteBucket {
         &self.name
     }
 
+    fn requests(&self) -> Option<RequestCounts> {
+        Some(self.client.requests().counts())
+    }
+
     fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {
         let at = at(&self.name, "read", key);
-        let mut request = self.service.object(Method::GET, &self.object_name(key));
+        let mut request = self.request_to_see(Method::GET, key)?;
         request.answer_bytes_max = size_max;
         if let Some(range) = &range {
             let last = range.end.saturating_sub(1);
@@ -166,7 +228,7 @@ impl Bucket for RemoteBucket {
 
     fn head(&self, key: &Key) -> Result<Head> {
         let at = at(&self.name, "look at", key);
-        let request = self.service.object(Method::HEAD, &self.object_name(key));
+        let request = self.request_to_see(Method::HEAD, key)?;
         let response = self.send(request, RequestClass::Head, &at)?;
         if !response.is_success() {
             return Err(self.refused(&response, &at, None));
@@ -178,6 +240,7 @@ impl Bucket for RemoteBucket {
 
     fn write(&self, key: &Key, parts: &[&[u8]], condition: Condition<'_>) -> Result<()> {
         let at = at(&self.name, "write", key);
+        self.refuse_in_past(&at)?;
         let mut request = self.service.object(Method::PUT, &self.object_name(key)).body(parts);
         self.service.prepare_write(&mut request, condition);
         let response = self.send(request, RequestClass::Put, &at)?;
@@ -186,6 +249,7 @@ impl Bucket for RemoteBucket {
 
     fn delete(&self, key: &Key) -> Result<()> {
         let at = at(&self.name, "delete", key);
+        self.refuse_in_past(&at)?;
         let request = self.service.object(Method::DELETE, &self.object_name(key));
         let response = self.send(request, RequestClass::Delete, &at)?;
         if response.is_success() {
@@ -198,6 +262,9 @@ impl Bucket for RemoteBucket {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        if let Some(past) = &self.past {
+            return Ok(listed(self.past_objects(past)?, prefix));
+        }
         let at = At { store: &self.name, action: "list", key: prefix };
         let whole = format!("{}{prefix}/", self.prefix);
         let mut entries = Vec::new();
@@ -221,6 +288,37 @@ impl Bucket for RemoteBucket {
             from = page.next;
         }
         Err(at.nonsense("a listing without an end"))
+    }
+
+    fn locks(&self) -> Option<&dyn Locks> {
+        (self.service.has_locks() && self.past.is_none()).then_some(self as &dyn Locks)
+    }
+}
+
+impl Locks for RemoteBucket {
+    fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        let at = at(&self.name, "look at", key);
+        let response = self.send(self.request_to_see(Method::HEAD, key)?, RequestClass::Head, &at)?;
+        if !response.is_success() {
+            return Err(self.refused(&response, &at, None));
+        }
+        Ok(self.service.lock_in(&response).filter(|lock| lock.until > self.clock()))
+    }
+
+    fn lock(&self, key: &Key, lock: Lock) -> Result<()> {
+        let at = at(&self.name, "lock", key);
+        self.refuse_in_past(&at)?;
+        let request = self.service.lock(&self.object_name(key), lock).ok_or_else(|| Error::Unsupported {
+            store: self.name.clone(),
+            what: "its service locks no objects".to_owned(),
+        })?;
+        let response = self.send(request, RequestClass::Other, &at)?;
+        if response.is_success() { Ok(()) } else { Err(self.refused(&response, &at, None)) }
+    }
+
+    fn clock(&self) -> SystemTime {
+        let ahead = self.clock_ahead().unwrap_or_default();
+        Timestamp::now().checked_add(ahead).map_or_else(|_| SystemTime::now(), SystemTime::from)
     }
 }
 

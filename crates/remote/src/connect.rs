@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use leeward_store::bucket::{PacePolicy, PacedBucket, Requests, RetryBucket, RetryPolicy, SharedBucket};
 
 use crate::bucket::RemoteBucket;
@@ -27,6 +28,13 @@ pub struct Connection {
     pub requests: Arc<Requests>,
 }
 
+/// The moment that `at=TIME` names.
+fn moment(location: &Location, text: &str) -> Result<Timestamp> {
+    text.parse().map_err(|_| {
+        location.wrong("at=TIME is a time as in 2026-11-21T08:00:00Z (it may have other offsets than Z)")
+    })
+}
+
 /// Makes a bucket of a location. Nothing is sent yet, except to Swift: there the login says where objects are.
 ///
 /// # Errors
@@ -43,7 +51,11 @@ pub fn connect(location: &Location, environment: &Environment) -> Result<Connect
             return Err(location.wrong("this service is not known yet"));
         }
     };
-    let bare = Arc::new(RemoteBucket::new(service, client, location.to_string(), &location.prefix));
+    let bare = RemoteBucket::new(service, client, location.to_string(), &location.prefix);
+    let bare = Arc::new(match location.option("at") {
+        Some(text) => bare.at(moment(location, text)?),
+        None => bare,
+    });
     let paced: SharedBucket =
         Arc::new(PacedBucket::new(Arc::clone(&bare) as SharedBucket, PacePolicy::default()));
     let bucket = Arc::new(RetryBucket::new(Arc::clone(&paced), RetryPolicy::default()));

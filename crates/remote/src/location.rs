@@ -50,7 +50,7 @@ impl Scheme {
 
     fn options(self) -> &'static [&'static str] {
         match self {
-            Self::S3 => &["endpoint", "region", "path-style", "profile", "allow-http"],
+            Self::S3 => &["endpoint", "region", "path-style", "profile", "allow-http", "at"],
             Self::AzureBlob => &["endpoint", "account", "allow-http"],
             Self::Gcs => &["endpoint", "allow-http"],
             Self::Oss => &["endpoint", "region", "path-style", "allow-http"],

@@ -6,10 +6,12 @@
 
 use std::time::Duration;
 
+use leeward_store::Lock;
 use leeward_store::bucket::{Comparison, Condition, Tag};
 
 use crate::answer::Refusal;
 use crate::http::{Method, Request, Response};
+use crate::past::VersionsPage;
 use crate::settings::Settings;
 
 /// An object as a page of a listing shows it.
@@ -86,6 +88,35 @@ pub trait Service: std::marker::Send + Sync {
     /// Reads the settings of the bucket that concern a repository under `prefix`.
     fn settings(&self, _prefix: &str, _send: &Send<'_>) -> Settings {
         Settings::default()
+    }
+
+    /// Whether the service locks objects, in buckets that were made for it.
+    fn has_locks(&self) -> bool {
+        false
+    }
+
+    /// The lock of the object that an answer is about, if it has one.
+    fn lock_in(&self, _response: &Response) -> Option<Lock> {
+        None
+    }
+
+    /// The request that locks an object, not signed; `None` where the service has no locks.
+    fn lock(&self, _name: &str, _lock: Lock) -> Option<Request> {
+        None
+    }
+
+    /// The request for one page of all versions of the objects whose names begin with `prefix`, not signed; `None` where
+    /// the service keeps no versions. `from` is where the page before said that the next one begins.
+    fn versions(&self, _prefix: &str, _from: Option<&(String, String)>) -> Option<Request> {
+        None
+    }
+
+    /// Reads a page of versions.
+    ///
+    /// # Errors
+    /// It is no such listing: what is wrong with it.
+    fn versions_page(&self, _body: &[u8]) -> Result<VersionsPage, String> {
+        Err("this service lists no versions".to_owned())
     }
 
     /// Uses tags without the quotes around them, where a server takes only those.

@@ -31,3 +31,18 @@ fn motos_s3_is_a_store() {
         conforms(&server, false);
     }
 }
+
+/// Garage answers conditional writes as if it had kept the condition, so changes are decided by chains of versions.
+#[test]
+fn garages_s3_is_a_store_all_the_same() {
+    let Some(server) = Server::s3("garage") else { return };
+    if std::env::var_os("LEEWARD_ROUNDS").is_none() {
+        return println!("SKIPPED: the whole suite takes thousands of requests; set LEEWARD_ROUNDS=1");
+    }
+    let connection = server.connect();
+    let abilities = leeward_remote::probe::probe(&connection.bare).unwrap();
+    assert_eq!(abilities.comparison(), Comparison::None, "{abilities:?}");
+    let store = leeward_remote::store(&connection, abilities.comparison()).unwrap();
+    run_with(&store, Deletion::IsToldToSome);
+    println!("requests: {}", connection.requests.counts());
+}

@@ -32,6 +32,7 @@ mod id;
 mod image;
 mod index;
 mod keys;
+mod lock;
 mod maintenance;
 mod mark;
 #[doc(hidden)]
@@ -68,6 +69,8 @@ pub use keys::{
     Credential, Fingerprint, Identity, KeyAccess, KeyInfo, KeylessRepository, Keyring, NewKey, NoCredential,
     Passphrase, PassphraseCost, PublicKey, Recipient, Unlock,
 };
+pub use leeward_store::LockMode;
+pub use lock::{LockOptions, LockOutcome, ShortLock};
 pub use maintenance::RebuildOutcome;
 pub use repair::{
     BlobRepair, CannotMend, ManifestRepair, PackRepair, RefRepair, RepairOptions, RepairOutcome, RepairPlan,

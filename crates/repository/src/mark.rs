@@ -151,6 +151,7 @@ impl Repository {
             marks: Marks::new(Arc::clone(&index)),
             walked: Places::new(&index),
             snapshot: None,
+            packs: None,
         };
         for entry in &live.published {
             let snapshot = self.snapshot(entry.id)?;
@@ -171,6 +172,38 @@ impl Repository {
     }
 }
 
+impl Repository {
+    /// Calls `visit` for snapshots in turn, with the packs of what each needs and none before it did.
+    ///
+    /// # Errors
+    /// Something that a snapshot needs is missing or damaged, or `visit` fails.
+    pub(crate) fn packs_in_turn(
+        &self,
+        snapshots: &[SnapshotId],
+        visit: &mut dyn FnMut(SnapshotId, HashSet<PackId>) -> Result<()>,
+    ) -> Result<()> {
+        let blobs = Blobs::with_index(self, self.load_index()?);
+        let index = blobs.index();
+        let mut marker = Marker {
+            blobs: &blobs,
+            index: &index,
+            marks: Marks::new(Arc::clone(&index)),
+            walked: Places::new(&index),
+            snapshot: None,
+            packs: Some(HashSet::new()),
+        };
+        for id in snapshots {
+            let snapshot = self.snapshot(*id)?;
+            marker.snapshot = Some(*id);
+            if let Some(root) = snapshot.root {
+                marker.node(root, snapshot.root_level)?;
+            }
+            visit(*id, marker.packs.replace(HashSet::new()).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
 struct Marker<'a> {
     blobs: &'a Blobs,
     index: &'a Index,
@@ -178,6 +211,8 @@ struct Marker<'a> {
     /// Nodes whose subtrees are marked, or could not be read.
     walked: Places,
     snapshot: Option<SnapshotId>,
+    /// Packs of newly marked blobs, where somebody wants to know them.
+    packs: Option<HashSet<PackId>>,
 }
 
 impl Marker<'_> {
@@ -200,7 +235,7 @@ impl Marker<'_> {
 
     /// Marks a blob, and returns its place.
     fn blob(&mut self, kind: BlobKind, id: BlobId) -> Result<Place> {
-        let Some((place, _, state)) = self.index.place(&id)? else {
+        let Some((place, location, state)) = self.index.place(&id)? else {
             return Err(Error::MissingBlob {
                 store: self.blobs.repository().location().to_owned(),
                 kind: kind.name(),
@@ -212,6 +247,9 @@ impl Marker<'_> {
             });
         };
         let is_new = self.marks.places.insert(place);
+        if let Some(packs) = self.packs.as_mut().filter(|_| is_new) {
+            packs.insert(location.pack);
+        }
         if is_new && state == PackState::Condemned {
             // All copies are condemned, perhaps by several collections. None of them may count on another's copy: each
             // publishes its list before it looks, so whoever looks last sees this and spares its own.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use leeward_store::bucket::RequestCounts;
 use leeward_store::{ErrorKind as StoreErrorKind, Key, SharedStore, Store, Version};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,7 +29,7 @@ pub(crate) const PACKS: &str = "packs";
 pub(crate) const INDEX: &str = "index";
 /// Prefix of the keys of manifests.
 pub(crate) const SNAPSHOTS: &str = "snapshots";
-const CONFIG: &str = "config";
+pub(crate) const CONFIG: &str = "config";
 
 /// The prefixes under which a repository keeps its objects; a directory store makes a directory of each.
 pub const PREFIXES: [&str; 7] = [PACKS, INDEX, SNAPSHOTS, REFS, SESSIONS, CONDEMNED, KEYS];
@@ -233,6 +234,12 @@ impl Repository {
     #[must_use]
     pub fn location(&self) -> &str {
         self.store.name()
+    }
+
+    /// What requests its store was sent since it was opened; `None` where it is a directory.
+    #[must_use]
+    pub fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     pub(crate) fn store(&self) -> &dyn Store {

@@ -18,6 +18,18 @@ pub enum Consistency {
     Filesystem,
 }
 
+impl Consistency {
+    /// Its name, as it stands in manifests.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AtRest => "at-rest",
+            Self::Crash => "crash",
+            Self::Filesystem => "filesystem",
+        }
+    }
+}
+
 /// Where a snapshot's content came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {

@@ -26,6 +26,14 @@ const PENDING_ENTRIES_MAX: usize = 1 << 18;
 const SHARDS: usize = 64;
 /// Threads that store packs, at most: each holds one in memory.
 const STORING_THREADS_MAX: usize = 8;
+/// Bytes of packs that these threads hold, at most, while there are more than two.
+const STORING_BYTES_MAX: usize = 256 << 20;
+
+/// As many as pay, and as packs of their size leave room for.
+fn storing_threads(repository: &Repository) -> usize {
+    let room = STORING_BYTES_MAX / (repository.config().pack_bytes as usize).max(1);
+    repository.store().requests_at_once().min(room.max(2)).clamp(1, STORING_THREADS_MAX)
+}
 
 /// Locks a mutex. A thread that panicked while holding it has already failed the work as a whole.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -148,7 +156,7 @@ impl Writer {
         let packs = Arc::new(Mutex::new(packs));
         let mut writer =
             Self { shared, session: Some(session), chunks, nodes, queue: Some(queue), storing: Vec::new() };
-        for _ in 0..repository.store().requests_at_once().clamp(1, STORING_THREADS_MAX) {
+        for _ in 0..storing_threads(repository) {
             let (shared, packs) = (Arc::clone(&writer.shared), Arc::clone(&packs));
             let thread = std::thread::Builder::new().name("store".to_owned());
             let thread = thread

@@ -14,19 +14,25 @@
 //! lose unsynced writes, tear pages and fill the disk.
 
 pub mod bucket;
+mod cached;
 mod directory;
 mod error;
 mod file_system;
 mod key;
+mod lock;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 
+pub use cached::{CACHE_BYTES_MAX, CacheOptions, CachedStore};
 pub use directory::DirectoryStore;
 pub use error::{Error, ErrorKind, Result};
 pub use file_system::{FileEntry, FileLock, FileSystem, HostFileSystem, OpenedFile};
 pub use key::Key;
+pub use lock::{Lock, LockMode, Locks};
 
 use std::sync::Arc;
+
+use bucket::RequestCounts;
 
 /// What an object's content was when it was read; any change of the content changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +93,16 @@ pub trait Store: Send + Sync {
     /// How many requests at once pay: more than one where a request waits for a network rather than for this machine.
     fn requests_at_once(&self) -> usize {
         1
+    }
+
+    /// The locks of its objects; `None` where it has none. Every layer has to pass it on.
+    fn locks(&self) -> Option<&dyn Locks> {
+        None
+    }
+
+    /// What requests were sent so far; `None` where nothing is sent to anybody.
+    fn requests(&self) -> Option<RequestCounts> {
+        None
     }
 
     /// Opens an object for ranged reads.

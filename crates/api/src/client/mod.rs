@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hyper::Method;
+use leeward_store::bucket::{RequestCounts, Requests};
 use leeward_store::{Entry, Error, Key, Object, Result, Store, Version};
 use serde::Deserialize;
 
@@ -66,6 +67,7 @@ struct Shared {
     transport: Transport,
     name: String,
     options: ClientOptions,
+    requests: Requests,
 }
 
 #[derive(Deserialize)]
@@ -88,7 +90,12 @@ impl HttpStore {
     pub fn new(location: &Location, token: TokenText, trust: &Trust, options: ClientOptions) -> Result<Self> {
         let unsupported = |what| Error::Unsupported { store: location.to_string(), what };
         let transport = Transport::new(location, &token, trust, &options).map_err(unsupported)?;
-        let shared = Arc::new(Shared { transport, name: location.to_string(), options });
+        let shared = Arc::new(Shared {
+            transport,
+            name: location.to_string(),
+            options,
+            requests: Requests::default(),
+        });
         Ok(Self { shared, acknowledged: Mutex::default() })
     }
 
@@ -255,6 +262,10 @@ fn copied(parts: &[&[u8]]) -> Vec<Bytes> {
 impl Store for HttpStore {
     fn name(&self) -> &str {
         &self.shared.name
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        Some(self.shared.requests.counts())
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {

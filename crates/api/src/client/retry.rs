@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use hyper::Method;
+use leeward_store::bucket::RequestClass;
 use leeward_store::{Error, Result};
 
 use super::transport::{Answer, Fault, Request};
@@ -57,6 +59,18 @@ impl Attempts {
     }
 }
 
+/// What a request counts as; the protocol tells it by method and path.
+fn class_of(request: &Request) -> RequestClass {
+    match *request.method() {
+        Method::PUT => RequestClass::Put,
+        Method::GET if request.is_of_object() => RequestClass::Get,
+        Method::GET => RequestClass::List,
+        Method::HEAD => RequestClass::Head,
+        Method::DELETE => RequestClass::Delete,
+        _ => RequestClass::Other,
+    }
+}
+
 impl Shared {
     pub(super) fn attempts(&self) -> Attempts {
         Attempts { patience: self.options.patience.clone(), made: 0 }
@@ -64,7 +78,10 @@ impl Shared {
 
     /// One exchange.
     pub(super) fn once(&self, action: &'static str, key: &str, request: &Request) -> Result<Answer, Failed> {
-        let (error, may_be_done) = match self.transport.exchange(request) {
+        self.requests.count(class_of(request), request.body_bytes());
+        let exchanged = self.transport.exchange(request);
+        self.requests.count_received(exchanged.as_ref().map_or(0, |answer| answer.body.len() as u64));
+        let (error, may_be_done) = match exchanged {
             Ok(answer) => match &answer.problem {
                 None => return Ok(answer),
                 Some(problem) => (told(&self.name, action, key, problem), true),

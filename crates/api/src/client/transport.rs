@@ -82,6 +82,19 @@ impl Request {
     pub(super) fn of_range(self, range: Range<u64>) -> Self {
         Self { range: Some(range), ..self }
     }
+
+    pub(super) fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Whether it asks for one object, not for a listing.
+    pub(super) fn is_of_object(&self) -> bool {
+        self.path.starts_with("/v1/objects/")
+    }
+
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.body.iter().map(|part| part.len() as u64).sum()
+    }
 }
 
 /// What was answered.

@@ -16,12 +16,14 @@ use leeward_repository::{
     Member, Repository, SourceRecord, host_name,
 };
 
+use leeward_store::bucket::RequestCounts;
+
 use super::overlay;
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::limit::{self, LimitedSource, RateLimit};
 use crate::output::Output;
-use crate::{place, size};
+use crate::{place, requests, size};
 
 /// Back up a disk as a new snapshot of an image
 ///
@@ -130,7 +132,7 @@ pub fn run(
     let result = repository.backup(source.as_ref(), &backup, &watch);
     watch.finish();
     let outcome = result?;
-    report(&outcome, started.elapsed(), output);
+    report(&outcome, started.elapsed(), repository.requests(), output);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -194,7 +196,7 @@ fn back_up_overlay(
     let result = repository.backup_group(&[member], &options, &watch);
     watch.finish();
     for outcome in result? {
-        report(&outcome, started.elapsed(), output);
+        report(&outcome, started.elapsed(), repository.requests(), output);
         if let Some(reason) = outcome.snapshot.capture.as_ref().and_then(|capture| capture.reason.as_ref()) {
             output.line(format!("  read the whole disk: {reason}"));
         }
@@ -218,7 +220,7 @@ fn refuse_in_use(source: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn report(outcome: &BackupOutcome, time: std::time::Duration, output: &Output) {
+fn report(outcome: &BackupOutcome, time: std::time::Duration, sent: Option<RequestCounts>, output: &Output) {
     let snapshot = &outcome.snapshot;
     let statistics = &snapshot.statistics;
     if output.is_json() {
@@ -229,6 +231,7 @@ fn report(outcome: &BackupOutcome, time: std::time::Duration, output: &Output) {
             "virtual_size": snapshot.virtual_size,
             "statistics": statistics,
             "seconds": time.as_secs_f64(),
+            "requests": requests::value(sent),
         }));
     }
     output.line(format!("Snapshot {}@{}", snapshot.image, outcome.id.short()));
@@ -245,4 +248,5 @@ fn report(outcome: &BackupOutcome, time: std::time::Duration, output: &Output) {
         size::show(statistics.new_bytes),
         size::show(statistics.stored_bytes)
     ));
+    requests::tell(sent, output);
 }

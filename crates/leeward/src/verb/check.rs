@@ -5,16 +5,21 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use jiff::SignedDuration;
 use leeward_repository::{
     Budget, CheckOutcome, ImageStatistics, KeylessRepository, ReadData, Repository, TurnReport,
     VerifiedRecord,
 };
 
+use leeward_store::bucket::RequestCounts;
+
+use super::lock;
 use super::repair;
 use super::repository::{RepositoryArgument, Watch};
+use super::retain::span;
 use crate::failure::{Code, Failure};
 use crate::output::Output;
-use crate::size;
+use crate::{requests, size};
 
 /// Check that everything is there and is what it should be, and mend what is not
 #[derive(Args)]
@@ -31,6 +36,9 @@ pub struct CheckArguments {
     /// Read and compare so much (10GiB) or so long (30min), or both (10GiB,30min): the packs that were read longest ago
     #[arg(long, value_name = "BUDGET", value_parser = parse_budget, conflicts_with_all = ["read_data_subset", "repair"])]
     budget: Option<Budget>,
+    /// Also look whether what snapshots need is locked so long after they were made, as in 30d
+    #[arg(long, value_name = "SPAN", value_parser = span, conflicts_with_all = ["without_keys", "budget", "repair"])]
+    locks: Option<SignedDuration>,
     #[command(flatten)]
     repair: repair::RepairArguments,
 }
@@ -56,7 +64,7 @@ impl Opened {
         Ok(if without_keys {
             Self::Without(Box::new(repository.open_keyless()?))
         } else {
-            Self::WithKeys(Box::new(repository.open()?))
+            Self::WithKeys(Box::new(repository.open_examined()?))
         })
     }
 
@@ -65,6 +73,13 @@ impl Opened {
             Self::WithKeys(repository) => repository.pack_bytes()?,
             Self::Without(repository) => repository.pack_bytes()?,
         })
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        match self {
+            Self::WithKeys(repository) => repository.requests(),
+            Self::Without(repository) => repository.requests(),
+        }
     }
 
     fn check(&self, read: ReadData, watch: &Watch) -> leeward_repository::Result<CheckOutcome> {
@@ -118,7 +133,7 @@ pub fn check(
         return repair::run(&arguments.repair, repository, read, output);
     }
     if let Some(budget) = arguments.budget {
-        return check_in_turn(&repository.open()?, budget, output);
+        return check_in_turn(&repository.open_examined()?, budget, output);
     }
     let opened = Opened::new(repository, arguments.without_keys)?;
     let total = match read {
@@ -132,9 +147,15 @@ pub fn check(
     watch.finish();
     let outcome = result?;
     if output.is_json() {
-        output.json_line(&outcome);
+        output.json_line(&requests::With::new(&outcome, opened.requests()));
     }
     tell(&outcome, started.elapsed(), output);
+    requests::tell(opened.requests(), output);
+    if let (Some(period), Opened::WithKeys(repository)) = (arguments.locks, &opened)
+        && !lock::look(repository, period, output)?
+    {
+        return Ok(Code::Damaged.into());
+    }
     Ok(code_of(&outcome))
 }
 
@@ -208,10 +229,13 @@ fn check_in_turn(repository: &Repository, budget: Budget, output: &Output) -> Re
     record.save(&path)?;
     let (outcome, turn) = result?;
     if output.is_json() {
-        output.json_line(&serde_json::json!({"check": outcome, "turn": turn, "started_anew": flaw}));
+        output.json_line(&serde_json::json!({
+            "check": outcome, "turn": turn, "started_anew": flaw, "requests": requests::value(repository.requests()),
+        }));
     }
     tell(&outcome, started.elapsed(), output);
     tell_turn(&turn, output);
+    requests::tell(repository.requests(), output);
     Ok(code_of(&outcome))
 }
 
@@ -247,7 +271,7 @@ fn tell_turn(turn: &TurnReport, output: &Output) {
 
 /// Runs `rebuild-index`.
 pub fn rebuild_index(repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
-    let repository = repository.open()?;
+    let repository = repository.open_examined()?;
     let started = Instant::now();
     let watch = Watch::new(output, repository.pack_bytes()?, "rebuild-index");
     let result = repository.rebuild_index(&watch);

@@ -12,6 +12,7 @@ pub mod groups;
 pub mod hydrate;
 pub mod key;
 pub mod label;
+pub mod lock;
 pub mod mount;
 pub mod overlay;
 pub mod probe;

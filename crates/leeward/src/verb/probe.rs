@@ -10,6 +10,13 @@ use crate::output::Output;
 
 /// Tries out what the bucket at a location can do, and prints it.
 pub fn run(location: &str, output: &Output) -> Result<ExitCode, Failure> {
+    if leeward_api::client::Location::is_one(location) {
+        return Err(Failure::new(
+            Code::Usage,
+            format!("{location}: a server of Leeward has every ability; only object stores differ"),
+        )
+        .hint("give a location such as s3://BUCKET/PREFIX"));
+    }
     let connection = location::bucket(location)?.ok_or_else(|| {
         Failure::new(
             Code::Usage,

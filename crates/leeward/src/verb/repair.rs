@@ -10,8 +10,8 @@ use super::check::{bytes_to_read, show_touches, tell};
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
-use crate::size;
 use crate::unlock::OtherArguments;
+use crate::{requests, size};
 
 /// Options of `check` that concern mending.
 #[derive(Args)]
@@ -52,8 +52,8 @@ pub fn run(
     read: ReadData,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
-    let repository = &place.open()?;
-    let open = |peer: &String| place.open_other(peer, &arguments.other);
+    let repository = &place.open_examined()?;
+    let open = |peer: &String| place.open_other_examined(peer, &arguments.other);
     let peers = arguments.from.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let options = RepairOptions {
         peers: &peers,
@@ -69,10 +69,13 @@ pub fn run(
         watch.finish();
         let (found, plan) = planned?;
         if output.is_json() {
-            output.json_line(&serde_json::json!({"check": found, "plan": plan, "dry_run": true}));
+            output.json_line(&serde_json::json!({
+                "check": found, "plan": plan, "dry_run": true, "requests": requests::value(repository.requests()),
+            }));
         }
         tell(&found, started.elapsed(), output);
         tell_plan(&plan, &arguments.from, output);
+        requests::tell(repository.requests(), output);
         let is_well = found.findings.is_empty();
         return Ok(if is_well { ExitCode::SUCCESS } else { Code::Damaged.into() });
     }
@@ -80,16 +83,18 @@ pub fn run(
     watch.finish();
     let outcome = repaired?;
     if output.is_json() {
-        output.json_line(&outcome);
+        output.json_line(&requests::With::new(&outcome, repository.requests()));
     }
     tell(&outcome.found, started.elapsed(), output);
     if outcome.found.findings.is_empty() {
+        requests::tell(repository.requests(), output);
         return Ok(ExitCode::SUCCESS);
     }
     tell_plan(&outcome.plan, &arguments.from, output);
     tell_outcome(&outcome, output);
     output.line("After the repair:");
     tell(&outcome.left, started.elapsed(), output);
+    requests::tell(repository.requests(), output);
     let is_well = outcome.left.findings.is_empty();
     Ok(if is_well { ExitCode::SUCCESS } else { Code::Damaged.into() })
 }

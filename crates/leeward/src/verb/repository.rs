@@ -59,10 +59,22 @@ impl RepositoryArgument {
         Ok(Repository::init_alike(store, like, &keys)?)
     }
 
+    /// Opens it to examine its objects: none comes from what the local cache kept earlier.
+    pub fn open_examined(&self) -> Result<Repository, Failure> {
+        let location = self.location()?;
+        told(location, Repository::open_with(location::open_examined_store(location)?, &self.unlock))
+    }
+
+    /// As [`RepositoryArgument::open_other`], to examine its objects.
+    pub fn open_other_examined(&self, location: &str, keys: &OtherArguments) -> Result<Repository, Failure> {
+        let unlock = self.unlock.for_other(keys);
+        told(location, Repository::open_with(location::open_examined_store(location)?, unlock.as_ref()))
+    }
+
     /// Opens it without keys, to check what can be checked so.
     pub fn open_keyless(&self) -> Result<KeylessRepository, Failure> {
         let location = self.location()?;
-        told(location, KeylessRepository::open(location::open_store(location)?))
+        told(location, KeylessRepository::open(location::open_examined_store(location)?))
     }
 }
 
@@ -72,7 +84,7 @@ pub fn open_with(
     bytes_per_second: Option<u64>,
     unlock: &dyn Unlock,
 ) -> Result<Repository, Failure> {
-    let store = location::open_store(location)?;
+    let store = location::open_cached_store(location)?;
     let limit = bytes_per_second.map(RateLimit::new);
     told(location, Repository::open_with(LimitedStore::wrap(store, limit.as_ref()), unlock))
 }
@@ -132,9 +144,10 @@ pub enum RepoVerb {
         /// Slice of disk that is named and shared: a power of two from 16K to 4M
         #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = size::parse)]
         chunk_size: u64,
-        /// Size of the objects that hold chunks: 1M to 256M
-        #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = size::parse)]
-        pack_size: u64,
+        /// Size of the objects that hold chunks: 1M to 256M [default: 32M; 64M in an object store, which charges for
+        /// each]
+        #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+        pack_size: Option<u64>,
         /// Level of zstd compression, -7 (fast) to 19 (small)
         #[arg(long, value_name = "LEVEL", default_value_t = InitOptions::default().zstd_level, allow_negative_numbers = true)]
         compression: i32,
@@ -162,7 +175,12 @@ pub enum RepoVerb {
 pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
     let opened = match verb {
         RepoVerb::Init { chunk_size, pack_size, compression, encrypt, recovery_key, accept_lifecycle } => {
-            let pack_bytes = u32::try_from(*pack_size)
+            let location = repository.location()?;
+            let pack_size = match pack_size {
+                Some(given) => *given,
+                None => location::pack_bytes(location)?,
+            };
+            let pack_bytes = u32::try_from(pack_size)
                 .map_err(|_| Failure::new(Code::Usage, "packs may have 256 MiB at most"))?;
             let recovery =
                 recovery_key.as_ref().map(|file| RecoveryTarget::new(file.as_deref())).transpose()?;
@@ -181,7 +199,7 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
                 )
                 .hint("add --encrypt, or leave out the key"));
             }
-            let opened = init_with(repository.location()?, &options, *accept_lifecycle)?;
+            let opened = init_with(location, &options, *accept_lifecycle)?;
             if let Some(recovery) = &recovery {
                 recovery.hand_out(&opened, output)?;
             }

@@ -15,11 +15,13 @@ use clap::Args;
 use leeward_disk::{CreateOptions, Format, OpenOptions, Source, Target, default_threads};
 use leeward_repository::{Repository, RestoreMode, RestoreOutcome, Snapshot, SnapshotId, SnapshotSpec};
 
+use leeward_store::bucket::RequestCounts;
+
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
 use crate::place::{create_target, open_source, open_target};
-use crate::size;
+use crate::{requests, size};
 
 /// Restore a snapshot to a file, a block device or an NBD server, or a group to a machine
 #[derive(Args)]
@@ -155,7 +157,7 @@ fn restore_disk(
         let target = create_target(target_name, virtual_size, &create)?;
         run(RestoreMode::Write(target.as_ref()), target.as_ref())?
     };
-    report(&label, target_name, &outcome, started.elapsed(), arguments.onto, output);
+    report(&label, target_name, &outcome, started.elapsed(), arguments.onto, repository.requests(), output);
     if arguments.verify {
         let format = arguments
             .output_format
@@ -174,11 +176,12 @@ fn report(
     outcome: &RestoreOutcome,
     time: std::time::Duration,
     onto: bool,
+    sent: Option<RequestCounts>,
     output: &Output,
 ) {
     if output.is_json() {
         output.json_line(&serde_json::json!({
-            "target": target, "restore": outcome, "seconds": time.as_secs_f64(),
+            "target": target, "restore": outcome, "seconds": time.as_secs_f64(), "requests": requests::value(sent),
         }));
     }
     output.line(format!("Restored {label} to {target}"));
@@ -198,6 +201,7 @@ fn report(
         size::show_time(time),
         size::show_rate(outcome.data_bytes, time),
     ));
+    requests::tell(sent, output);
 }
 
 /// Runs `verify-restore`. Exit code 3 when the disk differs.

@@ -15,7 +15,7 @@ use leeward_repository::{
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
-use crate::size;
+use crate::{requests, size};
 
 /// Forget snapshots: those that are named, or those that no rule keeps. Until a collect lets them go, a week later if
 /// nobody says otherwise, undelete brings them back
@@ -204,7 +204,7 @@ pub struct CollectArguments {
     #[arg(long, value_name = "SESSION")]
     revoke: Vec<String>,
     /// Let go of forgotten snapshots after so long, as in 7d or 12h; 0 lets them go now
-    #[arg(long, value_name = "SPAN", value_parser = window, default_value = "7d")]
+    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "7d")]
     window: SignedDuration,
     /// Believe the clock of this machine though it is far from all times in the repository
     #[arg(long)]
@@ -215,7 +215,7 @@ pub struct CollectArguments {
 }
 
 /// A span of time for people, a day being 24 hours.
-fn window(text: &str) -> Result<SignedDuration, String> {
+pub fn span(text: &str) -> Result<SignedDuration, String> {
     if text == "0" {
         return Ok(SignedDuration::ZERO);
     }
@@ -255,9 +255,11 @@ pub fn collect(
     if output.is_json() {
         output.json_line(&serde_json::json!({
             "collect": outcome, "dry_run": arguments.dry_run, "seconds": started.elapsed().as_secs_f64(),
+            "requests": requests::value(repository.requests()),
         }));
     }
     report(&outcome, arguments.dry_run, started.elapsed(), output);
+    requests::tell(repository.requests(), output);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -201,7 +201,7 @@ pub fn show(
     ));
     let source = &snapshot.source;
     output.line(format!("source       {} ({}) on {}", source.location, source.format, source.host));
-    output.line(format!("consistency  {:?}", snapshot.consistency));
+    output.line(format!("consistency  {}", snapshot.consistency.name()));
     for (name, value) in &entry.tags {
         output.line(format!("tag          {name}{}{value}", if value.is_empty() { "" } else { "=" }));
     }

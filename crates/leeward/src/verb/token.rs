@@ -153,7 +153,10 @@ fn add(path: &Path, new: NewToken, to: Option<&Path>, output: &Output) -> Result
     let (name, role) = (new.name.clone(), new.role);
     // The place first: a token that is known to the server and was shown to nobody would be of no use.
     let file = to.map(new_secret_file).transpose()?;
-    let text = change(path, |tokens| tokens.add(new).map_err(failure))?;
+    let text = change(path, |tokens| tokens.add(new).map_err(failure)).inspect_err(|_| {
+        // It is empty and ours; whoever tries again finds it free.
+        to.filter(|_| file.is_some()).map(std::fs::remove_file);
+    })?;
     match (file, to) {
         (Some(mut file), Some(to)) => {
             writeln!(file, "{}", text.reveal()).map_err(|error| {

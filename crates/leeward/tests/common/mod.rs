@@ -65,6 +65,7 @@ impl Bench {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_leeward"));
         command.arg("--json").args(arguments).env("LEEWARD_REPO", self.repository()).stdin(Stdio::null());
+        command.env("LEEWARD_CACHE_DIR", self.path("cache"));
         command
     }
 

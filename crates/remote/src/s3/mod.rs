@@ -1,14 +1,17 @@
 //! S3: Amazon's, and the many that speak like it.
 
 mod credentials;
+mod lock;
 mod settings;
 pub(crate) mod sign;
+mod versions;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use leeward_store::Lock;
 use leeward_store::bucket::{Condition, Tag};
 
 use self::sign::{Credentials, Names};
@@ -17,6 +20,7 @@ use crate::environment::Environment;
 use crate::error::Result;
 use crate::http::{Method, Request, Response};
 use crate::location::Location;
+use crate::past::VersionsPage;
 use crate::service::{Page, Send, Service};
 use crate::settings::Settings;
 use crate::xml;
@@ -103,9 +107,7 @@ impl Service for S3 {
     }
 
     fn prepare_write(&self, request: &mut Request, condition: Condition<'_>) {
-        let mut checksum = crc32fast::Hasher::new();
-        request.body.iter().for_each(|part| checksum.update(part));
-        request.set_header("x-amz-checksum-crc32", &STANDARD.encode(checksum.finalize().to_be_bytes()));
+        set_checksum(request);
         match condition {
             Condition::Always => {}
             Condition::Absent => request.set_header("if-none-match", "*"),
@@ -160,9 +162,43 @@ impl Service for S3 {
         settings::read(prefix, &|setting| send(self.bucket_request(Method::GET).query(setting, "")), self)
     }
 
+    fn has_locks(&self) -> bool {
+        true
+    }
+
+    fn lock_in(&self, response: &Response) -> Option<Lock> {
+        lock::told(response)
+    }
+
+    fn lock(&self, name: &str, lock: Lock) -> Option<Request> {
+        let mut request =
+            self.object(Method::PUT, name).query("retention", "").body(&[lock::document(lock)?.as_bytes()]);
+        set_checksum(&mut request);
+        Some(request)
+    }
+
+    fn versions(&self, prefix: &str, from: Option<&(String, String)>) -> Option<Request> {
+        let request = self.bucket_request(Method::GET).query("versions", "").query("prefix", prefix);
+        Some(match from {
+            Some((name, version)) => request.query("key-marker", name).query("version-id-marker", version),
+            None => request,
+        })
+    }
+
+    fn versions_page(&self, body: &[u8]) -> Result<VersionsPage, String> {
+        versions::page(body)
+    }
+
     fn use_bare_tags(&self, bare: bool) {
         self.bare_tags.store(bare, Ordering::Relaxed);
     }
+}
+
+/// Says what the body should come to.
+fn set_checksum(request: &mut Request) {
+    let mut checksum = crc32fast::Hasher::new();
+    request.body.iter().for_each(|part| checksum.update(part));
+    request.set_header("x-amz-checksum-crc32", &STANDARD.encode(checksum.finalize().to_be_bytes()));
 }
 
 /// What to do about a refusal of S3 or a service with the same words.
@@ -172,6 +208,11 @@ pub(crate) fn hint(refusal: &Refusal, bucket: &str, region: &str, keys: &str) ->
         "InvalidAccessKeyId" => format!("the service does not know this key: see {keys}"),
         "SignatureDoesNotMatch" => format!("the secret does not belong to the key: see {keys}"),
         "ExpiredToken" => format!("the session has ended; get new credentials: see {keys}"),
+        "InvalidRequest" | "ObjectLockConfigurationNotFoundError" if refusal.message.contains("ock") => {
+            format!(
+                "the bucket {bucket} was not made with object lock: make one that is, and clone the repository into it"
+            )
+        }
         "RequestTimeTooSkewed" => "set this machine's clock".to_owned(),
         "AuthorizationHeaderMalformed"
         | "PermanentRedirect"

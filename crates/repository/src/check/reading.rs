@@ -34,7 +34,9 @@ impl Reading<'_> {
             Self::By(ReadData::No) => Vec::new(),
             Self::By(ReadData::All) => listed.to_vec(),
             Self::By(ReadData::Share(share)) => {
-                listed.iter().filter(|_| is_chosen(*share)).copied().collect()
+                let chosen: Vec<_> = listed.iter().filter(|_| is_chosen(*share)).copied().collect();
+                // A share of few packs may come to none, and then nothing would have been looked at.
+                if chosen.is_empty() && *share > 0.0 { any_of(listed).into_iter().collect() } else { chosen }
             }
             Self::These(packs) => listed.iter().filter(|(pack, _)| packs.contains(pack)).copied().collect(),
             Self::Turn(turn) => turn.choose(listed),
@@ -57,8 +59,29 @@ impl Reading<'_> {
     }
 }
 
+fn any_of(listed: &[(PackId, u64)]) -> Option<(PackId, u64)> {
+    let mut random = [0; 8];
+    // Without randomness it is the first.
+    let _ = getrandom::fill(&mut random);
+    let number = u64::from_le_bytes(random).checked_rem(listed.len() as u64)?;
+    listed.get(number as usize).copied()
+}
+
 fn is_chosen(share: f64) -> bool {
     let mut random = [0; 8];
     // Without randomness everything is read: more work, never less.
     getrandom::fill(&mut random).is_err() || (u64::from_le_bytes(random) as f64) < share * u64::MAX as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ReadData, Reading};
+    use crate::id::PackId;
+
+    #[test]
+    fn a_share_of_few_packs_is_one_at_least() {
+        let listed = [(PackId([1; 32]), 1), (PackId([2; 32]), 1)];
+        let chosen = |share, listed: &[_]| Reading::By(ReadData::Share(share)).choose(listed).len();
+        assert_eq!((chosen(1e-9, &listed), chosen(1e-9, &[]), chosen(0.0, &listed)), (1, 0, 0));
+    }
 }

@@ -1,6 +1,7 @@
 //! An encrypted repository without its keys: what anybody who holds the objects can do.
 
 use leeward_store::SharedStore;
+use leeward_store::bucket::RequestCounts;
 
 use super::manage::KeyInfo;
 use crate::backup::Control;
@@ -32,6 +33,12 @@ impl KeylessRepository {
     #[must_use]
     pub fn location(&self) -> &str {
         self.0.location()
+    }
+
+    /// What requests its store was sent since it was opened; `None` where it is a directory.
+    #[must_use]
+    pub fn requests(&self) -> Option<RequestCounts> {
+        self.0.requests()
     }
 
     /// The names of all images, in order.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use leeward_store::{Entry, Key, Object, Result, SharedStore, Store, Version};
+use leeward_store::bucket::RequestCounts;
+use leeward_store::{Entry, Key, Locks, Object, Result, SharedStore, Store, Version};
 use serde::Serialize;
 
 use crate::repository::PREFIXES;
@@ -116,6 +117,18 @@ impl Object for CountedObject {
 impl Store for CountedStore {
     fn name(&self) -> &str {
         self.store.name()
+    }
+
+    fn requests_at_once(&self) -> usize {
+        self.store.requests_at_once()
+    }
+
+    fn locks(&self) -> Option<&dyn Locks> {
+        self.store.locks()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.store.requests()
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {

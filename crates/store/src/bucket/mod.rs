@@ -23,7 +23,7 @@ pub use versions::{Surroundings, VersionedStore};
 
 use std::ops::Range;
 
-use crate::{Entry, Key, Result};
+use crate::{Entry, Key, Locks, Result};
 
 /// What a service calls the present version of an object (an entity tag, a generation), in the form in which it has to
 /// be given back to the same service.
@@ -80,6 +80,11 @@ pub trait Bucket: Send + Sync {
     /// Its URL without secrets, for messages.
     fn name(&self) -> &str;
 
+    /// What requests were sent so far, where they are counted.
+    fn requests(&self) -> Option<RequestCounts> {
+        None
+    }
+
     /// Reads an object, or a range of it that must not be empty and may reach past its end.
     ///
     /// # Errors
@@ -112,6 +117,11 @@ pub trait Bucket: Send + Sync {
     /// # Errors
     /// The service fails.
     fn list(&self, prefix: &str) -> Result<Vec<Entry>>;
+
+    /// The locks of its objects; `None` where the service has none. Every layer has to pass it on.
+    fn locks(&self) -> Option<&dyn Locks> {
+        None
+    }
 }
 
 /// A bucket shared between threads.

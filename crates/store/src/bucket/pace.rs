@@ -5,9 +5,11 @@
 
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use super::{Bucket, Condition, Head, Read, SharedBucket};
-use crate::{Entry, Error, Key, Result};
+use super::{Bucket, Condition, Head, Read, RequestCounts, SharedBucket};
+use crate::lock::unsupported;
+use crate::{Entry, Error, Key, Lock, Locks, Result};
 
 /// The bounds of the limit.
 #[derive(Debug, Clone, Copy)]
@@ -130,6 +132,10 @@ impl Bucket for PacedBucket {
         self.inner.name()
     }
 
+    fn requests(&self) -> Option<RequestCounts> {
+        self.inner.requests()
+    }
+
     fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {
         self.pace.run(|| self.inner.read(key, range, size_max))
     }
@@ -148,6 +154,31 @@ impl Bucket for PacedBucket {
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         self.pace.run(|| self.inner.list(prefix))
+    }
+
+    fn locks(&self) -> Option<&dyn Locks> {
+        self.inner.locks().map(|_| self as &dyn Locks)
+    }
+}
+
+/// Nobody asks unless there are locks below; should they be gone then, nothing is locked.
+impl Locks for PacedBucket {
+    fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        match self.inner.locks() {
+            Some(locks) => self.pace.run(|| locks.lock_of(key)),
+            None => Ok(None),
+        }
+    }
+
+    fn lock(&self, key: &Key, lock: Lock) -> Result<()> {
+        match self.inner.locks() {
+            Some(locks) => self.pace.run(|| locks.lock(key, lock)),
+            None => Err(unsupported(self.inner.name())),
+        }
+    }
+
+    fn clock(&self) -> SystemTime {
+        self.inner.locks().map_or_else(SystemTime::now, Locks::clock)
     }
 }
 

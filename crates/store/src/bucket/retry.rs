@@ -8,10 +8,11 @@
 
 use std::ops::Range;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::{Bucket, Condition, Head, Read, SharedBucket};
-use crate::{Entry, Error, Key, Result};
+use super::{Bucket, Condition, Head, Read, RequestCounts, SharedBucket};
+use crate::lock::unsupported;
+use crate::{Entry, Error, Key, Lock, Locks, Result};
 
 /// How often, and how long in between.
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +105,10 @@ impl Bucket for RetryBucket {
         self.inner.name()
     }
 
+    fn requests(&self) -> Option<RequestCounts> {
+        self.inner.requests()
+    }
+
     fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {
         self.repeat(|| self.inner.read(key, range.clone(), size_max))
     }
@@ -125,5 +130,30 @@ impl Bucket for RetryBucket {
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         self.repeat(|| self.inner.list(prefix))
+    }
+
+    fn locks(&self) -> Option<&dyn Locks> {
+        self.inner.locks().map(|_| self as &dyn Locks)
+    }
+}
+
+/// Nobody asks unless there are locks below; should they be gone then, nothing is locked.
+impl Locks for RetryBucket {
+    fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        match self.inner.locks() {
+            Some(locks) => self.repeat(|| locks.lock_of(key)),
+            None => Ok(None),
+        }
+    }
+
+    fn lock(&self, key: &Key, lock: Lock) -> Result<()> {
+        match self.inner.locks() {
+            Some(locks) => self.repeat(|| locks.lock(key, lock)),
+            None => Err(unsupported(self.inner.name())),
+        }
+    }
+
+    fn clock(&self) -> SystemTime {
+        self.inner.locks().map_or_else(SystemTime::now, Locks::clock)
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::retry::{Backoff, RetryPolicy};
-use super::{Comparison, Condition, SharedBucket, Tag};
-use crate::{Entry, Error, ErrorKind, Key, Object, Result, Store, Version};
+use super::{Comparison, Condition, RequestCounts, SharedBucket, Tag};
+use crate::{Entry, Error, ErrorKind, Key, Locks, Object, Result, Store, Version};
 
 /// Requests at once that pay. Each may hold a pack of tens of MiB in memory.
 const REQUESTS_AT_ONCE: usize = 6;
@@ -156,6 +156,14 @@ impl Store for BucketStore {
 
     fn requests_at_once(&self) -> usize {
         REQUESTS_AT_ONCE
+    }
+
+    fn locks(&self) -> Option<&dyn Locks> {
+        self.bucket.locks()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.bucket.requests()
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {

@@ -21,13 +21,16 @@ use leeward_repository::{
     ImageName, Member, Repository, Snapshot, SnapshotId, SourceRecord, host_name,
 };
 
+use leeward_store::bucket::RequestCounts;
+
 use super::BackupArguments;
 use crate::failure::{Code, Failure};
 use crate::limit::{LimitedSource, RateLimit};
 use crate::output::Output;
-use crate::size;
+
 use crate::verb::repository::{RepositoryArgument, Watch};
 use crate::verb::thaw;
+use crate::{requests, size};
 
 /// What begins the source that is a machine behind a socket.
 const SCHEME: &str = "qmp:";
@@ -225,7 +228,7 @@ fn back_up(
         machine: serde_json::to_value(&definition).ok(),
     };
     let stored = store(&mut capture, &planned, group, place, &repository, arguments, output);
-    let report = Report::of(&capture, &planned, started.elapsed());
+    let report = Report::of(&capture, &planned, started.elapsed(), repository.requests());
     let outcomes = match stored {
         Ok(outcomes) => outcomes,
         Err(failure) => {
@@ -481,14 +484,16 @@ struct Report {
     time: Duration,
     /// Names of disks, and bytes read from the disk and from what the guest had overwritten.
     disks: Vec<(String, u64, u64)>,
+    /// What was sent to the repository for all disks.
+    sent: Option<RequestCounts>,
 }
 
 impl Report {
-    fn of(capture: &Capture, planned: &[Planned], time: Duration) -> Self {
+    fn of(capture: &Capture, planned: &[Planned], time: Duration, sent: Option<RequestCounts>) -> Self {
         let disks = capture.disks().iter().zip(planned).map(|(captured, planned)| {
             (planned.disk.name.clone(), captured.source.disk_bytes(), captured.source.overlay_bytes())
         });
-        Self { moment: capture.moment().clone(), time, disks: disks.collect() }
+        Self { moment: capture.moment().clone(), time, disks: disks.collect(), sent }
     }
 
     fn show(&self, outcomes: &[BackupOutcome], output: &Output) {
@@ -506,6 +511,7 @@ impl Report {
         for (outcome, (disk, disk_bytes, overlay_bytes)) in outcomes.iter().zip(&self.disks) {
             self.show_disk(outcome, disk, (*disk_bytes, *overlay_bytes), output);
         }
+        requests::tell(self.sent, output);
     }
 
     fn show_disk(&self, outcome: &BackupOutcome, disk: &str, bytes: (u64, u64), output: &Output) {
@@ -527,6 +533,7 @@ impl Report {
                 "disk_bytes": bytes.0,
                 "overlay_bytes": bytes.1,
                 "seconds": self.time.as_secs_f64(),
+                "requests": requests::value(self.sent),
             }));
         }
         output.line(format!("Snapshot {}@{}", snapshot.image, outcome.id.short()));

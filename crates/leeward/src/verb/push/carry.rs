@@ -12,8 +12,8 @@ use leeward_repository::transfer::{
 use crate::failure::{Code, Failure};
 use crate::limit::{LimitedStore, RateLimit};
 use crate::output::Output;
-use crate::size;
 use crate::verb::repository::Watch;
+use crate::{requests, size};
 
 /// Both repositories, with counters on what passes.
 pub struct Sides {
@@ -116,6 +116,9 @@ impl Carry {
             output.json_line(&serde_json::json!({
                 "verb": self.verb, "dry_run": false, "from": sides.from.location(), "to": sides.to.location(),
                 "transfer": outcome, "traffic": { "from": read, "to": written }, "seconds": time.as_secs_f64(),
+                "requests": {
+                    "from": requests::value(sides.from.requests()), "to": requests::value(sides.to.requests()),
+                },
             }));
         }
         tell_snapshots(&outcome.snapshots, &outcome.refused, "travelled", output);
@@ -152,6 +155,9 @@ impl Carry {
             sides.to.location(),
             size::show(written.total.received_bytes),
         ));
+        for side in [&sides.from, &sides.to] {
+            requests::tell_at(side.location(), side.requests(), output);
+        }
     }
 }
 

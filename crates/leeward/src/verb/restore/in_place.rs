@@ -17,14 +17,16 @@ use leeward_disk::{
     default_threads, open_path, open_target,
 };
 use leeward_repository::{Repository, RestoreMode, RestoreOutcome, host_name};
+use leeward_store::bucket::RequestCounts;
 
 use super::RestoreArguments;
 use super::group::{MemberDisk, Restorable, goes_by};
 use crate::failure::{Code, Failure};
 use crate::output::{Output, printable};
-use crate::size;
+
 use crate::verb::quickstart::tools::{check_interrupt, io};
 use crate::verb::repository::Watch;
+use crate::{requests, size};
 
 /// Ending of a qcow2 image that was replaced, until all disks are done.
 const BEFORE: &str = "before-revert";
@@ -62,7 +64,7 @@ pub fn revert(
     agree(arguments.machine.yes)?;
     let work = Work { repository, arguments, output };
     let outcomes = work.run(&mut disks)?;
-    report(&group, &disks, &outcomes, started.elapsed(), output);
+    report(&group, &disks, &outcomes, started.elapsed(), repository.requests(), output);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -496,11 +498,12 @@ fn report(
     disks: &[Disk<'_>],
     outcomes: &[Option<RestoreOutcome>],
     time: std::time::Duration,
+    sent: Option<RequestCounts>,
     output: &Output,
 ) {
     if output.is_json() {
         output.json_line(&serde_json::json!({
-            "reverted": group.group.id, "seconds": time.as_secs_f64(),
+            "reverted": group.group.id, "seconds": time.as_secs_f64(), "requests": requests::value(sent),
             "disks": disks.iter().zip(outcomes).map(|(disk, outcome)| serde_json::json!({
                 "name": disk.member.name, "path": disk.name, "restore": outcome,
             })).collect::<Vec<_>>(),
@@ -517,4 +520,5 @@ fn report(
             size::show(outcome.data_bytes)
         ));
     }
+    requests::tell(sent, output);
 }

@@ -12,6 +12,7 @@ use leeward_cloud::qemu::recovery::{
 };
 use leeward_disk::{CreateOptions, Format, OpenOptions, create_target, default_threads, open_source};
 use leeward_repository::{Repository, RestoreMode, RestoreOutcome};
+use leeward_store::bucket::RequestCounts;
 
 use super::RestoreArguments;
 use super::group::{MemberDisk, Restorable};
@@ -19,9 +20,10 @@ use super::publish::Staging;
 use super::start;
 use crate::failure::{Code, Failure};
 use crate::output::Output;
-use crate::size;
+
 use crate::verb::quickstart::tools::{find, io};
 use crate::verb::repository::Watch;
+use crate::{requests, size};
 
 /// What concerns whole machines.
 #[derive(Args)]
@@ -128,7 +130,7 @@ pub fn restore(
         staging.write(path, content, *is_program)?;
     }
     staging.publish(!arguments.no_sync)?;
-    recovery.report(&group, &outcomes, started.elapsed(), output);
+    recovery.report(&group, &outcomes, started.elapsed(), repository.requests(), output);
     if machine.start
         && let Some(blueprint) = &recovery.blueprint
     {
@@ -262,6 +264,7 @@ impl Recovery {
         group: &Restorable,
         outcomes: &[RestoreOutcome],
         time: std::time::Duration,
+        sent: Option<RequestCounts>,
         output: &Output,
     ) {
         let (script, domain) =
@@ -271,7 +274,7 @@ impl Recovery {
             output.json_line(&serde_json::json!({
                 "group": group.group.id, "machine": group.machine(), "name": self.name.to_string(),
                 "directory": self.directory, "seconds": time.as_secs_f64(), "notes": self.notes,
-                "definition": path(group.stored_definition.is_some(), "json"),
+                "requests": requests::value(sent), "definition": path(group.stored_definition.is_some(), "json"),
                 "script": path(script, "sh"), "domain": path(domain, "xml"),
                 "disks": group.members.iter().zip(&self.disks).zip(outcomes).map(|((member, disk), outcome)|
                     serde_json::json!({
@@ -298,6 +301,7 @@ impl Recovery {
             output.line(format!("  or by libvirt: virsh define {}", self.path("xml")));
         }
         self.notes.iter().for_each(|note| output.line(format!("  note: {note}")));
+        requests::tell(sent, output);
     }
 }
 

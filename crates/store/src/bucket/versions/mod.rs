@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::store::BucketObject;
-use super::{Comparison, Condition, SharedBucket};
+use super::{Comparison, Condition, RequestCounts, SharedBucket};
 use crate::{Entry, Error, ErrorKind, Key, Object, Result, Store, Version};
 use chain::Chain;
 use look::Found;
@@ -197,6 +197,10 @@ impl Object for Whole {
 impl Store for VersionedStore {
     fn name(&self) -> &str {
         self.bucket.name()
+    }
+
+    fn requests(&self) -> Option<RequestCounts> {
+        self.bucket.requests()
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {

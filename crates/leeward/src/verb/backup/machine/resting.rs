@@ -87,6 +87,7 @@ pub fn back_up(
         disks: read
             .map(|(outcome, opened)| (opened.disk.name.clone(), outcome.snapshot.statistics.read_bytes, 0))
             .collect(),
+        sent: repository.requests(),
     };
     report.show(&outcomes, output);
     Ok(ExitCode::SUCCESS)
