@@ -1,9 +1,11 @@
-//! A stage on which processes take turns, one operation of the store each, as a seed decides, and on which some of them
-//! are killed.
+//! A stage on which processes take turns, one operation of the store or one request to a bucket each, as a seed decides, and
+//! on which some of them are killed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
+use leeward_store::bucket::{Bucket, Condition, Head, Read, SharedBucket};
 use leeward_store::simulation::Random;
 use leeward_store::{Entry, Error, Key, Object, Result, SharedStore, Store, Version};
 
@@ -126,6 +128,70 @@ impl State {
     }
 }
 
+impl Stage {
+    /// Does what a process means to do, when its turn has come and as far as it lives.
+    fn act<T>(&self, process: u64, place: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        match self.wait(process) {
+            Fate::Lives => action(),
+            Fate::DiesBefore => Err(death(place)),
+            Fate::DiesAfter => {
+                // What comes of it nobody learns.
+                let _ = action();
+                Err(death(place))
+            }
+        }
+    }
+}
+
+/// What a process is told that is dead. Nothing tries again after that.
+fn death(place: &str) -> Error {
+    Error::Io {
+        store: place.to_owned(),
+        action: "reach",
+        key: "anything".to_owned(),
+        source: std::io::Error::other("the process was killed"),
+    }
+}
+
+/// A bucket as a process on a stage sees it.
+pub struct StagedBucket {
+    pub bucket: SharedBucket,
+    pub stage: Arc<Stage>,
+    pub process: u64,
+}
+
+impl StagedBucket {
+    fn act<T>(&self, action: impl FnOnce(&dyn Bucket) -> Result<T>) -> Result<T> {
+        self.stage.act(self.process, self.bucket.name(), || action(self.bucket.as_ref()))
+    }
+}
+
+impl Bucket for StagedBucket {
+    fn name(&self) -> &str {
+        self.bucket.name()
+    }
+
+    fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {
+        self.act(|bucket| bucket.read(key, range, size_max))
+    }
+
+    fn head(&self, key: &Key) -> Result<Head> {
+        self.act(|bucket| bucket.head(key))
+    }
+
+    fn write(&self, key: &Key, parts: &[&[u8]], condition: Condition<'_>) -> Result<()> {
+        self.act(|bucket| bucket.write(key, parts, condition))
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.act(|bucket| bucket.delete(key))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        self.act(|bucket| bucket.list(prefix))
+    }
+}
+
 /// A store as a process on a stage sees it.
 pub struct Staged {
     pub store: SharedStore,
@@ -135,24 +201,7 @@ pub struct Staged {
 
 impl Staged {
     fn act<T>(&self, action: impl FnOnce(&dyn Store) -> Result<T>) -> Result<T> {
-        match self.stage.wait(self.process) {
-            Fate::Lives => action(self.store.as_ref()),
-            Fate::DiesBefore => Err(self.death()),
-            Fate::DiesAfter => {
-                // What comes of it nobody learns.
-                let _ = action(self.store.as_ref());
-                Err(self.death())
-            }
-        }
-    }
-
-    fn death(&self) -> Error {
-        Error::Io {
-            store: self.store.name().to_owned(),
-            action: "reach",
-            key: "anything".to_owned(),
-            source: std::io::Error::other("the process was killed"),
-        }
+        self.stage.act(self.process, self.store.name(), || action(self.store.as_ref()))
     }
 }
 
