@@ -10,12 +10,14 @@ use std::time::Duration;
 use leeward_remote::{Connection, Environment, Location, connect};
 use leeward_repository::PREFIXES;
 use leeward_store::bucket::{BucketStore, Comparison};
-use leeward_store::{Key, SharedStore};
+use leeward_store::{Entry, Key, Object, Result, SharedStore, Store, Version};
 
 use crate::worlds::World;
 
 /// A bucket of its own, so that nobody else's objects are in the way or at risk.
 const BUCKET: &str = "leeward-long-simulation";
+/// The runs here are small.
+const RUN_BYTES_MAX: u64 = 1 << 20;
 
 /// What the test bed says of itself.
 fn exported() -> Option<HashMap<String, String>> {
@@ -56,7 +58,7 @@ impl GatewayWorld {
         Ok(Self { connection })
     }
 
-    fn empty(&self) -> leeward_store::Result<()> {
+    fn empty(&self) -> Result<()> {
         let bucket = &self.connection.bucket;
         for prefix in PREFIXES {
             for entry in bucket.list(prefix)? {
@@ -78,6 +80,65 @@ impl Drop for GatewayWorld {
 impl World for GatewayWorld {
     fn plain(&self) -> SharedStore {
         let bucket = Arc::clone(&self.connection.bucket);
-        Arc::new(BucketStore::new(bucket, Comparison::Native).unwrap())
+        Arc::new(WholeRuns(BucketStore::new(bucket, Comparison::Native).unwrap()))
+    }
+}
+
+/// A store that reads the runs of the index whole when they are opened, as the local cache of the command line does: a lookup
+/// in one reads 48 bytes, and each of them would be a request.
+struct WholeRuns(BucketStore);
+
+struct InMemory(Vec<u8>);
+
+impl Object for InMemory {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let start = offset as usize;
+        buffer.copy_from_slice(&self.0[start..start + buffer.len()]);
+        Ok(())
+    }
+}
+
+impl Store for WholeRuns {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
+        if !key.as_str().starts_with("index/") {
+            return self.0.open(key);
+        }
+        Ok(Arc::new(InMemory(self.0.get(key, RUN_BYTES_MAX)?.0)))
+    }
+
+    fn get(&self, key: &Key, size_max: u64) -> Result<(Vec<u8>, Version)> {
+        self.0.get(key, size_max)
+    }
+
+    fn put_if_absent(&self, key: &Key, parts: &[&[u8]]) -> Result<()> {
+        self.0.put_if_absent(key, parts)
+    }
+
+    fn put_if_match(&self, key: &Key, content: &[u8], expected: &Version) -> Result<()> {
+        self.0.put_if_match(key, content, expected)
+    }
+
+    fn delete(&self, key: &Key) -> Result<bool> {
+        self.0.delete(key)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        self.0.list(prefix)
+    }
+
+    fn settle(&self, prefix: &str) -> Result<()> {
+        self.0.settle(prefix)
+    }
+
+    fn sweep_leftovers(&self) -> Result<u64> {
+        self.0.sweep_leftovers()
     }
 }

@@ -66,9 +66,9 @@ pub struct BucketWorld {
 }
 
 impl BucketWorld {
-    /// Every other seed has requests that fail: before they took effect, after, or long before it.
+    /// Two of three seeds have requests that fail: before they took effect, after, or long before it.
     pub fn new(seed: u64) -> Self {
-        let percent = seed % 2;
+        let percent = [0, 2, 5][(seed % 3) as usize];
         let habits = Habits {
             lag: LAG,
             has_torn_listings: true,
@@ -105,7 +105,7 @@ impl World for BucketWorld {
     }
 
     fn turns_max(&self) -> u64 {
-        400
+        150
     }
 
     fn may_fail(&self) -> bool {
