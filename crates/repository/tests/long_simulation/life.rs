@@ -13,7 +13,6 @@ use crate::stage::{Death, Stage};
 use crate::worlds::World;
 
 const WRITERS: u64 = 10;
-pub const ROUNDS_PER_SEED: u64 = 10;
 const DISK_BYTES: usize = 160_000;
 /// So many snapshots are left alone by those who forget.
 const KEPT_MIN: usize = 12;

@@ -26,6 +26,8 @@ struct State {
     waiting: BTreeMap<u64, usize>,
     /// Whose turn it is.
     next: Option<u64>,
+    /// Whether somebody is taking a turn.
+    is_busy: bool,
     /// Who goes on for so many turns, so that others stand still meanwhile.
     burst: (u64, u64),
     /// Operations done, by process.
@@ -42,6 +44,8 @@ pub struct Stage {
 
 /// What a process may do when its turn has come.
 enum Fate {
+    /// The turns are over for it.
+    IsAlone,
     Lives,
     DiesBefore,
     DiesAfter,
@@ -54,6 +58,7 @@ impl Stage {
             running: processes.iter().copied().collect(),
             waiting: BTreeMap::new(),
             next: None,
+            is_busy: false,
             burst: (0, 0),
             done: BTreeMap::new(),
             deaths,
@@ -78,7 +83,7 @@ impl Stage {
     fn wait(&self, process: u64) -> Fate {
         let mut state = self.state.lock().unwrap();
         if !state.running.contains(&process) {
-            return Fate::Lives;
+            return Fate::IsAlone;
         }
         *state.waiting.entry(process).or_default() += 1;
         state.choose();
@@ -86,7 +91,7 @@ impl Stage {
         while state.next != Some(process) {
             state = self.changed.wait(state).unwrap();
         }
-        state.next = None;
+        (state.next, state.is_busy) = (None, true);
         *state.waiting.entry(process).or_default() -= 1;
         state.fate(process)
     }
@@ -97,7 +102,7 @@ impl State {
     fn choose(&mut self) {
         let all_wait =
             self.running.iter().all(|process| self.waiting.get(process).is_some_and(|count| *count > 0));
-        if self.next.is_some() || self.running.is_empty() || !all_wait {
+        if self.next.is_some() || self.is_busy || self.running.is_empty() || !all_wait {
             return;
         }
         let (process, left) = self.burst;
@@ -131,7 +136,8 @@ impl State {
 impl Stage {
     /// Does what a process means to do, when its turn has come and as far as it lives.
     fn act<T>(&self, process: u64, place: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
-        match self.wait(process) {
+        let result = match self.wait(process) {
+            Fate::IsAlone => return action(),
             Fate::Lives => action(),
             Fate::DiesBefore => Err(death(place)),
             Fate::DiesAfter => {
@@ -139,7 +145,18 @@ impl Stage {
                 let _ = action();
                 Err(death(place))
             }
-        }
+        };
+        self.finish();
+        result
+    }
+
+    /// A turn is over. The thread that took it may never ask for another one: then it waits for a thread of its process that
+    /// has asked already.
+    fn finish(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.is_busy = false;
+        state.choose();
+        self.changed.notify_all();
     }
 }
 
