@@ -64,6 +64,35 @@ fn fuzz_records(prefix: &str, kind: u8, inputs: u64) {
     });
 }
 
+/// Whether a store holds a sound repository whose last snapshot of `a` can be read.
+fn is_believed(store: &leeward_store::SharedStore) -> bool {
+    let repository = leeward_repository::Repository::open(std::sync::Arc::clone(store)).unwrap();
+    let id = repository.image(&common::image("a")).unwrap().snapshots.last().unwrap().id;
+    common::restore(&repository, id).is_ok()
+}
+
+#[test]
+fn what_is_forged_is_believed_so_that_changes_of_it_are_looked_into() {
+    let sound = Sound::new();
+    assert!(is_believed(&sound.with_manifest(&sound.manifest())));
+    assert!(is_believed(&sound.with_pack(<[u8]>::to_vec)));
+    assert!(is_believed(&sound.with_run(<[u8]>::to_vec)));
+    let with_node = sound.with_node(&sound.node);
+    let repository = leeward_repository::Repository::open(with_node).unwrap();
+    let found = repository.check(leeward_repository::ReadData::All, &leeward_repository::Unattended).unwrap();
+    assert!(found.findings.is_empty() && found.nodes > 0, "{found:?}");
+    for (prefix, kind) in [("config", 1), ("refs/", 3), ("sessions/", 4), ("condemned/", 5)] {
+        let (key, bytes) = sound.objects.iter().find(|(key, _)| key.as_str().starts_with(prefix)).unwrap();
+        assert_eq!(record(kind, &text_of(bytes)), *bytes, "{key}");
+    }
+    let sound = Sound::encrypted();
+    let (key, bytes) = sound.objects.iter().find(|(key, _)| key.as_str().starts_with("keys/")).unwrap();
+    let store = sound.store_with(key, &forge::authenticated(7, &text_of(bytes)));
+    let credential = leeward_repository::Credential::Identity(sound.identity.clone().unwrap());
+    // It opens before anybody can tell that nobody with the keys wrote it there.
+    assert!(leeward_repository::Repository::open_with(store, &credential).is_ok());
+}
+
 #[test]
 fn configurations_withstand_a_hostile_writer() {
     fuzz_records("config", 1, 200);
