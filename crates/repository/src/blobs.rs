@@ -126,7 +126,16 @@ impl Blobs {
 
     /// Where a blob lies.
     pub(crate) fn locate(&self, kind: BlobKind, id: BlobId) -> Result<Location> {
-        self.index().locate(&id)?.ok_or_else(|| self.missing(kind, id))
+        let mut located = self.index().locate(&id);
+        for _ in 0..LOOKS_MAX {
+            match &located {
+                // A collection has merged the run away, and the store does not let those read on who have it open.
+                Err(error) if error.is_not_found() => self.look_again(*lock(&self.is_compared))?,
+                _ => break,
+            }
+            located = self.index().locate(&id);
+        }
+        located?.ok_or_else(|| self.missing(kind, id))
     }
 
     /// The decoded frame at a location, from memory where it is there.

@@ -145,17 +145,35 @@ impl Repository {
         self.end_dead_sessions(&options.revoke)?;
         self.complete_sessions()?;
         let clock_doubt = self.let_go(options)?;
+        let mut deleted_bytes = 0;
+        for _ in 1..LOOKS_MAX {
+            match self.collect_once(options, control, &mut deleted_bytes) {
+                // Another collection has merged a run, and the store does not let those read on who have it open.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+                Ok(outcome) => return Ok(CollectOutcome { clock_doubt, ..outcome }),
+            }
+        }
+        let outcome = self.collect_once(options, control, &mut deleted_bytes)?;
+        Ok(CollectOutcome { clock_doubt, ..outcome })
+    }
+
+    /// Goes on with the lists that are there, and makes a new one. What is deleted is added to `deleted_bytes`.
+    fn collect_once(
+        &self,
+        options: &CollectOptions,
+        control: &dyn Control,
+        deleted_bytes: &mut u64,
+    ) -> Result<CollectOutcome> {
         let mut outcome = CollectOutcome::default();
         for list in self.condemned_lists()? {
-            self.finish_list(list, &mut outcome)?;
+            *deleted_bytes += self.finish_list(list, &mut outcome)?;
         }
 
         let (live, blobs) = self.look_at_all()?;
         let (plan, marks, looked) = self.look(&blobs, &live, options)?;
-        let (deleted, pending, waits) = (outcome.deleted_bytes, outcome.pending_packs, outcome.waits_for);
-        outcome =
-            CollectOutcome { deleted_bytes: deleted, pending_packs: pending, waits_for: waits, ..looked };
-        outcome.clock_doubt = clock_doubt;
+        let CollectOutcome { pending_packs, waits_for, .. } = outcome;
+        outcome = CollectOutcome { pending_packs, waits_for, ..looked };
         outcome.describe(&plan, &blobs.index().states().present);
         if control.is_cancelled() {
             return Err(Error::Interrupted);
@@ -166,11 +184,12 @@ impl Repository {
         if !(plan.unused.is_empty() && plan.rewrite.is_empty() && plan.manifests.is_empty()) {
             let packs = plan.unused.iter().chain(&plan.rewrite).copied().collect();
             let list = self.condemn(packs, plan.manifests)?;
-            self.finish_list(list, &mut outcome)?;
+            *deleted_bytes += self.finish_list(list, &mut outcome)?;
         } else if blobs.index().runs().len() > RUNS_MAX || !blobs.index().speaks_of_present_packs() {
             self.merge_runs(&HashSet::new())?;
         }
-        outcome.deleted_bytes += self.store().sweep_leftovers()?;
+        *deleted_bytes += self.store().sweep_leftovers()?;
+        outcome.deleted_bytes = *deleted_bytes;
         outcome.waits_for.sort_unstable();
         outcome.waits_for.dedup();
         Ok(outcome)
@@ -261,8 +280,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Takes a condemned list as far as it can be taken now.
-    pub(crate) fn finish_list(&self, mut list: FoundList, outcome: &mut CollectOutcome) -> Result<()> {
+    /// Takes a condemned list as far as it can be taken now; returns the bytes deleted.
+    pub(crate) fn finish_list(&self, mut list: FoundList, outcome: &mut CollectOutcome) -> Result<u64> {
         if !list.record.decided {
             let waits_for = match &list.record.waits_for {
                 Some(sessions) => sessions.clone(),
@@ -274,7 +293,7 @@ impl Repository {
                     let sessions: Vec<String> = writers.map(|session| session.record.id).collect();
                     list.record.waits_for = Some(sessions.clone());
                     if !self.replace_list(&mut list)? {
-                        return Ok(());
+                        return Ok(0);
                     }
                     sessions
                 }
@@ -283,15 +302,14 @@ impl Repository {
             if !alive.is_empty() {
                 outcome.pending_packs += list.record.packs.len();
                 outcome.waits_for.extend(alive);
-                return Ok(());
+                return Ok(0);
             }
             self.complete_sessions()?;
             if !self.decide(&mut list)? {
-                return Ok(());
+                return Ok(0);
             }
         }
-        outcome.deleted_bytes += self.delete_listed(&list)?;
-        Ok(())
+        self.delete_listed(&list)
     }
 
     /// The sessions among `ids` that are still open, described.
@@ -401,6 +419,8 @@ impl Repository {
     }
 }
 
+/// How often a collection looks when others move things under it.
+const LOOKS_MAX: usize = 3;
 /// More runs than this are merged even when nothing is deleted.
 const RUNS_MAX: usize = 32;
 

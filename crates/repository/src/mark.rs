@@ -150,6 +150,7 @@ impl Repository {
             index: &index,
             marks: Marks::new(Arc::clone(&index)),
             walked: Places::new(&index),
+            chunks: Vec::new(),
             snapshot: None,
             packs: None,
         };
@@ -157,12 +158,12 @@ impl Repository {
             let snapshot = self.snapshot(entry.id)?;
             marker.snapshot = Some(entry.id);
             if let Some(root) = snapshot.root {
-                marker.node(root, snapshot.root_level)?;
+                marker.tree(root, snapshot.root_level)?;
             }
         }
         for (_, snapshot) in &live.stranded {
             let Some(root) = snapshot.root else { continue };
-            match marker.node(root, snapshot.root_level) {
+            match marker.tree(root, snapshot.root_level) {
                 // It may be of a writer that was declared dead and lost what it had stored. What is there is kept.
                 Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {}
                 other => other?,
@@ -210,12 +211,42 @@ struct Marker<'a> {
     marks: Marks,
     /// Nodes whose subtrees are marked, or could not be read.
     walked: Places,
+    /// Chunks that were met and are not marked yet.
+    chunks: Vec<BlobId>,
     snapshot: Option<SnapshotId>,
     /// Packs of newly marked blobs, where somebody wants to know them.
     packs: Option<HashSet<PackId>>,
 }
 
+/// So many chunks are looked up together, in order of their names: then the index is gone through from one end to the other,
+/// not read all over for each leaf. Bounds what they take in memory: 64 MiB.
+const CHUNKS_TOGETHER: usize = 1 << 21;
+
 impl Marker<'_> {
+    /// Marks all that a tree needs.
+    fn tree(&mut self, root: BlobId, level: u8) -> Result<()> {
+        let walked = self.node(root, level);
+        // Also when it failed: what is there of a tree that is not whole may have to be kept.
+        self.mark_chunks()?;
+        walked
+    }
+
+    fn mark_chunks(&mut self) -> Result<()> {
+        let mut chunks = std::mem::take(&mut self.chunks);
+        chunks.sort_unstable();
+        chunks.dedup();
+        let mut result = Ok(());
+        for id in &chunks {
+            // The others are marked all the same.
+            if let Err(error) = self.blob(BlobKind::Chunk, *id) {
+                result = result.and(Err(error));
+            }
+        }
+        chunks.clear();
+        self.chunks = chunks;
+        result
+    }
+
     fn node(&mut self, id: BlobId, level: u8) -> Result<()> {
         let place = self.blob(BlobKind::Node, id)?;
         // Apart from the marks: a hostile leaf may name a node as if it were a chunk, which must not hide its subtree.
@@ -227,10 +258,10 @@ impl Marker<'_> {
             if level > 0 {
                 self.node(child, level - 1)?;
             } else {
-                self.blob(BlobKind::Chunk, child)?;
+                self.chunks.push(child);
             }
         }
-        Ok(())
+        if self.chunks.len() >= CHUNKS_TOGETHER { self.mark_chunks() } else { Ok(()) }
     }
 
     /// Marks a blob, and returns its place.

@@ -1,4 +1,10 @@
-//! Measuring the index at sizes that no test disk has. Not part of the interface that programs use.
+//! Measuring the index, and whole repositories, at sizes that no test disk has. Not part of the interface that programs use.
+
+mod hollow;
+mod numbers;
+mod synthetic;
+
+pub use synthetic::Synthetic;
 
 use std::collections::HashMap;
 use std::sync::Arc;

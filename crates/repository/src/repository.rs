@@ -646,6 +646,8 @@ impl Repository {
                         let run = match Run::open(id, object, self.location()) {
                             Ok(run) => Arc::new(run),
                             Err(Error::Damaged { .. }) if damage == Damage::LeaveOut => continue,
+                            // Where an open object does not outlive its deletion.
+                            Err(error) if error.is_not_found() => continue 'listing,
                             Err(error) => return Err(error),
                         };
                         known.insert(id, Arc::clone(&run));

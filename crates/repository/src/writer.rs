@@ -24,6 +24,8 @@ use crate::{Error, Result};
 const PENDING_ENTRIES_MAX: usize = 1 << 18;
 /// Parts of the set of claimed names, so that threads seldom wait for each other.
 const SHARDS: usize = 64;
+/// How often the index is loaded anew for one lookup: collections may follow each other.
+const LOOKS_MAX: usize = 3;
 /// Threads that store packs, at most: each holds one in memory.
 const STORING_THREADS_MAX: usize = 8;
 /// Bytes of packs that these threads hold, at most, while there are more than two.
@@ -82,6 +84,22 @@ struct Shared {
 impl Shared {
     fn shard(&self, id: &BlobId) -> MutexGuard<'_, HashSet<BlobId>> {
         lock(&self.claimed[id.0[16] as usize % SHARDS])
+    }
+
+    /// Looks something up in the index; in a newer one when a run of it has been merged away by a collection, and the store
+    /// does not let those read on who have it open. What the newer one says may be relied on as what the first one said: the
+    /// session was there before either of them was looked at.
+    fn look<T>(&self, look: impl Fn(&Index) -> Result<T>) -> Result<T> {
+        for _ in 0..LOOKS_MAX {
+            match look(&self.index.read().unwrap_or_else(PoisonError::into_inner)) {
+                Err(error) if error.is_not_found() => {}
+                other => return other,
+            }
+            // Held while it is loaded: a run that this writer stores meanwhile is either listed, or added after.
+            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            *index = self.repository.load_index()?;
+        }
+        look(&self.index.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -185,12 +203,13 @@ impl Writer {
     /// Whether the caller has to store this blob. When the answer is yes, every later caller is told no: the blob
     /// counts as stored.
     pub(crate) fn claim(&self, id: &BlobId) -> Result<bool> {
-        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner);
-        if index.may_contain(id) && index.can_reuse(id)? {
-            return Ok(false);
-        }
-        // Under the same read lock, so that a run that is being added cannot take the name out in between.
-        Ok(self.shared.shard(id).insert(*id))
+        self.shared.look(|index| {
+            if index.may_contain(id) && index.can_reuse(id)? {
+                return Ok(false);
+            }
+            // Under the same read lock, so that a run that is being added cannot take the name out in between.
+            Ok(self.shared.shard(id).insert(*id))
+        })
     }
 
     /// Takes back a claim: the caller could not get hold of the blob, so nobody may count on it.
@@ -205,8 +224,7 @@ impl Writer {
 
     /// Whether a blob may be referred to: it lies in a pack that nobody means to delete, or this writer stores it.
     pub(crate) fn can_refer(&self, id: &BlobId) -> Result<bool> {
-        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(self.shared.shard(id).contains(id) || index.can_reuse(id)?)
+        self.shared.look(|index| Ok(self.shared.shard(id).contains(id) || index.can_reuse(id)?))
     }
 
     /// Whether [`Writer::may_contain`] is enough to leave a blob of the parent snapshot alone.

@@ -50,6 +50,25 @@ fn a_bucket_that_fails_and_lags_is_a_store() {
 }
 
 #[test]
+fn what_was_put_is_read_by_ranges_though_reads_lag_and_fail() {
+    let habits = Habits { lag: Duration::from_secs(3), refused_percent: 5, ..Habits::default() };
+    let (bucket, store) = versioned(Comparison::None, habits, 5);
+    bucket.set_hook(Some(Arc::new(|_| {})));
+    for number in 0..50 {
+        let key = Key::under("index", &number.to_string()).unwrap();
+        store.put_if_absent(&key, &[b"0123456789"]).unwrap();
+        let object = store.open(&key).unwrap();
+        for _ in 0..10 {
+            let mut buffer = [0; 4];
+            object.read_at(&mut buffer, 3).unwrap();
+            assert_eq!(&buffer, b"3456");
+        }
+    }
+    let key = Key::new("packs/none").unwrap();
+    assert_eq!(store.open(&key).err().unwrap().kind(), ErrorKind::NotFound);
+}
+
+#[test]
 fn each_layout_is_refused_for_the_other_kind_of_service() {
     let bucket = || Arc::new(MemoryBucket::new(Comparison::Native, Habits::default(), 1));
     let error = VersionedStore::new(bucket(), Comparison::Native).err().unwrap();

@@ -10,6 +10,7 @@ use crate::repository::{PACKS, Repository, pack_key};
 use crate::tree::Node;
 use crate::{Error, Result};
 
+use super::runs::Listed;
 use super::{Check, FROM_A_COPY, HARMLESS, PackDamage, Reading};
 
 /// A damaged frame of a pack.
@@ -86,8 +87,8 @@ impl Check<'_> {
                 self.find(entry.key.as_str(), "its name is not a digest", HARMLESS);
             }
         }
-        let frames = self.directories(&listed, index)?;
-        listed.retain(|(pack, _)| frames.contains_key(pack));
+        let mut directories = self.directories(&listed, index)?;
+        listed.retain(|(pack, _)| directories.contains_key(pack));
         for (pack, size) in reading.choose(&listed) {
             self.stop_when_cancelled()?;
             if !reading.goes_on() {
@@ -97,25 +98,19 @@ impl Check<'_> {
                 reading.note(pack, is_sound);
             }
         }
-        self.entries(index, &frames)
+        self.entries(index, &mut directories)
     }
 
-    /// Reads the directories of packs; returns offset and length of the frames of those that are sound.
-    fn directories(
-        &mut self,
-        listed: &[(PackId, u64)],
-        index: &Index,
-    ) -> Result<HashMap<PackId, Vec<(u32, u32)>>> {
-        let mut frames = HashMap::new();
+    /// Reads the directories of packs; returns what those say that are sound.
+    fn directories(&mut self, listed: &[(PackId, u64)], index: &Index) -> Result<HashMap<PackId, Listed>> {
+        let mut directories = HashMap::new();
         let known: HashSet<PackId> = index.runs().iter().flat_map(|run| run.packs.iter().copied()).collect();
         for (pack, _) in listed {
             self.stop_when_cancelled()?;
             match self.repository.pack_directory(*pack) {
                 Ok(directory) => {
                     self.outcome.packs += 1;
-                    self.indexed(*pack, &directory, index, known.contains(pack))?;
-                    let places = directory.frames.iter().map(|frame| (frame.offset, frame.length));
-                    frames.insert(*pack, places.collect());
+                    directories.insert(*pack, Listed::new(&directory, known.contains(pack)));
                 }
                 Err(Error::Damaged { key, what, .. }) => {
                     let number = self.find(key, what, FROM_A_COPY);
@@ -125,7 +120,7 @@ impl Check<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(frames)
+        Ok(directories)
     }
 
     fn unreadable(&mut self, pack: PackId, number: usize, index: &Index) -> Result<()> {

@@ -3,13 +3,42 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::id::{PackId, RunId};
-use crate::index::{Entry, Index, Run};
+use crate::id::{BlobId, PackId, RunId};
+use crate::index::{Entry, Index, Run, visit_sorted};
 use crate::pack::Directory;
 use crate::repository::{INDEX, pack_key, run_key};
 use crate::{Error, Result};
 
 use super::{Check, FROM_A_COPY, HARMLESS, PackDamage, REBUILD};
+
+/// What the directory of a pack says.
+pub(super) struct Listed {
+    /// Offset and length of its frames, in order.
+    frames: Vec<(u32, u32)>,
+    /// The sum of its blobs' names, less those of its entries: zero when the index has each of them. To look up one name after
+    /// the other would read the index all over. That names are made to add up need not be feared: whatever a
+    /// snapshot needs is looked up by itself.
+    blobs: u128,
+    /// Whether the index knows the pack. One that it does not was left by a writer that died, or is being written right now:
+    /// the next backup takes it into the index.
+    is_known: bool,
+}
+
+impl Listed {
+    pub(super) fn new(directory: &Directory, is_known: bool) -> Self {
+        let frames = directory.frames.iter().map(|frame| (frame.offset, frame.length)).collect();
+        let mut names: Vec<&BlobId> = directory.frames.iter().flat_map(|frame| &frame.blobs).collect();
+        names.sort_unstable();
+        names.dedup();
+        let blobs = names.into_iter().fold(0_u128, |sum, id| sum.wrapping_add(part_of(id)));
+        Self { frames, blobs, is_known }
+    }
+}
+
+/// A part of a name as a number.
+fn part_of(id: &BlobId) -> u128 {
+    id.0.last_chunk().map_or(0, |bytes| u128::from_le_bytes(*bytes))
+}
 
 impl Check<'_> {
     /// Opens and checks the index runs; those that are sound are returned.
@@ -44,24 +73,10 @@ impl Check<'_> {
     }
 
     /// Every blob of a pack must be in the index.
-    pub(super) fn indexed(
-        &mut self,
-        pack: PackId,
-        directory: &Directory,
-        index: &Index,
-        known: bool,
-    ) -> Result<()> {
-        if !known {
-            // Left by a writer that died, or being written right now: the next backup takes it into the index.
-            return Ok(());
-        }
+    fn indexed(&mut self, pack: PackId, directory: &Directory, index: &Index) -> Result<()> {
         for frame in &directory.frames {
             for blob in &frame.blobs {
-                let mut found = false;
-                for run in index.runs() {
-                    run.find(blob, |_, location| found |= location.pack == pack)?;
-                }
-                if !found {
+                if !index.speaks_of_in(blob, &pack)? {
                     self.find(
                         format!("packs/{pack}"),
                         format!("the index lacks its {} {blob}", directory.kind.name()),
@@ -75,26 +90,33 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Every entry of the index must point to a frame.
-    pub(super) fn entries(&mut self, index: &Index, frames: &HashMap<PackId, Vec<(u32, u32)>>) -> Result<()> {
+    /// Every entry of the index must point to a frame, and every blob of a pack that the index knows must have an entry.
+    pub(super) fn entries(&mut self, index: &Index, packs: &mut HashMap<PackId, Listed>) -> Result<()> {
         let mut missing: BTreeMap<PackId, usize> = BTreeMap::new();
         let unreadable: HashSet<PackId> = self.damage.packs.keys().copied().collect();
-        for run in index.runs() {
-            let mut wrong: Option<Entry> = None;
-            run.scan::<Error>(|_, entry| {
-                let pack = entry.location.pack;
-                match frames.get(&pack) {
-                    None if unreadable.contains(&pack) => {}
-                    None => *missing.entry(pack).or_default() += 1,
-                    Some(frames) => {
-                        if frames.binary_search(&(entry.location.offset, entry.location.length)).is_err() {
-                            wrong = Some(entry);
-                        }
+        let mut wrong: BTreeMap<usize, Entry> = BTreeMap::new();
+        let mut last = None;
+        visit_sorted(index.runs(), |entry, (run, _)| {
+            let pack = entry.location.pack;
+            match packs.get_mut(&pack) {
+                None if unreadable.contains(&pack) => {}
+                None => *missing.entry(pack).or_default() += 1,
+                Some(listed) => {
+                    if listed.frames.binary_search(&(entry.location.offset, entry.location.length)).is_err() {
+                        wrong.insert(run, entry);
+                    }
+                    // What several runs have counts once.
+                    if last != Some(entry) {
+                        listed.blobs = listed.blobs.wrapping_sub(part_of(&entry.id));
                     }
                 }
-                Ok(())
-            })?;
-            if let Some(entry) = wrong {
+            }
+            last = Some(entry);
+            Ok(())
+        })?;
+        self.uncounted(index, packs)?;
+        for (number, run) in index.runs().iter().enumerate() {
+            if let Some(entry) = wrong.get(&number) {
                 let what =
                     format!("its entry for {} points to no frame of pack {}", entry.id, entry.location.pack);
                 self.find(format!("index/{}", run.id), what, REBUILD);
@@ -114,6 +136,26 @@ impl Check<'_> {
             self.missing.push(number);
             self.damage.packs.insert(pack, PackDamage::Missing);
             self.blame_pack(pack, number, index)?;
+        }
+        Ok(())
+    }
+
+    /// Looks into packs whose blobs and entries do not add up.
+    fn uncounted(&mut self, index: &Index, packs: &HashMap<PackId, Listed>) -> Result<()> {
+        let mut uncounted: Vec<PackId> = packs
+            .iter()
+            .filter(|(_, listed)| listed.is_known && listed.blobs != 0)
+            .map(|(pack, _)| *pack)
+            .collect();
+        uncounted.sort_unstable();
+        for pack in uncounted {
+            match self.repository.pack_directory(pack) {
+                Ok(directory) => self.indexed(pack, &directory, index)?,
+                // Told when it was read first, or gone since.
+                Err(Error::Damaged { .. }) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

@@ -62,7 +62,40 @@ impl PackStates {
 /// The index as of one look at the store.
 pub(crate) struct Index {
     runs: Vec<Arc<Run>>,
+    ranges: Ranges,
     states: PackStates,
+}
+
+/// Which runs may hold a name: many runs of a large index have ranges that do not overlap.
+struct Ranges {
+    /// The runs by the first of their names: first name, greatest last name so far, number of the run.
+    runs: Vec<(BlobId, BlobId, usize)>,
+}
+
+impl Ranges {
+    fn new(runs: &[Arc<Run>]) -> Self {
+        let mut ranges: Vec<(BlobId, BlobId, usize)> =
+            runs.iter().enumerate().map(|(number, run)| (run.first(), run.last(), number)).collect();
+        Self::order(&mut ranges);
+        Self { runs: ranges }
+    }
+
+    /// Puts ranges in order, and the greatest last name so far in place of each one's own.
+    fn order(ranges: &mut [(BlobId, BlobId, usize)]) {
+        ranges.sort_unstable();
+        let mut greatest = BlobId([0; 32]);
+        for (_, last, _) in ranges {
+            greatest = greatest.max(*last);
+            *last = greatest;
+        }
+    }
+
+    /// The runs that begin at or before the name, and so many others as it takes to be sure.
+    fn around(&self, id: &BlobId) -> impl Iterator<Item = usize> {
+        let end = self.runs.partition_point(|(first, ..)| first <= id);
+        let may_reach = |(_, greatest, _): &&(BlobId, BlobId, usize)| greatest >= id;
+        self.runs[..end].iter().rev().take_while(may_reach).map(|(.., number)| *number)
+    }
 }
 
 /// A place in an index: the run and the rank in it.
@@ -70,7 +103,7 @@ pub(crate) type Place = (usize, usize);
 
 impl Index {
     pub(crate) fn new(runs: Vec<Arc<Run>>, states: PackStates) -> Self {
-        Self { runs, states }
+        Self { ranges: Ranges::new(&runs), runs, states }
     }
 
     pub(crate) fn runs(&self) -> &[Arc<Run>] {
@@ -95,20 +128,21 @@ impl Index {
     /// Adds a run that this process has written.
     pub(crate) fn add(&mut self, run: Arc<Run>, sizes: impl IntoIterator<Item = (PackId, u64)>) {
         self.runs.push(run);
+        self.ranges = Ranges::new(&self.runs);
         self.states.present.extend(sizes);
     }
 
     /// Whether the blob may be there, judged by memory alone; wrong once in thousands when it says yes.
     pub(crate) fn may_contain(&self, id: &BlobId) -> bool {
-        self.runs.iter().any(|run| run.may_contain(id))
+        self.ranges.around(id).any(|number| self.runs[number].may_contain(id))
     }
 
     /// The best place of a blob: in a pack that nobody means to delete where there is one; always the same for the
     /// same index.
     pub(crate) fn place(&self, id: &BlobId) -> Result<Option<(Place, Location, PackState)>> {
         let mut best: Option<(Place, Location, PackState)> = None;
-        for (number, run) in self.runs.iter().enumerate() {
-            run.find(id, |rank, location| {
+        for number in self.ranges.around(id) {
+            self.runs[number].find(id, |rank, location| {
                 let state = self.states.of(&location.pack);
                 let better = match (state, &best) {
                     (PackState::Absent, _) => false,
@@ -129,8 +163,8 @@ impl Index {
     /// All places of a blob, the best first; those in packs that are gone are left out.
     pub(crate) fn places(&self, id: &BlobId) -> Result<Vec<(Location, PackState)>> {
         let mut places = Vec::new();
-        for run in &self.runs {
-            run.find(id, |_, location| match self.states.of(&location.pack) {
+        for number in self.ranges.around(id) {
+            self.runs[number].find(id, |_, location| match self.states.of(&location.pack) {
                 PackState::Absent => {}
                 state => places.push((location, state)),
             })?;
@@ -140,11 +174,20 @@ impl Index {
         Ok(places)
     }
 
+    /// Whether any run speaks of the blob as lying in this pack.
+    pub(crate) fn speaks_of_in(&self, id: &BlobId, pack: &PackId) -> Result<bool> {
+        let mut found = false;
+        for number in self.ranges.around(id) {
+            self.runs[number].find(id, |_, location| found |= location.pack == *pack)?;
+        }
+        Ok(found)
+    }
+
     /// Whether any run speaks of the blob, be its pack there or not.
     pub(crate) fn speaks_of(&self, id: &BlobId) -> Result<bool> {
         let mut found = false;
-        for run in &self.runs {
-            run.find(id, |_, _| found = true)?;
+        for number in self.ranges.around(id) {
+            self.runs[number].find(id, |_, _| found = true)?;
         }
         Ok(found)
     }
@@ -167,5 +210,42 @@ impl Index {
     /// Bytes of memory that the tables take.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.runs.iter().map(|run| run.memory_bytes() as u64).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_run_that_may_hold_a_name_is_asked_and_few_others_are() {
+        let name = |number: u8| BlobId([number; 32]);
+        let of = |ranges: &[(u8, u8)]| {
+            let mut runs: Vec<(BlobId, BlobId, usize)> = ranges
+                .iter()
+                .enumerate()
+                .map(|(number, (first, last))| (name(*first), name(*last), number))
+                .collect();
+            Ranges::order(&mut runs);
+            Ranges { runs }
+        };
+        let mut state = 7_u64;
+        let mut random = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((state >> 33) % bound) as u8
+        };
+        for _ in 0..500 {
+            let count = random(8);
+            let pairs: Vec<(u8, u8)> = (0..count).map(|_| (random(50), random(50))).collect();
+            let pairs: Vec<(u8, u8)> = pairs.iter().map(|(a, b)| (*a.min(b), *a.max(b))).collect();
+            let ranges = of(&pairs);
+            for number in 0..50 {
+                let asked: HashSet<usize> = ranges.around(&name(number)).collect();
+                let holding = |(_, (first, last)): &(usize, &(u8, u8))| (*first..=*last).contains(&number);
+                assert!(pairs.iter().enumerate().filter(holding).all(|(run, _)| asked.contains(&run)));
+            }
+        }
+        let apart = of(&[(10, 19), (0, 9), (20, 29)]);
+        assert_eq!(apart.around(&name(15)).collect::<Vec<_>>(), [0], "one of many that do not overlap");
     }
 }

@@ -182,6 +182,16 @@ impl Run {
         Ok(run)
     }
 
+    /// The first of its names.
+    pub(crate) fn first(&self) -> BlobId {
+        self.first
+    }
+
+    /// The last of its names.
+    pub(crate) fn last(&self) -> BlobId {
+        self.last
+    }
+
     /// Number of entries.
     pub(crate) fn len(&self) -> usize {
         self.tags.len()

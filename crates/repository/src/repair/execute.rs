@@ -341,8 +341,7 @@ impl<'a> Mender<'a> {
         session.end()?;
         self.repository.end_dead_sessions(&[])?;
         let mut collected = CollectOutcome::default();
-        self.repository.finish_list(list, &mut collected)?;
-        outcome.deleted_bytes = collected.deleted_bytes;
+        outcome.deleted_bytes = self.repository.finish_list(list, &mut collected)?;
         outcome.pending_packs = collected.pending_packs;
         outcome.waits_for = collected.waits_for;
         Ok(())

@@ -16,7 +16,7 @@ pub struct Book {
     /// Acknowledged, and not forgotten.
     pub kept: Vec<Kept>,
     /// Forgotten, and not brought back: must be out of sight. One that was being forgotten or brought back when a process
-    /// died is in neither list: it may be there or not.
+    /// died, or was told that nobody knows, is in neither list: it may be there or not.
     pub forgotten: Vec<Kept>,
 }
 
@@ -35,13 +35,43 @@ pub enum Role {
     Undelete(Kept),
 }
 
+/// What went wrong.
+pub struct Failure {
+    what: String,
+    /// It may pass by itself, and may have been done all the same: nobody knows.
+    pub is_passing: bool,
+}
+
+impl Failure {
+    fn of(role: &str, error: &Error) -> Self {
+        let is_passing = match error {
+            Error::Store(error) => {
+                error.is_transient() || error.kind() == leeward_store::ErrorKind::Uncertain
+            }
+            Error::Contended { .. } => true,
+            _ => false,
+        };
+        Self { what: format!("{role}: {error}"), is_passing }
+    }
+
+    fn wrong(what: String) -> Self {
+        Self { what, is_passing: false }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
 /// Plays a role; tells what went wrong that may not, if its process was not killed.
 pub fn play(
     role: &Role,
     repository: &Repository,
     book: &Mutex<Book>,
     is_dead: &dyn Fn() -> bool,
-) -> Option<String> {
+) -> Option<Failure> {
     let result = match role {
         Role::BackUp { name, content, base } => back_up(repository, book, name, content, base.as_ref()),
         Role::Collect { revokes, window } => collect(repository, *revokes, *window),
@@ -58,7 +88,7 @@ fn back_up(
     name: &str,
     content: &Arc<Vec<u8>>,
     base: Option<&(SnapshotId, Arc<Vec<u8>>)>,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let made = match base {
         None => backup(repository, name, content),
         Some((id, old)) => {
@@ -73,11 +103,11 @@ fn back_up(
         }
         // One that was declared dead while it lived may miss what it counted on before it learns of it.
         Err(error) if matches!(error, Error::Revoked { .. }) || error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(format!("backup: {error}")),
+        Err(error) => Err(Failure::of("backup", &error)),
     }
 }
 
-fn collect(repository: &Repository, revokes: bool, window: SignedDuration) -> Result<(), String> {
+fn collect(repository: &Repository, revokes: bool, window: SignedDuration) -> Result<(), Failure> {
     let mut options = CollectOptions { unused_max: 0.2, window, ..CollectOptions::default() };
     for _ in 0..=u8::from(revokes) {
         match repository.collect(&options, &Unattended) {
@@ -92,32 +122,32 @@ fn collect(repository: &Repository, revokes: bool, window: SignedDuration) -> Re
             {
                 return Ok(());
             }
-            Err(error) => return Err(format!("collect: {error}")),
+            Err(error) => return Err(Failure::of("collect", &error)),
         }
     }
     Ok(())
 }
 
-fn check(repository: &Repository, is_alone_with_writers: bool) -> Result<(), String> {
+fn check(repository: &Repository, is_alone_with_writers: bool) -> Result<(), Failure> {
     match repository.check(ReadData::All, &Unattended) {
         Ok(outcome) if is_alone_with_writers && !outcome.findings.is_empty() => {
-            Err(format!("check finds {:?}", outcome.findings))
+            Err(Failure::wrong(format!("check finds {:?}", outcome.findings)))
         }
         Ok(_) => Ok(()),
         Err(error) if !is_alone_with_writers && error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(format!("check: {error}")),
+        Err(error) => Err(Failure::of("check", &error)),
     }
 }
 
-fn forget(repository: &Repository, book: &Mutex<Book>, kept: &Kept) -> Result<(), String> {
+fn forget(repository: &Repository, book: &Mutex<Book>, kept: &Kept) -> Result<(), Failure> {
     let (name, id, _) = kept;
     book.lock().unwrap().kept.retain(|(_, other, _)| other != id);
-    repository.forget(&image(name), &[*id]).map_err(|error| format!("forget: {error}"))?;
+    repository.forget(&image(name), &[*id]).map_err(|error| Failure::of("forget", &error))?;
     book.lock().unwrap().forgotten.push(kept.clone());
     Ok(())
 }
 
-fn undelete(repository: &Repository, book: &Mutex<Book>, kept: &Kept) -> Result<(), String> {
+fn undelete(repository: &Repository, book: &Mutex<Book>, kept: &Kept) -> Result<(), Failure> {
     let (name, id, _) = kept;
     book.lock().unwrap().forgotten.retain(|(_, other, _)| other != id);
     let undeleted = repository.undelete(&image(name), *id);
@@ -126,7 +156,7 @@ fn undelete(repository: &Repository, book: &Mutex<Book>, kept: &Kept) -> Result<
         Ok(_) => book.kept.push(kept.clone()),
         // A collection has let it go.
         Err(Error::NoSnapshot { .. }) => book.forgotten.push(kept.clone()),
-        Err(error) => return Err(format!("undelete: {error}")),
+        Err(error) => return Err(Failure::of("undelete", &error)),
     }
     Ok(())
 }

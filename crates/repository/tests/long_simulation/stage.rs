@@ -1,9 +1,11 @@
-//! A stage on which processes take turns, one operation of the store each, as a seed decides, and on which some of them
-//! are killed.
+//! A stage on which processes take turns, one operation of the store or one request to a bucket each, as a seed decides, and
+//! on which some of them are killed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
+use leeward_store::bucket::{Bucket, Condition, Head, Read, SharedBucket};
 use leeward_store::simulation::Random;
 use leeward_store::{Entry, Error, Key, Object, Result, SharedStore, Store, Version};
 
@@ -24,6 +26,8 @@ struct State {
     waiting: BTreeMap<u64, usize>,
     /// Whose turn it is.
     next: Option<u64>,
+    /// Whether somebody is taking a turn.
+    is_busy: bool,
     /// Who goes on for so many turns, so that others stand still meanwhile.
     burst: (u64, u64),
     /// Operations done, by process.
@@ -40,6 +44,8 @@ pub struct Stage {
 
 /// What a process may do when its turn has come.
 enum Fate {
+    /// The turns are over for it.
+    IsAlone,
     Lives,
     DiesBefore,
     DiesAfter,
@@ -52,6 +58,7 @@ impl Stage {
             running: processes.iter().copied().collect(),
             waiting: BTreeMap::new(),
             next: None,
+            is_busy: false,
             burst: (0, 0),
             done: BTreeMap::new(),
             deaths,
@@ -76,7 +83,7 @@ impl Stage {
     fn wait(&self, process: u64) -> Fate {
         let mut state = self.state.lock().unwrap();
         if !state.running.contains(&process) {
-            return Fate::Lives;
+            return Fate::IsAlone;
         }
         *state.waiting.entry(process).or_default() += 1;
         state.choose();
@@ -84,7 +91,7 @@ impl Stage {
         while state.next != Some(process) {
             state = self.changed.wait(state).unwrap();
         }
-        state.next = None;
+        (state.next, state.is_busy) = (None, true);
         *state.waiting.entry(process).or_default() -= 1;
         state.fate(process)
     }
@@ -95,7 +102,7 @@ impl State {
     fn choose(&mut self) {
         let all_wait =
             self.running.iter().all(|process| self.waiting.get(process).is_some_and(|count| *count > 0));
-        if self.next.is_some() || self.running.is_empty() || !all_wait {
+        if self.next.is_some() || self.is_busy || self.running.is_empty() || !all_wait {
             return;
         }
         let (process, left) = self.burst;
@@ -126,6 +133,82 @@ impl State {
     }
 }
 
+impl Stage {
+    /// Does what a process means to do, when its turn has come and as far as it lives.
+    fn act<T>(&self, process: u64, place: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        let result = match self.wait(process) {
+            Fate::IsAlone => return action(),
+            Fate::Lives => action(),
+            Fate::DiesBefore => Err(death(place)),
+            Fate::DiesAfter => {
+                // What comes of it nobody learns.
+                let _ = action();
+                Err(death(place))
+            }
+        };
+        self.finish();
+        result
+    }
+
+    /// A turn is over. The thread that took it may never ask for another one: then it waits for a thread of its process that
+    /// has asked already.
+    fn finish(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.is_busy = false;
+        state.choose();
+        self.changed.notify_all();
+    }
+}
+
+/// What a process is told that is dead. Nothing tries again after that.
+fn death(place: &str) -> Error {
+    Error::Io {
+        store: place.to_owned(),
+        action: "reach",
+        key: "anything".to_owned(),
+        source: std::io::Error::other("the process was killed"),
+    }
+}
+
+/// A bucket as a process on a stage sees it.
+pub struct StagedBucket {
+    pub bucket: SharedBucket,
+    pub stage: Arc<Stage>,
+    pub process: u64,
+}
+
+impl StagedBucket {
+    fn act<T>(&self, action: impl FnOnce(&dyn Bucket) -> Result<T>) -> Result<T> {
+        self.stage.act(self.process, self.bucket.name(), || action(self.bucket.as_ref()))
+    }
+}
+
+impl Bucket for StagedBucket {
+    fn name(&self) -> &str {
+        self.bucket.name()
+    }
+
+    fn read(&self, key: &Key, range: Option<Range<u64>>, size_max: u64) -> Result<Read> {
+        self.act(|bucket| bucket.read(key, range, size_max))
+    }
+
+    fn head(&self, key: &Key) -> Result<Head> {
+        self.act(|bucket| bucket.head(key))
+    }
+
+    fn write(&self, key: &Key, parts: &[&[u8]], condition: Condition<'_>) -> Result<()> {
+        self.act(|bucket| bucket.write(key, parts, condition))
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.act(|bucket| bucket.delete(key))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        self.act(|bucket| bucket.list(prefix))
+    }
+}
+
 /// A store as a process on a stage sees it.
 pub struct Staged {
     pub store: SharedStore,
@@ -135,24 +218,7 @@ pub struct Staged {
 
 impl Staged {
     fn act<T>(&self, action: impl FnOnce(&dyn Store) -> Result<T>) -> Result<T> {
-        match self.stage.wait(self.process) {
-            Fate::Lives => action(self.store.as_ref()),
-            Fate::DiesBefore => Err(self.death()),
-            Fate::DiesAfter => {
-                // What comes of it nobody learns.
-                let _ = action(self.store.as_ref());
-                Err(self.death())
-            }
-        }
-    }
-
-    fn death(&self) -> Error {
-        Error::Io {
-            store: self.store.name().to_owned(),
-            action: "reach",
-            key: "anything".to_owned(),
-            source: std::io::Error::other("the process was killed"),
-        }
+        self.stage.act(self.process, self.store.name(), || action(self.store.as_ref()))
     }
 }
 

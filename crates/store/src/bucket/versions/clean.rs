@@ -6,9 +6,10 @@
 //!
 //! Every removal rests on a listing that began when the mark of the version that stays could be seen by all.
 
+use super::VersionedStore;
 use super::chain::{Chain, Decided, Parts};
 use super::name::{Ballot, Part, folder, key_of};
-use super::{TRIES_MAX, VersionedStore};
+use super::patience::TRIES_MAX;
 use crate::bucket::Condition;
 use crate::{Key, Result};
 

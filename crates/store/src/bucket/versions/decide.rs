@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::chain::{Chain, Decided, Parts};
 use super::name::{Ballot, Kind, Part, folder, key_of};
+use super::patience::PAUSE;
 use super::{COMPARED_BYTES_MAX, RESTARTS_MAX, VersionedStore};
 use crate::bucket::Condition;
 use crate::{Error, Key, Result};
@@ -203,7 +204,7 @@ impl<'a> Proposer<'a> {
                 Ok(true)
             }
             Err(error) if error.is_transient() => {
-                self.store.surroundings.pause(super::PAUSE);
+                self.store.surroundings.pause(PAUSE);
                 Ok(false)
             }
             Err(error) => Err(error),

@@ -20,6 +20,7 @@ mod clean;
 mod decide;
 mod look;
 mod name;
+mod patience;
 mod surroundings;
 mod value;
 
@@ -31,6 +32,7 @@ use super::{Comparison, Condition, RequestCounts, SharedBucket};
 use crate::{Entry, Error, ErrorKind, Key, Object, Result, Store, Version};
 use chain::Chain;
 use look::Found;
+use patience::PatientObject;
 pub use surroundings::Surroundings;
 use value::HEADER_BYTES;
 
@@ -42,10 +44,6 @@ const CHANGING: [&str; 3] = ["refs", "sessions", "condemned"];
 const COMPARED_BYTES_MAX: u64 = 80 << 20;
 /// How often an operation begins anew because others changed the object meanwhile.
 const RESTARTS_MAX: u32 = 100;
-/// How often a request that failed in a passing way is sent, where repeating does no harm.
-const TRIES_MAX: u32 = 5;
-/// The first pause before a request is repeated; each further one is twice as long.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// A store in a bucket whose service does not compare.
 pub struct VersionedStore {
@@ -110,29 +108,12 @@ impl VersionedStore {
 
     /// Repeats a request while it fails in a passing way.
     fn again<T>(&self, request: impl Fn() -> Result<T>) -> Result<T> {
-        let mut pause = PAUSE;
-        for _ in 1..TRIES_MAX {
-            match request() {
-                Err(error) if error.is_transient() => self.surroundings.pause(pause),
-                other => return other,
-            }
-            pause *= 2;
-        }
-        request()
+        patience::again(self.surroundings.as_ref(), request)
     }
 
     /// Repeats a read of a plain object that finds nothing, for as long as reads may lag.
     fn until_shown<T>(&self, read: impl Fn() -> Result<T>) -> Result<T> {
-        const STEPS: u32 = 4;
-        for _ in 0..STEPS {
-            match self.again(&read) {
-                Err(error) if error.kind() == ErrorKind::NotFound && !self.lag.is_zero() => {
-                    self.surroundings.pause(self.lag / STEPS + Duration::from_nanos(1));
-                }
-                other => return other,
-            }
-        }
-        self.again(&read)
+        patience::until_shown(self.surroundings.as_ref(), self.lag, read)
     }
 
     fn not_found(&self, key: &Key) -> Error {
@@ -209,7 +190,8 @@ impl Store for VersionedStore {
             return Ok(Arc::new(Whole(self.name().to_owned(), key.clone(), content)));
         }
         let size = self.until_shown(|| self.plain.head(key))?.size;
-        Ok(Arc::new(BucketObject::new(&self.plain, key, size)))
+        let object = BucketObject::new(&self.plain, key, size);
+        Ok(Arc::new(PatientObject::new(object, self.lag, &self.surroundings)))
     }
 
     fn get(&self, key: &Key, size_max: u64) -> Result<(Vec<u8>, Version)> {
