@@ -16,7 +16,7 @@ const CONFIG: &str = "config";
 /// # Errors
 /// The bucket cannot hold one.
 pub fn store(connection: &Connection, comparison: Comparison) -> Result<SharedStore> {
-    let service = connection.bare.service();
+    let service = &connection.bare;
     let comparison = match (service.promises(), comparison) {
         (Comparison::Native, found) => found,
         (promised, _) => promised,
@@ -41,7 +41,7 @@ pub fn attach(connection: &Connection) -> Result<Option<SharedStore>> {
         return Ok(None);
     };
     // The first request is made once only: whoever mistypes a location wants to know at once.
-    let recorded = probe::recorded(connection.bare.as_ref())?;
+    let recorded = probe::recorded(connection.bare.as_ref() as &dyn Bucket)?;
     let is_native = match connection.bucket.head(&config) {
         Ok(_) => true,
         Err(error) if error.kind() == ErrorKind::NotFound => false,

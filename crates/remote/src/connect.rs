@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use leeward_store::bucket::{PacePolicy, PacedBucket, Requests, RetryBucket, RetryPolicy, SharedBucket};
 
+use crate::adapter::Adapter;
+use crate::azure::Azure;
 use crate::bucket::RemoteBucket;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
@@ -18,7 +20,7 @@ use crate::swift::Swift;
 #[derive(Clone)]
 pub struct Connection {
     /// The bucket itself: one request for each call.
-    pub bare: Arc<RemoteBucket>,
+    pub bare: Arc<dyn Adapter>,
     /// The bucket at a pace that the service bears; each call is sent once.
     pub paced: SharedBucket,
     /// The same, which tries again what fails in passing.
@@ -39,13 +41,19 @@ pub fn connect(location: &Location, environment: &Environment) -> Result<Connect
         Scheme::Oci => Box::new(Oci::at(location, environment)?),
         Scheme::Swift => Box::new(Swift::connect(location, environment, &client)?),
         Scheme::S3 => Box::new(S3::new(location, environment)?),
-        Scheme::AzureBlob | Scheme::Gcs | Scheme::Oss => {
+        Scheme::AzureBlob => Box::new(Azure::new(location, environment)?),
+        Scheme::Gcs | Scheme::Oss => {
             return Err(location.wrong("this service is not known yet"));
         }
     };
-    let bare = Arc::new(RemoteBucket::new(service, client, location.to_string(), &location.prefix));
+    let bare = RemoteBucket::new(service, client, location.to_string(), &location.prefix);
+    Ok(layered(Arc::new(bare), requests))
+}
+
+/// Puts the layers above a bucket.
+fn layered(bare: Arc<dyn Adapter>, requests: Arc<Requests>) -> Connection {
     let paced: SharedBucket =
         Arc::new(PacedBucket::new(Arc::clone(&bare) as SharedBucket, PacePolicy::default()));
     let bucket = Arc::new(RetryBucket::new(Arc::clone(&paced), RetryPolicy::default()));
-    Ok(Connection { bare, paced, bucket, requests })
+    Connection { bare, paced, bucket, requests }
 }

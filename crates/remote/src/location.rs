@@ -19,7 +19,7 @@ const LENGTH_MAX: usize = 2048;
 pub enum Scheme {
     /// `s3`: Amazon S3 and what speaks like it.
     S3,
-    /// `azblob`: Azure Blob Storage.
+    /// `azure`: Azure Blob Storage.
     AzureBlob,
     /// `gs`: Google Cloud Storage.
     Gcs,
@@ -40,7 +40,7 @@ impl Scheme {
     pub fn name(self) -> &'static str {
         match self {
             Self::S3 => "s3",
-            Self::AzureBlob => "azblob",
+            Self::AzureBlob => "azure",
             Self::Gcs => "gs",
             Self::Oss => "oss",
             Self::Oci => "oci",

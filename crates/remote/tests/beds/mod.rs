@@ -1,6 +1,8 @@
 //! Servers to test against: those of the test beds that are up. A test that finds none says so and returns.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+pub mod azurite;
+
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::path::PathBuf;
