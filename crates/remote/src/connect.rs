@@ -14,6 +14,7 @@ use crate::location::{Location, Scheme};
 use crate::oci::Oci;
 use crate::s3::S3;
 use crate::service::Service;
+use crate::sftp::Sftp;
 use crate::swift::Swift;
 
 /// A bucket, and what its layers share.
@@ -35,6 +36,10 @@ pub struct Connection {
 /// An option makes no sense, there are no credentials, or TLS cannot be set up.
 pub fn connect(location: &Location, environment: &Environment) -> Result<Connection> {
     let requests = Arc::new(Requests::default());
+    if location.scheme == Scheme::Sftp {
+        let bare = Sftp::new(location, environment, Arc::clone(&requests))?;
+        return Ok(layered(Arc::new(bare), requests));
+    }
     let client = Client::new(Arc::clone(&requests))
         .map_err(|source| Error::Client { store: location.to_string(), source })?;
     let service: Box<dyn Service> = match location.scheme {
@@ -42,7 +47,7 @@ pub fn connect(location: &Location, environment: &Environment) -> Result<Connect
         Scheme::Swift => Box::new(Swift::connect(location, environment, &client)?),
         Scheme::S3 => Box::new(S3::new(location, environment)?),
         Scheme::AzureBlob => Box::new(Azure::new(location, environment)?),
-        Scheme::Gcs | Scheme::Oss => {
+        Scheme::Gcs | Scheme::Oss | Scheme::Sftp => {
             return Err(location.wrong("this service is not known yet"));
         }
     };

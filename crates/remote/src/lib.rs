@@ -30,6 +30,7 @@ mod s3;
 mod secret;
 pub mod service;
 mod settings;
+mod sftp;
 mod swift;
 mod time;
 mod xml;

@@ -71,6 +71,10 @@ fn a_probe_finds_that_it_compares() {
 
 #[test]
 fn a_listing_has_all_its_pages() {
+    if std::env::var_os("LEEWARD_LONG_LISTINGS").is_none() {
+        println!("SKIPPED: a listing of more than 5,000 blobs; set LEEWARD_LONG_LISTINGS=1");
+        return;
+    }
     let Some(azurite) = Azurite::start() else { return };
     let bucket = azurite.connect().bucket;
     // A page has 5,000 blobs at most.

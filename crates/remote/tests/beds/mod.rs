@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 pub mod azurite;
+pub mod sshd;
 
 use std::collections::HashMap;
 use std::net::TcpStream;
