@@ -9,9 +9,11 @@ use crate::azure::Azure;
 use crate::bucket::RemoteBucket;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
+use crate::gcs::Gcs;
 use crate::http::Client;
 use crate::location::{Location, Scheme};
 use crate::oci::Oci;
+use crate::oss::Oss;
 use crate::s3::S3;
 use crate::service::Service;
 use crate::sftp::Sftp;
@@ -36,10 +38,6 @@ pub struct Connection {
 /// An option makes no sense, there are no credentials, or TLS cannot be set up.
 pub fn connect(location: &Location, environment: &Environment) -> Result<Connection> {
     let requests = Arc::new(Requests::default());
-    if location.scheme == Scheme::Sftp {
-        let bare = Sftp::new(location, environment, Arc::clone(&requests))?;
-        return Ok(layered(Arc::new(bare), requests));
-    }
     let client = Client::new(Arc::clone(&requests))
         .map_err(|source| Error::Client { store: location.to_string(), source })?;
     let service: Box<dyn Service> = match location.scheme {
@@ -47,8 +45,11 @@ pub fn connect(location: &Location, environment: &Environment) -> Result<Connect
         Scheme::Swift => Box::new(Swift::connect(location, environment, &client)?),
         Scheme::S3 => Box::new(S3::new(location, environment)?),
         Scheme::AzureBlob => Box::new(Azure::new(location, environment)?),
-        Scheme::Gcs | Scheme::Oss | Scheme::Sftp => {
-            return Err(location.wrong("this service is not known yet"));
+        Scheme::Gcs => Box::new(Gcs::new(location, environment)?),
+        Scheme::Oss => Box::new(Oss::new(location, environment)?),
+        Scheme::Sftp => {
+            let bare = Sftp::new(location, environment, Arc::clone(&requests))?;
+            return Ok(layered(Arc::new(bare), requests));
         }
     };
     let bare = RemoteBucket::new(service, client, location.to_string(), &location.prefix);

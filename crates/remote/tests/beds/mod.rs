@@ -3,6 +3,7 @@
 
 pub mod azurite;
 pub mod sshd;
+pub mod stand_in;
 
 use std::collections::HashMap;
 use std::net::TcpStream;
