@@ -214,3 +214,15 @@ fn what_is_not_there_is_named() {
     let error = refused(&server.location("x"), &server.environment());
     assert!(error.is_transient() && error.to_string().contains("refused"), "{error}");
 }
+
+#[test]
+fn a_server_without_sftp_or_with_a_shell_that_talks_is_named() {
+    for (subsystem, told) in
+        [("", "switch the subsystem sftp on"), ("Subsystem sftp /bin/echo Welcome", "start-up file")]
+    {
+        let Some(server) = Sshd::start_with(subsystem) else { return };
+        let error = refused(&server.location("x"), &server.environment());
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+}

@@ -106,12 +106,13 @@ impl Session {
             locked(&shared).lose(&format!("{why}; ssh said: {last}"));
         });
         let names = match greeted.recv_timeout(GREETING_TIMEOUT) {
-            Ok(Some(names)) => names,
+            Ok(Greeting::Abilities(names)) => names,
             outcome => {
                 let _ = child.kill();
                 let _ = ended.recv_timeout(LAST_WORDS);
                 let _ = child.wait();
                 return Err(match outcome {
+                    Ok(Greeting::Babble) => ssh.babble(),
                     Ok(_) => ssh.diagnose(&listener.said()),
                     Err(_) => Refused::InPassing("the server has not spoken for a minute".to_owned()),
                 });
@@ -208,32 +209,61 @@ impl Session {
     }
 }
 
-/// What the server greets with: the names of its extensions.
-fn greeting_of(output: &mut ChildStdout) -> Option<Vec<String>> {
-    let message = message_of(output).ok()?;
-    let (kind, rest) = message.split_first()?;
-    let mut fields = Fields(rest);
-    if *kind != kind::VERSION || fields.number()? < 3 {
-        return None;
+/// What a server begins with.
+enum Greeting {
+    /// The names of its extensions.
+    Abilities(Vec<String>),
+    /// What is no SFTP.
+    Babble,
+    /// Nothing.
+    Nothing,
+}
+
+fn greeting_of(output: &mut ChildStdout) -> Greeting {
+    let message = match message_of(output) {
+        Ok(message) => message,
+        Err(Unread::Broken(_)) => return Greeting::Nothing,
+        Err(Unread::Length(_)) => return Greeting::Babble,
+    };
+    let mut fields = Fields(&message[1..]);
+    if message[0] != kind::VERSION || fields.number().is_none_or(|version| version < 3) {
+        return Greeting::Babble;
     }
     let mut names = Vec::new();
     while let (Some(name), Some(_)) = (fields.bytes(), fields.bytes()) {
         names.push(String::from_utf8_lossy(name).into_owned());
     }
-    Some(names)
+    Greeting::Abilities(names)
 }
 
-/// One message; or why there is none.
-fn message_of(output: &mut ChildStdout) -> Result<Vec<u8>, String> {
+/// Why there is no message.
+enum Unread {
+    Broken(std::io::Error),
+    /// It would have so many bytes.
+    Length(usize),
+}
+
+impl std::fmt::Display for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Broken(error) => write!(f, "the connection broke ({error})"),
+            Self::Length(length) => {
+                write!(f, "the server sent a message of {length} bytes, which is no SFTP")
+            }
+        }
+    }
+}
+
+/// One message, of a byte at least.
+fn message_of(output: &mut ChildStdout) -> Result<Vec<u8>, Unread> {
     let mut length = [0; 4];
-    let broke = |error: std::io::Error| format!("the connection broke ({error})");
-    output.read_exact(&mut length).map_err(broke)?;
+    output.read_exact(&mut length).map_err(Unread::Broken)?;
     let length = u32::from_be_bytes(length) as usize;
     if !(1..=MESSAGE_BYTES_MAX).contains(&length) {
-        return Err(format!("the server sent a message of {length} bytes, which is no SFTP"));
+        return Err(Unread::Length(length));
     }
     let mut message = vec![0; length];
-    output.read_exact(&mut message).map_err(broke)?;
+    output.read_exact(&mut message).map_err(Unread::Broken)?;
     Ok(message)
 }
 
@@ -242,7 +272,7 @@ fn hand_out(output: &mut ChildStdout, waiting: &Mutex<Waiting>) -> String {
     loop {
         let message = match message_of(output) {
             Ok(message) => message,
-            Err(why) => return why,
+            Err(why) => return why.to_string(),
         };
         let Some((number, answer)) = wire::answer(&message) else {
             return "the server sent what is no answer".to_owned();

@@ -93,6 +93,14 @@ impl Ssh {
         format!("ssh{port} {user}{name}")
     }
 
+    /// That the server says something before it speaks SFTP.
+    pub(super) fn babble(&self) -> Refused {
+        Refused::ForGood(format!(
+            "{0} sends what is no SFTP: usually a start-up file of the user's shell there prints something, see: ssh {0} true",
+            self.host.name
+        ))
+    }
+
     /// What became of a connection that did not come about, from what was said.
     pub(super) fn diagnose(&self, said: &Said) -> Refused {
         let host = &self.host.name;

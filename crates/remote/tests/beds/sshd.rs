@@ -49,6 +49,11 @@ fn free_port() -> u16 {
 impl Sshd {
     /// Starts one; `None` when there is none to start.
     pub fn start() -> Option<Self> {
+        Self::start_with("Subsystem sftp internal-sftp")
+    }
+
+    /// Starts one with this line about SFTP in its configuration.
+    pub fn start_with(subsystem: &str) -> Option<Self> {
         let executable = match std::env::var_os("SSHD").filter(|named| !named.is_empty()) {
             Some(named) => PathBuf::from(named),
             None => PathBuf::from("/usr/sbin/sshd"),
@@ -71,7 +76,7 @@ impl Sshd {
         // The port may be taken by somebody else before the server has it.
         for _ in 0..5 {
             let port = free_port();
-            let mut child = Self::spawn(&executable, directory.path(), port);
+            let mut child = Self::spawn(&executable, directory.path(), port, subsystem);
             if listens(&mut child, port) {
                 write_client_files(directory.path(), port);
                 return Some(Self { child, port, directory });
@@ -85,14 +90,14 @@ impl Sshd {
         ))
     }
 
-    fn spawn(executable: &Path, directory: &Path, port: u16) -> Child {
+    fn spawn(executable: &Path, directory: &Path, port: u16, subsystem: &str) -> Child {
         let config = directory.join("sshd_config");
         let place = directory.display();
         let text = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {place}/host\nPidFile none\nAuthorizedKeysFile {place}/authorized\n\
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
              PermitRootLogin prohibit-password\nMaxStartups 100\nMaxSessions 100\nLogLevel ERROR\n\
-             Subsystem sftp internal-sftp\n"
+             {subsystem}\n"
         );
         std::fs::write(&config, text).unwrap();
         let log = directory.join("log");
