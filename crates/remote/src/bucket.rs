@@ -12,6 +12,7 @@ use crate::adapter::Adapter;
 use crate::answer::{At, at};
 use crate::encode::hex;
 use crate::http::{Client, Method, Request, Response};
+use crate::pieces::pieces;
 use crate::service::{InParts, Page, Service};
 use crate::settings::Settings;
 
@@ -252,43 +253,7 @@ impl Bucket for RemoteBucket {
     }
 }
 
-/// The content that parts make up together, in pieces of a size; only the last one may be smaller.
-fn pieces<'a>(parts: &[&'a [u8]], piece_bytes: usize) -> Vec<Vec<&'a [u8]>> {
-    let mut pieces = Vec::new();
-    let (mut piece, mut room) = (Vec::new(), piece_bytes);
-    for part in parts {
-        let mut rest = *part;
-        while !rest.is_empty() {
-            let (taken, left) = rest.split_at(rest.len().min(room));
-            piece.push(taken);
-            (rest, room) = (left, room - taken.len());
-            if room == 0 {
-                pieces.push(std::mem::take(&mut piece));
-                room = piece_bytes;
-            }
-        }
-    }
-    if !piece.is_empty() {
-        pieces.push(piece);
-    }
-    pieces
-}
-
 /// The object's size in a `Content-Range` header: `bytes 0-9/100` or `bytes */100`.
 fn total_of(header: &str) -> Option<u64> {
     header.rsplit_once('/')?.1.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::pieces;
-
-    #[test]
-    fn pieces_make_up_the_whole_and_are_full_but_for_the_last() {
-        let parts: [&[u8]; 5] = [b"ab", b"", b"cdefgh", b"i", b"jklm"];
-        let found: Vec<Vec<u8>> = pieces(&parts, 4).iter().map(|piece| piece.concat()).collect();
-        assert_eq!(found, [&b"abcd"[..], b"efgh", b"ijkl", b"m"]);
-        assert_eq!(pieces(&parts[..3], 4).len(), 2);
-        assert!(pieces(&[], 4).is_empty());
-    }
 }

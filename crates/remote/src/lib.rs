@@ -25,6 +25,7 @@ pub mod http;
 mod location;
 pub mod oci;
 mod oss;
+mod pieces;
 pub mod probe;
 mod profile;
 mod runtime;

@@ -9,7 +9,7 @@ use std::fmt;
 use leeward_store::Key;
 
 use crate::error::{Error, Result};
-use crate::sftp::{Host, is_path};
+use crate::sftp;
 
 /// The longest location, in bytes.
 const LENGTH_MAX: usize = 2048;
@@ -104,8 +104,7 @@ impl Location {
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
         let prefix = prefix.trim_end_matches('/');
         if scheme == Scheme::Sftp {
-            let directory = (bucket, prefix);
-            refuse_no_directory(directory).map_err(wrong)?;
+            sftp::refuse_no_directory(bucket, prefix).map_err(wrong)?;
         } else if !is_bucket(bucket, scheme) {
             return Err(wrong(format!(
                 "the name of a bucket comes after {}://, of letters, digits, '.', '-' and '_'",
@@ -193,19 +192,6 @@ impl fmt::Display for Location {
         }
         Ok(())
     }
-}
-
-/// Refuses what is no host and path of a server of SFTP.
-fn refuse_no_directory((host, path): (&str, &str)) -> Result<(), String> {
-    if Host::parse(host).is_none() {
-        return Err(
-            "[USER@]HOST[:PORT] comes after sftp://, and no password: ssh has keys for that".to_owned()
-        );
-    }
-    if !is_path(path) {
-        return Err("a path comes after the host: /DIRECTORY, or /~/DIRECTORY in the user's home".to_owned());
-    }
-    Ok(())
 }
 
 fn is_bucket(name: &str, scheme: Scheme) -> bool {

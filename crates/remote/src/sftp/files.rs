@@ -1,4 +1,4 @@
-//! Files and folders of a server: opened, read and written in many pieces at once, synced, listed.
+//! Files and folders of a server: read and written in many pieces at once, named, synced.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -7,54 +7,13 @@ use std::sync::atomic::Ordering;
 use leeward_store::bucket::Read;
 use leeward_store::{Error, Result};
 
-use super::session::{Exchange, Lost, Session, is_done};
+use super::refusal::{lost, refused};
+use super::session::{Exchange, Session, is_done};
 use super::wire::{Answer, Attributes, Message, flag, kind, status};
 use crate::answer::At;
 
 /// Data in flight for one file, in bytes.
 const WINDOW_BYTES: u64 = 4 << 20;
-/// Folders that are read at the same time.
-const FOLDERS_AT_ONCE: usize = 32;
-/// How deep folders may lie, and how many files a listing may have: more is no repository.
-const DEPTH_MAX: usize = 8;
-const FILES_MAX: usize = 10_000_000;
-
-/// The error of a connection that was lost.
-pub(super) fn lost(at: &At<'_>, lost: Lost) -> Error {
-    Error::Remote {
-        store: at.store.to_owned(),
-        action: at.action,
-        key: at.key.to_owned(),
-        what: lost.0,
-        is_transient: true,
-    }
-}
-
-/// The error of an answer that is not what was asked for.
-pub(super) fn refused(at: &At<'_>, answer: &Answer) -> Error {
-    let (store, key) = (at.store.to_owned(), at.key.to_owned());
-    let Answer::Status(code, words) = answer else {
-        return at.nonsense("an answer of another kind than was asked for");
-    };
-    let words: String = words.chars().filter(|character| !character.is_control()).take(200).collect();
-    match *code {
-        status::NO_SUCH_FILE => Error::NotFound { store, key },
-        status::PERMISSION_DENIED => at.denied(
-            "the server answered permission denied; see whose the directory is, and that this user may read, write and \
-             delete in it",
-        ),
-        status::OP_UNSUPPORTED => Error::Unsupported { store, what: "its server cannot do that".to_owned() },
-        code => Error::Remote {
-            store,
-            action: at.action,
-            key,
-            what: format!(
-                "the server answered {words:?} (status {code}); see that its disk is not full and that no quota is reached"
-            ),
-            is_transient: matches!(code, status::NO_CONNECTION | status::CONNECTION_LOST),
-        },
-    }
-}
 
 /// What a session does with files. Paths are those of the server.
 pub(super) struct Files<'a> {
@@ -134,7 +93,7 @@ impl Files<'_> {
         }
     }
 
-    fn close(&self, handle: &[u8]) {
+    pub(super) fn close(&self, handle: &[u8]) {
         self.session.tell(kind::CLOSE, |message| {
             message.bytes(handle);
         });
@@ -312,82 +271,5 @@ impl Files<'_> {
             self.session.syncs_no_folders.store(true, Ordering::Relaxed);
         }
         Ok(true)
-    }
-
-    /// All files under a folder, by their paths below it, with their sizes; none if it is not there. Many folders are read
-    /// at the same time. A file that is there all the while is shown.
-    pub(super) fn list(&self, folder: &str) -> Result<Vec<(String, Attributes)>> {
-        let mut exchange = self.session.exchange();
-        let mut found = Vec::new();
-        let mut folders = vec![String::new()];
-        let mut opening: HashMap<u32, String> = HashMap::new();
-        let mut reading: HashMap<u32, (String, Vec<u8>)> = HashMap::new();
-        let sent = |sent: Result<u32, Lost>| sent.map_err(|error| lost(self.at, error));
-        loop {
-            while opening.len() + reading.len() < FOLDERS_AT_ONCE
-                && let Some(below) = folders.pop()
-            {
-                let number = exchange.send(kind::OPENDIR, |message| {
-                    message.bytes(format!("{folder}{below}").as_bytes());
-                });
-                opening.insert(sent(number)?, below);
-            }
-            if exchange.outstanding() == 0 {
-                return Ok(found);
-            }
-            let (number, answer) = exchange.receive().map_err(|error| lost(self.at, error))?;
-            let (below, handle) = match (opening.remove(&number), answer) {
-                (Some(below), Answer::Handle(handle)) => (below, handle),
-                // It was removed, so it is empty.
-                (Some(_), Answer::Status(status::NO_SUCH_FILE, _)) => continue,
-                (Some(_), answer) => return Err(refused(self.at, &answer)),
-                (None, answer) => {
-                    let (below, handle) =
-                        reading.remove(&number).ok_or_else(|| self.at.nonsense("an answer to nothing"))?;
-                    match answer {
-                        Answer::Names(names) if !names.is_empty() => {
-                            sort_in(&below, names, &mut folders, &mut found)
-                        }
-                        Answer::Status(status::EOF, _) => {
-                            self.close(&handle);
-                            continue;
-                        }
-                        Answer::Names(_) => return Err(self.at.nonsense("a listing that does not advance")),
-                        answer => return Err(refused(self.at, &answer)),
-                    }
-                    (below, handle)
-                }
-            };
-            if found.len() + folders.len() > FILES_MAX {
-                return Err(self.at.nonsense("a listing without an end"));
-            }
-            let number = exchange.send(kind::READDIR, |message| {
-                message.bytes(&handle);
-            });
-            reading.insert(sent(number)?, (below, handle));
-        }
-    }
-}
-
-/// Sorts what a folder holds into folders, which are to be read too, and files.
-fn sort_in(
-    below: &str,
-    names: Vec<(String, Attributes)>,
-    folders: &mut Vec<String>,
-    found: &mut Vec<(String, Attributes)>,
-) {
-    for (name, attributes) in names {
-        // Nothing of ours begins with a dot, and a name with a slash is a lie.
-        if name.starts_with('.') || name.contains('/') {
-            continue;
-        }
-        let path = format!("{below}/{name}");
-        if attributes.is_folder() {
-            if path.matches('/').count() <= DEPTH_MAX {
-                folders.push(path);
-            }
-        } else if attributes.is_file() {
-            found.push((path, attributes));
-        }
     }
 }

@@ -5,15 +5,15 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// `[USER@]HOST[:PORT]`. A host may be a name from the configuration of ssh.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Host {
-    pub(crate) user: Option<String>,
-    pub(crate) name: String,
-    pub(crate) port: Option<u16>,
+pub(super) struct Host {
+    pub(super) user: Option<String>,
+    pub(super) name: String,
+    pub(super) port: Option<u16>,
 }
 
 impl Host {
     /// Reads one; `None` when it is not one. Nothing in it can be taken for an option of ssh.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (user, place) = match text.rsplit_once('@') {
             Some((user, place)) => (Some(user), place),
             None => (None, text),
@@ -44,13 +44,26 @@ impl Host {
 }
 
 /// Whether a text is the path of a directory that a location may name.
-pub(crate) fn is_path(path: &str) -> bool {
+fn is_path(path: &str) -> bool {
     const PATH_BYTES_MAX: usize = 1024;
     let sound = |segment: &str| !segment.is_empty() && segment != "." && segment != "..";
     path.len() <= PATH_BYTES_MAX
         && path != "~"
         && path.split('/').all(sound)
         && !path.chars().any(char::is_control)
+}
+
+/// Refuses what is no host and path of a server of SFTP.
+pub(crate) fn refuse_no_directory(host: &str, path: &str) -> Result<(), String> {
+    if Host::parse(host).is_none() {
+        return Err(
+            "[USER@]HOST[:PORT] comes after sftp://, and no password: ssh has keys for that".to_owned()
+        );
+    }
+    if !is_path(path) {
+        return Err("a path comes after the host: /DIRECTORY, or /~/DIRECTORY in the user's home".to_owned());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,37 +8,32 @@
 
 mod files;
 mod host;
+mod input;
+mod listing;
+mod publish;
+mod refusal;
 mod session;
 mod ssh;
 mod wire;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leeward_store::bucket::{Bucket, Comparison, Condition, Head, Read, RequestClass, Requests};
 use leeward_store::{Entry, Error, Key, Result};
 
-use self::files::{Files, refused};
-pub(crate) use self::host::{Host, is_path};
+use self::files::Files;
+use self::host::Host;
+pub(crate) use self::host::refuse_no_directory;
 use self::session::Session;
 use self::ssh::{Refused, Ssh};
-use self::wire::{Answer, status};
 use crate::adapter::Adapter;
 use crate::answer::{At, at};
-use crate::encode::hex;
 use crate::environment::Environment;
 use crate::location::Location;
 use crate::settings::{Known, Settings};
-
-/// The folder of files that are being written; no key begins with a dot.
-const TEMPORARY: &str = ".leeward";
-/// How old such a file is, by the server's clock, when nobody can be writing it any more. If somebody is, he fails and
-/// writes again.
-const LEFTOVER_SECONDS: u32 = 7 * 24 * 3600;
-/// How often a name is given anew because others removed the folder, which was empty, at that moment.
-const NAMINGS_MAX: usize = 20;
 
 /// A directory of a server.
 pub struct Sftp {
@@ -113,7 +108,6 @@ impl Sftp {
         };
         let needed = [
             ("posix-rename@openssh.com", "does not replace files at one moment", true),
-            ("hardlink@openssh.com", "does not create names that must not be there", true),
             (
                 "fsync@openssh.com",
                 "does not say when a file is on its disk; to bear that, add sync=false to the location",
@@ -138,97 +132,6 @@ impl Sftp {
         let session = self.session(at)?;
         self.requests.count(class, 0);
         act(&Files { session: &session, at })
-    }
-
-    /// A name for a file that is being written.
-    fn temporary(&self, at: &At<'_>) -> Result<String> {
-        let mut nonce = [0; 12];
-        getrandom::fill(&mut nonce)
-            .map_err(|error| at.denied(format!("this machine has no random numbers: {error}")))?;
-        Ok(self.path(&format!("{TEMPORARY}/{}", hex(&nonce))))
-    }
-
-    /// Writes a file under a temporary name. The folder of those is made when it is missing, the repository's is not: where
-    /// its disk is not mounted, nothing shall be written to another.
-    fn upload(&self, files: &Files<'_>, temporary: &str, parts: &[&[u8]]) -> Result<()> {
-        match files.write(temporary, parts, self.syncs) {
-            Err(Error::NotFound { .. }) => {}
-            other => return other,
-        }
-        files.make_folder(&self.path(TEMPORARY))?;
-        match files.write(temporary, parts, self.syncs) {
-            Err(Error::NotFound { .. }) => Err(files
-                .at
-                .denied(format!("the directory {} is not there; see that its disk is mounted", self.root))),
-            other => other,
-        }
-    }
-
-    /// Gives a file its name, in a folder that is made when it is missing.
-    fn publish(&self, files: &Files<'_>, temporary: &str, key: &Key, condition: Condition<'_>) -> Result<()> {
-        let path = self.path(key.as_str());
-        for _ in 0..NAMINGS_MAX {
-            let named = match condition {
-                Condition::Absent => files.link(temporary, &path)?,
-                _ => files.replace(temporary, &path)?,
-            };
-            match named {
-                Ok(()) => return self.sync_above(files, key),
-                Err(Answer::Status(status::NO_SUCH_FILE, _)) => self.make_above(files, key)?,
-                Err(answer) if matches!(condition, Condition::Absent) => {
-                    return Err(match files.look(&path) {
-                        Ok(_) => Error::AlreadyExists { store: self.name.clone(), key: key.to_string() },
-                        Err(_) => refused(files.at, &answer),
-                    });
-                }
-                Err(answer) => return Err(refused(files.at, &answer)),
-            }
-        }
-        Err(files.at.denied("its folder cannot be made or does not stay; see whose the directory is"))
-    }
-
-    /// The folders above a key, from the highest.
-    fn above<'a>(&self, key: &'a Key) -> impl DoubleEndedIterator<Item = &'a str> + use<'a> {
-        let text = key.as_str();
-        let ends: Vec<usize> = text.match_indices('/').map(|(end, _)| end).collect();
-        ends.into_iter().map(move |end| &text[..end])
-    }
-
-    fn make_above(&self, files: &Files<'_>, key: &Key) -> Result<()> {
-        self.above(key).try_for_each(|folder| files.make_folder(&self.path(folder)))?;
-        // A folder that is not durable would take with it what is in it.
-        if self.syncs {
-            files.sync_folder(&self.root)?;
-            self.above(key).try_for_each(|folder| files.sync_folder(&self.path(folder)).map(|_| ()))?;
-        }
-        Ok(())
-    }
-
-    /// Syncs the nearest folder above a key that is there.
-    fn sync_above(&self, files: &Files<'_>, key: &Key) -> Result<()> {
-        if !self.syncs {
-            return Ok(());
-        }
-        for folder in self.above(key).rev() {
-            if files.sync_folder(&self.path(folder))? {
-                return Ok(());
-            }
-        }
-        files.sync_folder(&self.root).map(|_| ())
-    }
-
-    /// Removes what interrupted writers left behind, once in the life of a process. `latest` is a file that was just written.
-    fn sweep(&self, files: &Files<'_>, latest: &str) {
-        if self.has_swept.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let Some(now) = files.look(latest).ok().and_then(|attributes| attributes.changed) else { return };
-        let folder = self.path(TEMPORARY);
-        for (path, attributes) in files.list(&folder).unwrap_or_default() {
-            if attributes.changed.is_some_and(|changed| changed.saturating_add(LEFTOVER_SECONDS) < now) {
-                let _ = files.remove(&format!("{folder}{path}"));
-            }
-        }
     }
 }
 

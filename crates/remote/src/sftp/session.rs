@@ -4,15 +4,16 @@
 //! latest when nothing was answered for [`ANSWER_TIMEOUT`]. A session that is lost stays lost.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::{Child, ChildStdin, ChildStdout};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::input::{Greeting, greeting_of, message_of};
 use super::ssh::{Listener, Refused, Ssh};
-use super::wire::{self, Answer, Fields, MESSAGE_BYTES_MAX, Message, kind, status};
+use super::wire::{self, Answer, Fields, Message, kind, status};
 
 /// How long an answer may take: a server may sync a large file before it answers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
@@ -207,64 +208,6 @@ impl Session {
         let _ = child.wait();
         locked(&self.input).take();
     }
-}
-
-/// What a server begins with.
-enum Greeting {
-    /// The names of its extensions.
-    Abilities(Vec<String>),
-    /// What is no SFTP.
-    Babble,
-    /// Nothing.
-    Nothing,
-}
-
-fn greeting_of(output: &mut ChildStdout) -> Greeting {
-    let message = match message_of(output) {
-        Ok(message) => message,
-        Err(Unread::Broken(_)) => return Greeting::Nothing,
-        Err(Unread::Length(_)) => return Greeting::Babble,
-    };
-    let mut fields = Fields(&message[1..]);
-    if message[0] != kind::VERSION || fields.number().is_none_or(|version| version < 3) {
-        return Greeting::Babble;
-    }
-    let mut names = Vec::new();
-    while let (Some(name), Some(_)) = (fields.bytes(), fields.bytes()) {
-        names.push(String::from_utf8_lossy(name).into_owned());
-    }
-    Greeting::Abilities(names)
-}
-
-/// Why there is no message.
-enum Unread {
-    Broken(std::io::Error),
-    /// It would have so many bytes.
-    Length(usize),
-}
-
-impl std::fmt::Display for Unread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Broken(error) => write!(f, "the connection broke ({error})"),
-            Self::Length(length) => {
-                write!(f, "the server sent a message of {length} bytes, which is no SFTP")
-            }
-        }
-    }
-}
-
-/// One message, of a byte at least.
-fn message_of(output: &mut ChildStdout) -> Result<Vec<u8>, Unread> {
-    let mut length = [0; 4];
-    output.read_exact(&mut length).map_err(Unread::Broken)?;
-    let length = u32::from_be_bytes(length) as usize;
-    if !(1..=MESSAGE_BYTES_MAX).contains(&length) {
-        return Err(Unread::Length(length));
-    }
-    let mut message = vec![0; length];
-    output.read_exact(&mut message).map_err(Unread::Broken)?;
-    Ok(message)
 }
 
 /// Hands out answers until there are no more; why.
