@@ -4,13 +4,14 @@
 mod beds;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use beds::sshd::Sshd;
 use leeward_remote::{Connection, Environment, Location, connect, probe, store};
 use leeward_store::bucket::{Comparison, Condition};
 use leeward_store::simulation::Random;
 use leeward_store::simulation::conformance::{Deletion, run_with};
-use leeward_store::{Error, ErrorKind, Key};
+use leeward_store::{Error, ErrorKind, Key, Store};
 
 fn key(name: &str) -> Key {
     Key::under("things", name).unwrap()
@@ -228,4 +229,60 @@ fn a_server_without_sftp_or_with_a_shell_that_talks_is_named() {
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
         assert!(error.to_string().contains(told), "{error}");
     }
+}
+
+/// Adds a mark to an object that others change too, however often the connection is cut: who hears of an error looks whether
+/// the mark is there.
+fn add_mark(store: &dyn Store, key: &Key, mark: [u8; 2]) {
+    const TRIES_MAX: usize = 200;
+    for _ in 0..TRIES_MAX {
+        let Ok((marks, version)) = store.get(key, 10_000) else { continue };
+        if marks.chunks(2).any(|found| found == mark) {
+            return;
+        }
+        let _ = store.put_if_match(key, &[&marks[..], &mark].concat(), &version);
+    }
+    panic!("the mark {mark:?} does not come to be there");
+}
+
+#[test]
+fn changes_of_several_clients_are_made_once_though_connections_are_cut() {
+    const CLIENTS: u8 = 3;
+    const MARKS: u8 = 6;
+    let Some(server) = Sshd::start() else { return };
+    let key = Key::new("refs/shared").unwrap();
+    let connected = || {
+        let connection = connect(&server.location("cut"), &server.environment()).unwrap();
+        connection.bare.make().unwrap();
+        store(&connection, Comparison::CreateOnly).unwrap()
+    };
+    connected().put_if_absent(&key, &[]).unwrap();
+    let added = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let client = |client: u8| {
+            let (connected, key, added) = (&connected, &key, &added);
+            move || {
+                let store = connected();
+                for number in 0..MARKS {
+                    add_mark(store.as_ref(), key, [client, number]);
+                    added.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
+        let mut seen = 0;
+        while clients.iter().any(|client| !client.is_finished()) {
+            let now = added.load(Ordering::SeqCst);
+            if now > seen {
+                server.cut();
+                seen = now;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let (marks, _) = connected().get(&key, 10_000).unwrap();
+    let mut marks: Vec<[u8; 2]> = marks.chunks(2).map(|mark| [mark[0], mark[1]]).collect();
+    marks.sort_unstable();
+    let expected = (0..CLIENTS).flat_map(|client| (0..MARKS).map(move |number| [client, number]));
+    assert!(marks.into_iter().eq(expected), "each mark is there once");
 }
