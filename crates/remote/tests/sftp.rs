@@ -253,10 +253,11 @@ fn changes_of_several_clients_are_made_once_though_connections_are_cut() {
     let key = Key::new("refs/shared").unwrap();
     let connected = || {
         let connection = connect(&server.location("cut"), &server.environment()).unwrap();
-        connection.bare.make().unwrap();
         store(&connection, Comparison::CreateOnly).unwrap()
     };
+    connect(&server.location("cut"), &server.environment()).unwrap().bare.make().unwrap();
     connected().put_if_absent(&key, &[]).unwrap();
+    // From here on every connection may be cut at any moment, so nothing is done that is tried once only.
     let added = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let client = |client: u8| {
