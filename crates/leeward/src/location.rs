@@ -111,7 +111,7 @@ fn create_in_bucket(
         // There is one; whoever makes repositories says so.
         return Ok(store);
     }
-    let abilities = probe::probe(&connection.bare).map_err(leeward_remote::Error::from)?;
+    let abilities = probe::probe(connection.bare.as_ref()).map_err(leeward_remote::Error::from)?;
     refuse_unfit(location, &abilities, accepts_lifecycle)?;
     probe::record(connection.bucket.as_ref(), &abilities).map_err(leeward_remote::Error::from)?;
     Ok(leeward_remote::store(connection, abilities.comparison()).map_err(leeward_remote::Error::from)?)

@@ -56,8 +56,12 @@ impl Refusal {
     /// Whether it may pass by itself.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        const CODES: [&str; 8] = [
+        const CODES: [&str; 11] = [
             "BadDigest",
+            "Md5Mismatch",
+            // Another writer of the same blob was first, and took this one's blocks away.
+            "InvalidBlockList",
+            "ContainerBeingDeleted",
             "UnmatchedContentMD5",
             "ConcurrentObjectUpdate",
             "ConditionalRequestConflict",
@@ -99,6 +103,8 @@ impl Refusal {
                 | "IfNoneMatchFailed"
         );
         match (self.status, condition) {
+            // Not the condition of this write, but a lock that somebody put on the object or the bucket.
+            _ if self.is_of_lock() => Error::Denied { store, action: at.action, key, what: self.text(hint) },
             (412, Some(Condition::Absent)) => Error::AlreadyExists { store, key },
             (409, Some(Condition::Absent)) if exists => Error::AlreadyExists { store, key },
             (412, Some(Condition::Matches(_))) => Error::Conflict { store, key },
@@ -117,6 +123,11 @@ impl Refusal {
                 what: self.text(hint),
             },
         }
+    }
+
+    /// Whether a lease or a policy of immutability stands against it, in the words of Azure.
+    fn is_of_lock(&self) -> bool {
+        self.code.starts_with("LeaseId") || self.code.starts_with("BlobImmutable")
     }
 
     /// Whether it is the bucket that is not there, not an object.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use leeward_store::bucket::{Bucket, BucketStore, Comparison, SharedBucket, VersionedStore};
-use leeward_store::{ErrorKind, Key, Result, SharedStore};
+use leeward_store::{Error, ErrorKind, Key, Result, SharedStore};
 
 use crate::connect::Connection;
 use crate::probe::{self, Abilities};
@@ -16,7 +16,7 @@ const CONFIG: &str = "config";
 /// # Errors
 /// The bucket cannot hold one.
 pub fn store(connection: &Connection, comparison: Comparison) -> Result<SharedStore> {
-    let service = connection.bare.service();
+    let service = &connection.bare;
     let comparison = match (service.promises(), comparison) {
         (Comparison::Native, found) => found,
         (promised, _) => promised,
@@ -41,12 +41,20 @@ pub fn attach(connection: &Connection) -> Result<Option<SharedStore>> {
         return Ok(None);
     };
     // The first request is made once only: whoever mistypes a location wants to know at once.
-    let recorded = probe::recorded(connection.bare.as_ref())?;
+    let recorded = probe::recorded(connection.bare.as_ref() as &dyn Bucket)?;
     let is_native = match connection.bucket.head(&config) {
         Ok(_) => true,
         Err(error) if error.kind() == ErrorKind::NotFound => false,
         Err(error) => return Err(error),
     };
+    if is_native && connection.bare.promises() != Comparison::Native {
+        return Err(Error::Unsupported {
+            store: connection.bare.name().to_owned(),
+            what: "it holds a repository that was made where changes are compared, as in a local directory, and \
+                   changing it from here would not be safe; open it where it lies, or let leeward serve offer it there"
+                .to_owned(),
+        });
+    }
     let paced: &SharedBucket = &connection.paced;
     if !is_native && !VersionedStore::is_layout_of(paced, &config)? {
         return Ok(None);

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
-use leeward_store::bucket::{Bucket, Condition, Head, Read, RequestClass, RequestCounts};
+use leeward_store::bucket::{Bucket, Comparison, Condition, Head, Read, RequestClass, RequestCounts};
 use leeward_store::{Entry, Error, Key, Lock, Locks, Result};
 
+use crate::adapter::Adapter;
 use crate::answer::{At, at};
+use crate::encode::hex;
 use crate::http::{Client, Method, Request, Response};
 use crate::past::{ListedVersion, Past, Shown, listed};
-use crate::service::{Page, Service};
+use crate::pieces::pieces;
+use crate::service::{InParts, Page, Service};
 use crate::settings::Settings;
 
 /// How many pages a listing may have: a service that always has another one is not believed.
@@ -44,44 +47,6 @@ impl RemoteBucket {
     #[must_use]
     pub fn at(self, time: Timestamp) -> Self {
         Self { past: Some(Past::new(time)), ..self }
-    }
-
-    /// The service behind it.
-    #[must_use]
-    pub fn service(&self) -> &dyn Service {
-        self.service.as_ref()
-    }
-
-    /// Gives versions back without the quotes around them from now on, which some servers want.
-    pub fn use_bare_tags(&self, bare: bool) {
-        self.service.use_bare_tags(bare);
-    }
-
-    /// Makes the bucket itself, if it is not there and the service lets this key do so.
-    ///
-    /// # Errors
-    /// The service does not make it.
-    pub fn make(&self) -> Result<()> {
-        let at = At { store: &self.name, action: "make", key: "the bucket" };
-        let response = self.send(self.service.make(), RequestClass::Other, &at)?;
-        let is_there = ["BucketAlreadyOwnedByYou", "BucketAlreadyExists", "ContainerAlreadyExists"];
-        if response.is_success() || is_there.contains(&self.service.refusal(&response).code.as_str()) {
-            return Ok(());
-        }
-        Err(self.refused(&response, &at, None))
-    }
-
-    /// Reads the settings of the bucket.
-    #[must_use]
-    pub fn settings(&self) -> Settings {
-        let at = At { store: &self.name, action: "read", key: "the bucket's settings" };
-        self.service.settings(&self.prefix, &|request| self.send(request, RequestClass::Other, &at))
-    }
-
-    /// How far the service's clock was ahead of this machine's when it last answered, if it told the time.
-    #[must_use]
-    pub fn clock_ahead(&self) -> Option<SignedDuration> {
-        *self.ahead.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn object_name(&self, key: &Key) -> String {
@@ -173,6 +138,32 @@ impl RemoteBucket {
         refusal.into_error(at, condition, hint)
     }
 
+    /// Writes what is too large for one request. Nothing is seen of it until the last one.
+    fn write_in_parts(
+        &self,
+        way: &dyn InParts,
+        key: &Key,
+        parts: &[&[u8]],
+        condition: Condition<'_>,
+    ) -> Result<()> {
+        let at = at(&self.name, "write", key);
+        let name = self.object_name(key);
+        let mut nonce = [0; 8];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| at.denied(format!("this machine has no random numbers: {error}")))?;
+        let nonce = hex(&nonce);
+        let mut count = 0;
+        for piece in pieces(parts, way.part_bytes()) {
+            let response = self.send(way.part(&name, &nonce, count, &piece), RequestClass::Put, &at)?;
+            if !response.is_success() {
+                return Err(self.refused(&response, &at, None));
+            }
+            count += 1;
+        }
+        let response = self.send(way.join(&name, &nonce, count, condition), RequestClass::Put, &at)?;
+        if response.is_success() { Ok(()) } else { Err(self.refused(&response, &at, Some(condition))) }
+    }
+
     fn page(&self, prefix: &str, from: Option<&str>, at: &At<'_>) -> Result<Page> {
         let response = self.send(self.service.list(prefix, from), RequestClass::List, at)?;
         if !response.is_success() {
@@ -182,6 +173,39 @@ impl RemoteBucket {
             });
         }
         self.service.page(&response.body).map_err(|what| at.nonsense(what))
+    }
+}
+
+impl Adapter for RemoteBucket {
+    fn make(&self) -> Result<()> {
+        let at = At { store: &self.name, action: "make", key: "the bucket" };
+        let response = self.send(self.service.make(), RequestClass::Other, &at)?;
+        let is_there = ["BucketAlreadyOwnedByYou", "BucketAlreadyExists", "ContainerAlreadyExists"];
+        if response.is_success() || is_there.contains(&self.service.refusal(&response).code.as_str()) {
+            return Ok(());
+        }
+        Err(self.refused(&response, &at, None))
+    }
+
+    fn settings(&self) -> Settings {
+        let at = At { store: &self.name, action: "read", key: "the bucket's settings" };
+        self.service.settings(&self.prefix, &|request| self.send(request, RequestClass::Other, &at))
+    }
+
+    fn clock_ahead(&self) -> Option<SignedDuration> {
+        *self.ahead.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn use_bare_tags(&self, bare: bool) {
+        self.service.use_bare_tags(bare);
+    }
+
+    fn promises(&self) -> Comparison {
+        self.service.promises()
+    }
+
+    fn lag(&self) -> Duration {
+        self.service.lag()
     }
 }
 
@@ -241,6 +265,10 @@ impl Bucket for RemoteBucket {
     fn write(&self, key: &Key, parts: &[&[u8]], condition: Condition<'_>) -> Result<()> {
         let at = at(&self.name, "write", key);
         self.refuse_in_past(&at)?;
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        if let Some(way) = self.service.in_parts().filter(|way| size > way.part_bytes()) {
+            return self.write_in_parts(way, key, parts, condition);
+        }
         let mut request = self.service.object(Method::PUT, &self.object_name(key)).body(parts);
         self.service.prepare_write(&mut request, condition);
         let response = self.send(request, RequestClass::Put, &at)?;

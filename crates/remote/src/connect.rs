@@ -5,21 +5,26 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use leeward_store::bucket::{PacePolicy, PacedBucket, Requests, RetryBucket, RetryPolicy, SharedBucket};
 
+use crate::adapter::Adapter;
+use crate::azure::Azure;
 use crate::bucket::RemoteBucket;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
+use crate::gcs::Gcs;
 use crate::http::Client;
 use crate::location::{Location, Scheme};
 use crate::oci::Oci;
+use crate::oss::Oss;
 use crate::s3::S3;
 use crate::service::Service;
+use crate::sftp::Sftp;
 use crate::swift::Swift;
 
 /// A bucket, and what its layers share.
 #[derive(Clone)]
 pub struct Connection {
     /// The bucket itself: one request for each call.
-    pub bare: Arc<RemoteBucket>,
+    pub bare: Arc<dyn Adapter>,
     /// The bucket at a pace that the service bears; each call is sent once.
     pub paced: SharedBucket,
     /// The same, which tries again what fails in passing.
@@ -47,17 +52,26 @@ pub fn connect(location: &Location, environment: &Environment) -> Result<Connect
         Scheme::Oci => Box::new(Oci::at(location, environment)?),
         Scheme::Swift => Box::new(Swift::connect(location, environment, &client)?),
         Scheme::S3 => Box::new(S3::new(location, environment)?),
-        Scheme::AzureBlob | Scheme::Gcs | Scheme::Oss => {
-            return Err(location.wrong("this service is not known yet"));
+        Scheme::AzureBlob => Box::new(Azure::new(location, environment)?),
+        Scheme::Gcs => Box::new(Gcs::new(location, environment)?),
+        Scheme::Oss => Box::new(Oss::new(location, environment)?),
+        Scheme::Sftp => {
+            let bare = Sftp::new(location, environment, Arc::clone(&requests))?;
+            return Ok(layered(Arc::new(bare), requests));
         }
     };
     let bare = RemoteBucket::new(service, client, location.to_string(), &location.prefix);
-    let bare = Arc::new(match location.option("at") {
+    let bare = match location.option("at") {
         Some(text) => bare.at(moment(location, text)?),
         None => bare,
-    });
+    };
+    Ok(layered(Arc::new(bare), requests))
+}
+
+/// Puts the layers above a bucket.
+fn layered(bare: Arc<dyn Adapter>, requests: Arc<Requests>) -> Connection {
     let paced: SharedBucket =
         Arc::new(PacedBucket::new(Arc::clone(&bare) as SharedBucket, PacePolicy::default()));
     let bucket = Arc::new(RetryBucket::new(Arc::clone(&paced), RetryPolicy::default()));
-    Ok(Connection { bare, paced, bucket, requests })
+    Connection { bare, paced, bucket, requests }
 }

@@ -35,6 +35,21 @@ fn encoded(text: &str, plain: &[u8]) -> String {
     })
 }
 
+/// Percent-encoded text in plain; `None` when it is not that, or no text.
+pub(crate) fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = [rest.next()?, rest.next()?].map(|digit| char::from(digit).to_digit(16));
+        bytes.push(u8::try_from(digits[0]? * 16 + digits[1]?).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// SHA-256 of parts, in hexadecimal digits.
 pub(crate) fn sha256(parts: &[Bytes]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -51,12 +66,16 @@ pub(crate) fn hmac_sha256(key: &[u8], message: &str) -> Vec<u8> {
 mod tests {
     use bytes::Bytes;
 
-    use super::{component, hex, hmac_sha256, path, sha256};
+    use super::{component, decoded, hex, hmac_sha256, path, sha256};
 
     #[test]
     fn what_is_not_plain_is_escaped() {
         assert_eq!(component("a/b c%2F~ä"), "a%2Fb%20c%252F~%C3%A4");
         assert_eq!(path("/refs/web%2Froot"), "/refs/web%252Froot");
+        assert_eq!(decoded(&component("a/b c%2F~ä")).as_deref(), Some("a/b c%2F~ä"));
+        for bad in ["%", "%1", "%g0", "%ff"] {
+            assert_eq!(decoded(bad), None, "{bad}");
+        }
     }
 
     #[test]

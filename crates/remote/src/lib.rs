@@ -5,22 +5,28 @@
 //! layers of `leeward_store::bucket`, which know nothing of services.
 //!
 //! What always holds:
-//! - a call of the bucket is one request (one for each page of a listing), and every request is counted;
+//! - a call of the bucket is one request (one for each page of a listing, several for an object that is too large for
+//!   one), and every request is counted;
 //! - nothing is sent unencrypted beyond this machine, unless the location says so;
 //! - secrets come from variables and files, and are in no message.
 
+mod adapter;
 mod answer;
 mod attach;
+mod azure;
 mod bucket;
 mod connect;
 mod digest;
 mod encode;
 mod environment;
 mod error;
+mod gcs;
 pub mod http;
 mod location;
 pub mod oci;
+mod oss;
 mod past;
+mod pieces;
 pub mod probe;
 mod profile;
 mod runtime;
@@ -28,10 +34,12 @@ mod s3;
 mod secret;
 pub mod service;
 mod settings;
+mod sftp;
 mod swift;
 mod time;
 mod xml;
 
+pub use adapter::Adapter;
 pub use answer::Refusal;
 pub use attach::{attach, store};
 pub use bucket::RemoteBucket;

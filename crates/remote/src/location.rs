@@ -9,6 +9,7 @@ use std::fmt;
 use leeward_store::Key;
 
 use crate::error::{Error, Result};
+use crate::sftp;
 
 /// The longest location, in bytes.
 const LENGTH_MAX: usize = 2048;
@@ -19,7 +20,7 @@ const LENGTH_MAX: usize = 2048;
 pub enum Scheme {
     /// `s3`: Amazon S3 and what speaks like it.
     S3,
-    /// `azblob`: Azure Blob Storage.
+    /// `azure`: Azure Blob Storage.
     AzureBlob,
     /// `gs`: Google Cloud Storage.
     Gcs,
@@ -29,22 +30,26 @@ pub enum Scheme {
     Oci,
     /// `swift`: OpenStack Swift and what speaks like it.
     Swift,
+    /// `sftp`: a directory of a server, reached by SSH.
+    Sftp,
 }
 
 impl Scheme {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::S3, Self::AzureBlob, Self::Gcs, Self::Oss, Self::Oci, Self::Swift];
+    pub const ALL: [Self; 7] =
+        [Self::S3, Self::AzureBlob, Self::Gcs, Self::Oss, Self::Oci, Self::Swift, Self::Sftp];
 
     /// Its name in a location.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::S3 => "s3",
-            Self::AzureBlob => "azblob",
+            Self::AzureBlob => "azure",
             Self::Gcs => "gs",
             Self::Oss => "oss",
             Self::Oci => "oci",
             Self::Swift => "swift",
+            Self::Sftp => "sftp",
         }
     }
 
@@ -56,6 +61,7 @@ impl Scheme {
             Self::Oss => &["endpoint", "region", "path-style", "allow-http"],
             Self::Oci => &["endpoint", "region", "allow-http"],
             Self::Swift => &["cloud", "lag", "allow-http"],
+            Self::Sftp => &["lag", "sync"],
         }
     }
 }
@@ -65,9 +71,10 @@ impl Scheme {
 pub struct Location {
     /// The service.
     pub scheme: Scheme,
-    /// The bucket (Azure: container).
+    /// The bucket (Azure: container; SFTP: `[USER@]HOST[:PORT]`).
     pub bucket: String,
-    /// What the names of all objects begin with, without a slash at the end; empty for the whole bucket.
+    /// What the names of all objects begin with, without a slash at the end; empty for the whole bucket. SFTP: the path of
+    /// the directory without the slash at its beginning, or `~/` and what is below the user's home.
     pub prefix: String,
     options: BTreeMap<String, String>,
 }
@@ -96,13 +103,15 @@ impl Location {
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
         let prefix = prefix.trim_end_matches('/');
-        if !is_bucket(bucket, scheme) {
+        if scheme == Scheme::Sftp {
+            sftp::refuse_no_directory(bucket, prefix).map_err(wrong)?;
+        } else if !is_bucket(bucket, scheme) {
             return Err(wrong(format!(
                 "the name of a bucket comes after {}://, of letters, digits, '.', '-' and '_'",
                 scheme.name()
             )));
         }
-        if !prefix.is_empty() && Key::new(prefix).is_none() {
+        if scheme != Scheme::Sftp && !prefix.is_empty() && Key::new(prefix).is_none() {
             return Err(wrong(
                 "a prefix is letters, digits, '-', '_' and '.', with slashes in between".to_owned(),
             ));
@@ -267,6 +276,23 @@ mod tests {
         assert!(!error.contains("hunter2"), "{error}");
         let error = Location::parse("s3://bucket?endpoint=https://key:hunter2@host").unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_of_a_server_is_read_and_shown() {
+        let location = parsed("sftp://backup@nas:2222/srv/my repo/?lag=1");
+        assert_eq!((location.bucket.as_str(), location.prefix.as_str()), ("backup@nas:2222", "srv/my repo"));
+        assert_eq!(location.to_string(), "sftp://backup@nas:2222/srv/my repo?lag=1");
+        assert_eq!(parsed("sftp://nas/~/repo").prefix, "~/repo");
+        for (bad, why) in [
+            ("sftp://nas", "a path comes after"),
+            ("sftp://nas/../x", "a path comes after"),
+            ("sftp://-oProxyCommand=x/y", "comes after sftp"),
+            ("sftp://u:hunter2@nas/x", "no password"),
+        ] {
+            let error = Location::parse(bad).unwrap_err().to_string();
+            assert!(error.contains(why) && !error.contains("hunter2"), "{bad}: {error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What differs between services: addresses, headers, signatures, listings, refusals.
 //!
 //! To add a service, write a folder like `azure/`: `mod.rs` with a type that implements [`Service`], `sign.rs`,
-//! `credentials.rs`, `settings.rs`; then name its scheme in `location.rs` and make it in `connect.rs`. Everything else —
+//! `account.rs`, `settings.rs`; then name its scheme in `location.rs` and make it in `connect.rs`. Everything else —
 //! sending, counting, pacing, trying again, probing — is the same for all.
 
 use std::time::Duration;
@@ -35,6 +35,18 @@ pub struct Page {
 /// Sends a signed request and returns the answer, whatever its status.
 pub type Send<'a> = dyn Fn(Request) -> leeward_store::Result<Response> + 'a;
 
+/// How a service takes an object in several requests: parts that nobody sees, and one that makes the object of them.
+pub trait InParts: std::marker::Send + Sync {
+    /// Size of a part in bytes, and of the largest object that is written in one request.
+    fn part_bytes(&self) -> usize;
+
+    /// The request that sends a part, not signed. `nonce` tells this writer's parts from all others.
+    fn part(&self, name: &str, nonce: &str, number: u32, content: &[&[u8]]) -> Request;
+
+    /// The request that makes the object of the parts 0 to `count`, under the condition; not signed.
+    fn join(&self, name: &str, nonce: &str, count: u32, condition: Condition<'_>) -> Request;
+}
+
 /// One bucket of one service.
 pub trait Service: std::marker::Send + Sync {
     /// The request for one object, not signed. `name` is its whole name in the bucket.
@@ -42,6 +54,11 @@ pub trait Service: std::marker::Send + Sync {
 
     /// Adds to a writing request what the service wants, and the condition.
     fn prepare_write(&self, request: &mut Request, condition: Condition<'_>);
+
+    /// How large objects are written, where one request is not enough.
+    fn in_parts(&self) -> Option<&dyn InParts> {
+        None
+    }
 
     /// The version of the object that an answer is about.
     fn tag(&self, response: &Response) -> Option<Tag>;

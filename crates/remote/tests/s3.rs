@@ -40,7 +40,7 @@ fn garages_s3_is_a_store_all_the_same() {
         return println!("SKIPPED: the whole suite takes thousands of requests; set LEEWARD_ROUNDS=1");
     }
     let connection = server.connect();
-    let abilities = leeward_remote::probe::probe(&connection.bare).unwrap();
+    let abilities = leeward_remote::probe::probe(connection.bare.as_ref()).unwrap();
     assert_eq!(abilities.comparison(), Comparison::None, "{abilities:?}");
     let store = leeward_remote::store(&connection, abilities.comparison()).unwrap();
     run_with(&store, Deletion::IsToldToSome);

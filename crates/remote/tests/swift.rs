@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use beds::{answers, beds, skipped};
 use leeward_remote::http::{Client, Method, Request, Response};
 use leeward_remote::{Connection, Environment, Location, connect};
-use leeward_store::bucket::{Bucket, Comparison, Condition, RequestClass, Requests};
+use leeward_store::bucket::{Comparison, Condition, RequestClass, Requests};
 use leeward_store::simulation::conformance::{Deletion, run_with};
 use leeward_store::{ErrorKind, Key, SharedStore};
 use serde_json::{Value, json};

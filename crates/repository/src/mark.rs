@@ -145,15 +145,7 @@ impl Repository {
     /// may lie in what looks unused.
     pub(crate) fn mark(&self, blobs: &Blobs, live: &Live) -> Result<Marks> {
         let index = blobs.index();
-        let mut marker = Marker {
-            blobs,
-            index: &index,
-            marks: Marks::new(Arc::clone(&index)),
-            walked: Places::new(&index),
-            chunks: Vec::new(),
-            snapshot: None,
-            packs: None,
-        };
+        let mut marker = Marker::new(blobs, &index);
         for entry in &live.published {
             let snapshot = self.snapshot(entry.id)?;
             marker.snapshot = Some(entry.id);
@@ -171,9 +163,7 @@ impl Repository {
         }
         Ok(marker.marks)
     }
-}
 
-impl Repository {
     /// Calls `visit` for snapshots in turn, with the packs of what each needs and none before it did.
     ///
     /// # Errors
@@ -185,19 +175,12 @@ impl Repository {
     ) -> Result<()> {
         let blobs = Blobs::with_index(self, self.load_index()?);
         let index = blobs.index();
-        let mut marker = Marker {
-            blobs: &blobs,
-            index: &index,
-            marks: Marks::new(Arc::clone(&index)),
-            walked: Places::new(&index),
-            snapshot: None,
-            packs: Some(HashSet::new()),
-        };
+        let mut marker = Marker { packs: Some(HashSet::new()), ..Marker::new(&blobs, &index) };
         for id in snapshots {
             let snapshot = self.snapshot(*id)?;
             marker.snapshot = Some(*id);
             if let Some(root) = snapshot.root {
-                marker.node(root, snapshot.root_level)?;
+                marker.tree(root, snapshot.root_level)?;
             }
             visit(*id, marker.packs.replace(HashSet::new()).unwrap_or_default())?;
         }
@@ -222,7 +205,19 @@ struct Marker<'a> {
 /// not read all over for each leaf. Bounds what they take in memory: 64 MiB.
 const CHUNKS_TOGETHER: usize = 1 << 21;
 
-impl Marker<'_> {
+impl<'a> Marker<'a> {
+    fn new(blobs: &'a Blobs, index: &'a Arc<Index>) -> Self {
+        Self {
+            blobs,
+            index,
+            marks: Marks::new(Arc::clone(index)),
+            walked: Places::new(index),
+            chunks: Vec::new(),
+            snapshot: None,
+            packs: None,
+        }
+    }
+
     /// Marks all that a tree needs.
     fn tree(&mut self, root: BlobId, level: u8) -> Result<()> {
         let walked = self.node(root, level);

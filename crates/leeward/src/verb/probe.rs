@@ -24,7 +24,7 @@ pub fn run(location: &str, output: &Output) -> Result<ExitCode, Failure> {
         )
         .hint("give a location such as s3://BUCKET/PREFIX")
     })?;
-    let abilities = probe::probe(&connection.bare).map_err(leeward_remote::Error::from)?;
+    let abilities = probe::probe(connection.bare.as_ref()).map_err(leeward_remote::Error::from)?;
     let rows = abilities.rows();
     if output.is_json() {
         output.json_line(&serde_json::json!({

@@ -82,7 +82,8 @@ async fn exchange(
     movement: &Arc<Movement>,
 ) -> Result<Response, Fault> {
     let host = request.host().to_owned();
-    let fault = |error: reqwest::Error| Fault::of(&error, &host);
+    // An address may hold a signature that is as good as a password.
+    let fault = |error: reqwest::Error| Fault::of(&error.without_url(), &host);
     let is_head = request.method == Method::HEAD;
     let size_max = request.answer_bytes_max;
     let mut builder = client.request(request.method.clone(), request.url()).headers(request.headers);

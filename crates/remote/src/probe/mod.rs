@@ -12,7 +12,7 @@ pub use abilities::{Abilities, Row, State};
 use leeward_store::bucket::{Bucket, Condition};
 use leeward_store::{Error, ErrorKind, Key, Result};
 
-use crate::bucket::RemoteBucket;
+use crate::adapter::Adapter;
 use races::Place;
 
 /// The key under which a repository's bucket keeps its [`Abilities`].
@@ -28,7 +28,8 @@ fn record_key() -> Result<Key> {
 ///
 /// # Errors
 /// Plain writes, reads, listings or deletions fail: nothing can be kept there.
-pub fn probe(bucket: &RemoteBucket) -> Result<Abilities> {
+pub fn probe(bucket: &dyn Adapter) -> Result<Abilities> {
+    bucket.prepare()?;
     let settings = bucket.settings();
     let found = probe_operations(bucket, &|bare| bucket.use_bare_tags(bare))?;
     let clock_ahead_seconds = bucket.clock_ahead().map(|ahead| ahead.as_secs());

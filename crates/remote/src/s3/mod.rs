@@ -2,7 +2,7 @@
 
 mod credentials;
 mod lock;
-mod settings;
+pub(crate) mod settings;
 pub(crate) mod sign;
 mod versions;
 
@@ -123,11 +123,7 @@ impl Service for S3 {
     }
 
     fn list(&self, prefix: &str, from: Option<&str>) -> Request {
-        let mut request = self.bucket_request(Method::GET).query("list-type", "2").query("prefix", prefix);
-        if let Some(from) = from {
-            request = request.query("continuation-token", from);
-        }
-        request
+        listing(self.bucket_request(Method::GET), prefix, from)
     }
 
     fn page(&self, body: &[u8]) -> Result<Page, String> {
@@ -159,7 +155,7 @@ impl Service for S3 {
     }
 
     fn settings(&self, prefix: &str, send: &Send<'_>) -> Settings {
-        settings::read(prefix, &|setting| send(self.bucket_request(Method::GET).query(setting, "")), self)
+        settings::read(prefix, &|setting| send(self.bucket_request(Method::GET).query(setting, "")))
     }
 
     fn has_locks(&self) -> bool {
@@ -191,6 +187,15 @@ impl Service for S3 {
 
     fn use_bare_tags(&self, bare: bool) {
         self.bare_tags.store(bare, Ordering::Relaxed);
+    }
+}
+
+/// Makes a request about a bucket one for a page of its listing, version 2.
+pub(crate) fn listing(request: Request, prefix: &str, from: Option<&str>) -> Request {
+    let request = request.query("list-type", "2").query("prefix", prefix);
+    match from {
+        Some(from) => request.query("continuation-token", from),
+        None => request,
     }
 }
 

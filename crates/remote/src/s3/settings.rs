@@ -2,38 +2,43 @@
 
 use roxmltree::Node;
 
-use super::S3;
 use crate::answer::Refusal;
 use crate::http::Response;
-use crate::service::Service;
 use crate::settings::{Known, LifecycleRule, Settings, concerns};
 use crate::xml;
 
-type Get<'a> = dyn Fn(&'static str) -> leeward_store::Result<Response> + 'a;
+pub(crate) type Get<'a> = dyn Fn(&'static str) -> leeward_store::Result<Response> + 'a;
 
 /// Asks for the settings. One that the service does not tell is unknown, not a failure: keys are often not allowed to ask.
-pub(super) fn read(prefix: &str, get: &Get<'_>, service: &S3) -> Settings {
-    let ask = |setting| {
-        let response = get(setting).map_err(|error| error.to_string())?;
-        if response.is_success() { Ok(Ok(response.body)) } else { Ok(Err(service.refusal(&response))) }
-    };
+pub(super) fn read(prefix: &str, get: &Get<'_>) -> Settings {
     Settings {
-        versioning: known(
-            ask("versioning"),
-            |_| None,
-            |root| Ok(xml::text(root, "Status") == Some("Enabled")),
-        ),
+        versioning: versioning(get),
         object_lock: known(
-            ask("object-lock"),
+            ask("object-lock", get),
             |refusal| (refusal.code == "ObjectLockConfigurationNotFoundError").then_some(false),
             |root| Ok(xml::text(root, "ObjectLockEnabled") == Some("Enabled")),
         ),
-        lifecycle: known(
-            ask("lifecycle"),
-            |refusal| (refusal.code == "NoSuchLifecycleConfiguration").then(Vec::new),
-            |root| Ok(rules(root, prefix)),
-        ),
+        lifecycle: lifecycle(get, "NoSuchLifecycleConfiguration", &|root| rules(root, prefix)),
     }
+}
+
+fn ask(setting: &'static str, get: &Get<'_>) -> Answer {
+    let response = get(setting).map_err(|error| error.to_string())?;
+    if response.is_success() { Ok(Ok(response.body)) } else { Ok(Err(xml::refusal(&response))) }
+}
+
+/// Whether old versions are kept; S3, Google and Aliyun say it alike.
+pub(crate) fn versioning(get: &Get<'_>) -> Known<bool> {
+    known(ask("versioning", get), |_| None, |root| Ok(xml::text(root, "Status") == Some("Enabled")))
+}
+
+/// The rules that take objects away, as `rules` reads them; `none` is the service's word for none.
+pub(crate) fn lifecycle(
+    get: &Get<'_>,
+    none: &str,
+    rules: &dyn Fn(Node<'_, '_>) -> Vec<LifecycleRule>,
+) -> Known<Vec<LifecycleRule>> {
+    known(ask("lifecycle", get), |refusal| (refusal.code == none).then(Vec::new), |root| Ok(rules(root)))
 }
 
 type Answer = Result<Result<Vec<u8>, Refusal>, String>;
@@ -76,7 +81,10 @@ pub(crate) fn rules(root: Node<'_, '_>, prefix: &str) -> Vec<LifecycleRule> {
 fn action(rule: Node<'_, '_>) -> Option<String> {
     let when = |node| {
         let days = xml::text(node, "Days").map(|days| format!("after {days} days"));
-        days.or_else(|| xml::text(node, "Date").map(|date| format!("on {date}")))
+        let date = || xml::text(node, "Date").map(|date| format!("on {date}"));
+        // Aliyun's word for a rule about all that is older than a date.
+        let before = || xml::text(node, "CreatedBeforeDate").map(|date| format!("made before {date}"));
+        days.or_else(date).or_else(before)
     };
     let deletes = xml::child(rule, "Expiration").and_then(when).map(|when| format!("deletes objects {when}"));
     let moves = xml::child(rule, "Transition").and_then(|node| {

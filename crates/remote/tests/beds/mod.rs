@@ -1,6 +1,10 @@
 //! Servers to test against: those of the test beds that are up. A test that finds none says so and returns.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+pub mod azurite;
+pub mod sshd;
+pub mod stand_in;
+
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::path::PathBuf;
