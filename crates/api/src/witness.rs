@@ -203,6 +203,10 @@ impl Store for WitnessStore {
         self.store.name()
     }
 
+    fn requests_at_once(&self) -> usize {
+        self.store.requests_at_once()
+    }
+
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         self.store.open(key)
     }

@@ -25,7 +25,7 @@ const PENDING_ENTRIES_MAX: usize = 1 << 18;
 /// Parts of the set of claimed names, so that threads seldom wait for each other.
 const SHARDS: usize = 64;
 /// Threads that store packs, at most: each holds one in memory.
-const STORING_THREADS_MAX: usize = 8;
+const STORING_THREADS_MAX: usize = 16;
 
 /// Locks a mutex. A thread that panicked while holding it has already failed the work as a whole.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

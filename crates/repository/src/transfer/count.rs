@@ -118,6 +118,10 @@ impl Store for CountedStore {
         self.store.name()
     }
 
+    fn requests_at_once(&self) -> usize {
+        self.store.requests_at_once()
+    }
+
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         self.traffic.counter(key.as_str()).count(0, 0);
         let object = self.store.open(key)?;
