@@ -6,7 +6,7 @@
 //! only counted. [`Link::stop_after`] lets nothing more through than so many bytes, which makes interruptions exact.
 #![allow(dead_code, reason = "each user needs a part")]
 
-mod reno;
+pub mod reno;
 
 use std::io::{Read, Result, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use reno::{MSS, Reno};
+use reno::Reno;
 
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 16 << 10;
