@@ -1,8 +1,8 @@
 //! A push over a counted link: it uses as many connections as it has packs under way, and when it is killed again and again,
 //! at seeded points, no more is sent twice than was under way at each.
 //!
-//! `LEEWARD_INTERRUPTIONS` says how often it is killed: 3 times with a small disk by default; with 20 or more the disk has
-//! 1 GiB and packs have their usual size. `LEEWARD_SEED` says where.
+//! `LEEWARD_INTERRUPTIONS` says how often it is killed: 3 times with a small disk and small packs by default; with 20 or more
+//! the disk has 1 GiB and packs have 32 MiB, or `LEEWARD_DISK_MIB` and a 32nd of it. `LEEWARD_SEED` says where.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
@@ -50,8 +50,11 @@ struct Round {
 impl Round {
     fn wanted() -> Self {
         match number("LEEWARD_INTERRUPTIONS", 3) {
-            kills @ 20.. => Self { kills, disk_mib: 1024, pack_mib: 32 },
-            kills => Self { kills, disk_mib: 32, pack_mib: 1 },
+            kills @ 20.. => {
+                let disk_mib = number("LEEWARD_DISK_MIB", 1024).max(32);
+                Self { kills, disk_mib, pack_mib: disk_mib / 32 }
+            }
+            kills => Self { kills, disk_mib: 16, pack_mib: 1 },
         }
     }
 
