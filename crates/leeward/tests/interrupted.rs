@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::{Bench, MIB, outcome, text};
 use leeward_remote::{Connection, Environment, Location, connect};
+use leeward_store::Key;
 use leeward_store::simulation::Random;
 use link::reno::{MSS, Reno};
 use link::{Link, Way};
@@ -280,6 +281,9 @@ impl Drop for Bucket {
             for entry in bucket.list(prefix).unwrap_or_default() {
                 let _ = bucket.delete(&entry.key);
             }
+        }
+        for key in ["config", "abilities"].into_iter().filter_map(|name| Key::new(name.to_owned())) {
+            let _ = bucket.delete(&key);
         }
     }
 }
