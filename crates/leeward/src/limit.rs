@@ -93,18 +93,25 @@ impl Source for LimitedSource {
     }
 }
 
-/// A store that is written no faster than a limit allows.
+/// A store that is written no faster than a limit allows, or by another number of requests at once than it proposes.
 pub struct LimitedStore {
     store: SharedStore,
-    limit: Arc<RateLimit>,
+    limit: Option<Arc<RateLimit>>,
+    streams: Option<usize>,
 }
 
 impl LimitedStore {
-    /// The store under the limit, or as it is without one.
-    pub fn wrap(store: SharedStore, limit: Option<&Arc<RateLimit>>) -> SharedStore {
-        match limit {
-            Some(limit) => Arc::new(Self { store, limit: Arc::clone(limit) }),
-            None => store,
+    /// The store under the limit and with so many requests at once, or as it is without either.
+    pub fn wrap(store: SharedStore, limit: Option<&Arc<RateLimit>>, streams: Option<usize>) -> SharedStore {
+        match (limit, streams) {
+            (None, None) => store,
+            _ => Arc::new(Self { store, limit: limit.cloned(), streams }),
+        }
+    }
+
+    fn wait(&self, bytes: u64) {
+        if let Some(limit) = &self.limit {
+            limit.wait(bytes);
         }
     }
 }
@@ -115,7 +122,7 @@ impl Store for LimitedStore {
     }
 
     fn requests_at_once(&self) -> usize {
-        self.store.requests_at_once()
+        self.streams.unwrap_or_else(|| self.store.requests_at_once())
     }
 
     fn locks(&self) -> Option<&dyn Locks> {
@@ -135,12 +142,12 @@ impl Store for LimitedStore {
     }
 
     fn put_if_absent(&self, key: &Key, parts: &[&[u8]]) -> StoreResult<()> {
-        self.limit.wait(parts.iter().map(|part| part.len() as u64).sum());
+        self.wait(parts.iter().map(|part| part.len() as u64).sum());
         self.store.put_if_absent(key, parts)
     }
 
     fn put_if_match(&self, key: &Key, content: &[u8], expected: &Version) -> StoreResult<()> {
-        self.limit.wait(content.len() as u64);
+        self.wait(content.len() as u64);
         self.store.put_if_match(key, content, expected)
     }
 

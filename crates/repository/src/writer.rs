@@ -27,7 +27,7 @@ const SHARDS: usize = 64;
 /// How often the index is loaded anew for one lookup: collections may follow each other.
 const LOOKS_MAX: usize = 3;
 /// Threads that store packs, at most: each holds one in memory.
-const STORING_THREADS_MAX: usize = 8;
+const STORING_THREADS_MAX: usize = 16;
 /// Bytes of packs that these threads hold, at most, while there are more than two.
 const STORING_BYTES_MAX: usize = 256 << 20;
 

@@ -166,6 +166,10 @@ impl Store for DirectoryStore {
         &self.name
     }
 
+    fn requests_at_once(&self) -> usize {
+        1
+    }
+
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         let file = self
             .file_system

@@ -90,10 +90,9 @@ pub trait Store: Send + Sync {
     /// Where it is, for messages.
     fn name(&self) -> &str;
 
-    /// How many requests at once pay: more than one where a request waits for a network rather than for this machine.
-    fn requests_at_once(&self) -> usize {
-        1
-    }
+    /// How many requests at once pay: more than one where a request waits for a network rather than for this machine. A
+    /// store that wraps another one passes on what that says.
+    fn requests_at_once(&self) -> usize;
 
     /// The locks of its objects; `None` where it has none. Every layer has to pass it on.
     fn locks(&self) -> Option<&dyn Locks> {

@@ -5,6 +5,7 @@
 //! acknowledged are compared with each other, and what does not fit is told as [`leeward_store::Error::Contradiction`] with
 //! the server's name. (What the bytes of objects are worth, the repository finds out by their digests.)
 
+mod lanes;
 mod location;
 mod object;
 mod retry;
@@ -31,6 +32,9 @@ use object::HttpObject;
 use retry::Failed;
 use transport::{Answer, Condition, Request, Transport};
 
+/// Writes at once that pay, each over a connection of its own and with a pack of tens of MiB in memory.
+const REQUESTS_AT_ONCE: usize = 6;
+
 /// Bounds of a client.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
@@ -42,6 +46,8 @@ pub struct ClientOptions {
     pub patience: Patience,
     /// The most objects of a listing.
     pub entries_max: usize,
+    /// The most connections; one is opened when all others have a request under way.
+    pub connections: usize,
 }
 
 impl Default for ClientOptions {
@@ -51,6 +57,7 @@ impl Default for ClientOptions {
             answer_time: std::time::Duration::from_secs(180),
             patience: Patience::default(),
             entries_max: 8_000_000,
+            connections: 16,
         }
     }
 }
@@ -266,6 +273,10 @@ impl Store for HttpStore {
 
     fn requests(&self) -> Option<RequestCounts> {
         Some(self.shared.requests.counts())
+    }
+
+    fn requests_at_once(&self) -> usize {
+        REQUESTS_AT_ONCE
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {

@@ -1,6 +1,7 @@
 //! One request and its answer, over HTTP/2 or 1.1, bounded in size and patience.
 //!
 //! The trait of stores is synchronous and its callers are threads; the connections live in a small runtime of their own.
+//! Requests that are under way at once go over connections of their own ([`Lanes`]).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,23 +18,18 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Response};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use leeward_store::Version;
 use tokio::runtime::Runtime;
 
+use super::lanes::Lanes;
 use super::location::Location;
-use super::{ClientOptions, Trust, tls};
+use super::{ClientOptions, Trust};
 use crate::limits::{Pace, Pacer};
 use crate::problem::Problem;
 use crate::token::TokenText;
 
 /// Bytes of a body that are handed on at a time: the measure in which progress is seen.
 const PIECE_BYTES: usize = 256 << 10;
-/// How long a connection may take to come about.
-const CONNECT_TIME: Duration = Duration::from_secs(20);
 /// The largest answer that only tells of a problem, in bytes.
 const PROBLEM_BYTES_MAX: u64 = 64 << 10;
 
@@ -123,7 +119,7 @@ fn way(what: impl Into<String>) -> Fault {
 
 /// Connections to one server.
 pub(super) struct Transport {
-    client: Client<HttpsConnector<HttpConnector>, Upload>,
+    lanes: Lanes,
     location: Location,
     authorization: HeaderValue,
     pace: Pace,
@@ -148,23 +144,7 @@ impl Transport {
         trust: &Trust,
         options: &ClientOptions,
     ) -> Result<Self, String> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIME));
-        let builder = HttpsConnectorBuilder::new().with_tls_config(tls::config(trust)?);
-        let builder = if location.is_secure { builder.https_only() } else { builder.https_or_http() };
-        let connector = builder.enable_all_versions().wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .http2_initial_stream_window_size(4 << 20)
-            .http2_initial_connection_window_size(32 << 20)
-            .http2_max_frame_size(256 << 10)
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .http2_keep_alive_timeout(Duration::from_secs(20))
-            .build(connector);
+        let lanes = Lanes::new(location, trust, options.connections)?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
             .map_err(|_| "the token has characters that no token has".to_owned())?;
         authorization.set_sensitive(true);
@@ -175,7 +155,7 @@ impl Transport {
             .build()
             .map_err(|error| format!("the system gives no threads: {error}"))?;
         Ok(Self {
-            client,
+            lanes,
             location: location.clone(),
             authorization,
             pace: options.pace,
@@ -215,7 +195,9 @@ impl Transport {
     async fn talk(&self, request: &Request) -> Result<Answer, Fault> {
         let sent = Arc::new(AtomicU64::new(0));
         let total: u64 = request.body.iter().map(|part| part.len() as u64).sum();
-        let asked = self.client.request(self.build(request, &sent)?);
+        // Held until the answer has come whole.
+        let lane = self.lanes.enter();
+        let asked = lane.client().request(self.build(request, &sent)?);
         let response = self.watched(asked, &sent, total).await?;
         self.answer(request, response).await
     }

@@ -199,6 +199,7 @@ pub fn impatient() -> ClientOptions {
             wait_max: Duration::from_millis(50),
         },
         entries_max: 100_000,
+        connections: 4,
     }
 }
 

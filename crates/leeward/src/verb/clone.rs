@@ -50,7 +50,7 @@ pub fn run(
         }
         None => repository.make_alike(&from, &arguments.to)?,
     };
-    let sides = Sides::new(from, to, arguments.transfer.limit)?;
+    let sides = Sides::new(from, to, &arguments.transfer)?;
     Ok(carry.run(&sides, &Selection::All, output)?.code())
 }
 

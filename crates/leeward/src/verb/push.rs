@@ -27,6 +27,10 @@ pub struct TransferArguments {
     /// Frames that are read, checked and passed on at once; each takes three times the size of a frame
     #[arg(short = 'j', long, value_name = "N", default_value_t = TransferOptions::default().in_flight)]
     pub threads: usize,
+    /// Packs that are sent at once, each over a connection of its own and with its size of memory; more of them pay where
+    /// packets are lost on a long way [default: what the target proposes: 1 for a directory, 6 over a network]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub streams: Option<u16>,
     /// Walk the new snapshots once more at the target when they are published
     #[arg(long)]
     pub verify: bool,
@@ -89,7 +93,7 @@ pub fn push(
     let sides = Sides::new(
         repository.open()?,
         repository.open_other(to, &arguments.transfer.other)?,
-        arguments.transfer.limit,
+        &arguments.transfer,
     )?;
     run(&sides, what, arguments.all, &arguments.transfer, Near::From, output)
 }
@@ -104,7 +108,7 @@ pub fn pull(
     let sides = Sides::new(
         repository.open_other(from, &arguments.transfer.other)?,
         repository.open()?,
-        arguments.transfer.limit,
+        &arguments.transfer,
     )?;
     run(&sides, what, arguments.all, &arguments.transfer, Near::To, output)
 }

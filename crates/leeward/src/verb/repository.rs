@@ -86,7 +86,7 @@ pub fn open_with(
 ) -> Result<Repository, Failure> {
     let store = location::open_cached_store(location)?;
     let limit = bytes_per_second.map(RateLimit::new);
-    told(location, Repository::open_with(LimitedStore::wrap(store, limit.as_ref()), unlock))
+    told(location, Repository::open_with(LimitedStore::wrap(store, limit.as_ref(), None), unlock))
 }
 
 fn told<T>(location: &str, opened: leeward_repository::Result<T>) -> Result<T, Failure> {

@@ -112,7 +112,7 @@ fn export(
         }
     }
     let identity = from.config().repository_id.clone();
-    let sides = Sides::new(from, to, arguments.limit)?;
+    let sides = Sides::new(from, to, arguments)?;
     let carry =
         Carry { verb: "seed export", options: arguments.options(Near::From), dry_run: arguments.dry_run };
     let carried = carry.run(&sides, selection, output)?;
@@ -153,7 +153,7 @@ fn import(
     let mut options = transfer.options(Near::From);
     (options.verify, options.is_carried) = (true, true);
     let carry = Carry { verb: "seed import", options, dry_run: transfer.dry_run };
-    let sides = Sides::new(from, to, transfer.limit)?;
+    let sides = Sides::new(from, to, transfer)?;
     Ok(carry.run(&sides, &Selection::All, output)?.code())
 }
 

@@ -39,7 +39,7 @@ pub fn run(
     let sides = Sides::new(
         repository.open()?,
         repository.open_other(&arguments.to, &arguments.transfer.other)?,
-        arguments.transfer.limit,
+        &arguments.transfer,
     )?;
     let is_wanted = |image: &ImageName| {
         let filter = &arguments.filter;

@@ -227,6 +227,10 @@ impl Store for Staged {
         self.store.name()
     }
 
+    fn requests_at_once(&self) -> usize {
+        self.store.requests_at_once()
+    }
+
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         self.act(|store| store.open(key))
     }

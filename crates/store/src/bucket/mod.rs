@@ -25,6 +25,9 @@ use std::ops::Range;
 
 use crate::{Entry, Key, Locks, Result};
 
+/// Requests at once that pay. Each may hold a pack of tens of MiB in memory.
+const REQUESTS_AT_ONCE: usize = 6;
+
 /// What a service calls the present version of an object (an entity tag, a generation), in the form in which it has to
 /// be given back to the same service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -6,8 +6,6 @@ use super::retry::{Backoff, RetryPolicy};
 use super::{Comparison, Condition, RequestCounts, SharedBucket, Tag};
 use crate::{Entry, Error, ErrorKind, Key, Locks, Object, Result, Store, Version};
 
-/// Requests at once that pay. Each may hold a pack of tens of MiB in memory.
-const REQUESTS_AT_ONCE: usize = 6;
 /// The largest object that is replaced by comparison, in bytes: records have 64 MiB at most.
 const COMPARED_BYTES_MAX: u64 = 80 << 20;
 
@@ -155,7 +153,7 @@ impl Store for BucketStore {
     }
 
     fn requests_at_once(&self) -> usize {
-        REQUESTS_AT_ONCE
+        super::REQUESTS_AT_ONCE
     }
 
     fn locks(&self) -> Option<&dyn Locks> {

@@ -12,6 +12,7 @@ use leeward_repository::transfer::{
 use crate::failure::{Code, Failure};
 use crate::limit::{LimitedStore, RateLimit};
 use crate::output::Output;
+use crate::verb::push::TransferArguments;
 use crate::verb::repository::Watch;
 use crate::{requests, size};
 
@@ -26,17 +27,18 @@ pub struct Sides {
 }
 
 impl Sides {
-    /// Two repositories, the second of them written no faster than a limit.
-    pub fn new(from: Repository, to: Repository, limit: Option<u64>) -> Result<Self, Failure> {
+    /// Two repositories, the second of them written no faster, and by as many streams, as the arguments say.
+    pub fn new(from: Repository, to: Repository, arguments: &TransferArguments) -> Result<Self, Failure> {
         if from.location() == to.location() {
             let what = format!("{}: both sides are the same repository", from.location());
             return Err(Failure::new(Code::Usage, what).hint("give another repository as the last argument"));
         }
         let (read, written) = (Arc::new(Traffic::default()), Arc::new(Traffic::default()));
-        let limit = limit.map(RateLimit::new);
+        let (limit, streams) = (arguments.limit.map(RateLimit::new), arguments.streams.map(usize::from));
+        let bounded = |store| LimitedStore::wrap(store, limit.as_ref(), streams);
         Ok(Self {
             from: from.map_store(|store| CountedStore::wrap(store, &read)),
-            to: to.map_store(|store| CountedStore::wrap(LimitedStore::wrap(store, limit.as_ref()), &written)),
+            to: to.map_store(|store| CountedStore::wrap(bounded(store), &written)),
             read,
             written,
         })

@@ -184,6 +184,10 @@ impl Store for VersionedStore {
         self.bucket.requests()
     }
 
+    fn requests_at_once(&self) -> usize {
+        super::REQUESTS_AT_ONCE
+    }
+
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         if !Self::is_plain(key) {
             let (content, _) = self.read(key, COMPARED_BYTES_MAX)?;
