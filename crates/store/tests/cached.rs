@@ -39,6 +39,10 @@ impl Store for Renamed {
     fn name(&self) -> &str {
         self.0.name()
     }
+
+    fn requests_at_once(&self) -> usize {
+        1
+    }
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         self.0.open(&to(key))
     }

@@ -156,6 +156,10 @@ impl Store for HollowStore {
         self.below.name()
     }
 
+    fn requests_at_once(&self) -> usize {
+        self.below.requests_at_once()
+    }
+
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         match self.hollow(key) {
             Some((name, pack)) => Ok(Arc::new(self.layout.object(pack, name))),

@@ -107,6 +107,10 @@ impl Store for WholeRuns {
         self.0.name()
     }
 
+    fn requests_at_once(&self) -> usize {
+        self.0.requests_at_once()
+    }
+
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         if !key.as_str().starts_with("index/") {
             return self.0.open(key);
