@@ -64,7 +64,7 @@ const BUCKET_PACK_BYTES: u64 = 64 << 20;
 
 /// The size of packs that suits a new repository at a location, in bytes.
 pub fn pack_bytes(location: &str) -> Result<u64, Failure> {
-    let is_bucket = Location::parse(location)?.is_some();
+    let is_bucket = !leeward_api::client::Location::is_one(location) && Location::parse(location)?.is_some();
     Ok(if is_bucket { BUCKET_PACK_BYTES } else { InitOptions::default().pack_bytes.into() })
 }
 
