@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use leeward_cloud::ErrorKind;
 use leeward_cloud::qemu::{Qmp, QmpOptions};
-use serde_json::json;
+use serde_json::{Value, json};
 
 struct Machine {
     child: Child,
@@ -103,8 +103,8 @@ fn a_monitor_with_a_client_is_said_to_be_busy() {
     Qmp::connect(&machine.socket(), &QmpOptions::default()).unwrap();
 }
 
-/// What the client says of a peer that answers the negotiation with this.
-fn answered(answer: &'static [u8]) -> leeward_cloud::Error {
+/// What comes of a peer that answers the negotiation with this, where `ID` stands for the number of what was asked.
+fn connected(answer: &'static [u8]) -> leeward_cloud::Result<Qmp> {
     const GREETING: &[u8] =
         b"{\"QMP\": {\"version\": {\"qemu\": {\"major\": 7, \"minor\": 2, \"micro\": 0}}}}\r\n";
     let directory = tempfile::tempdir().unwrap();
@@ -113,26 +113,48 @@ fn answered(answer: &'static [u8]) -> leeward_cloud::Error {
     let peer = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(GREETING).unwrap();
-        let _ = stream.read(&mut [0; 1000]).unwrap();
+        let mut asked = [0; 1000];
+        let length = stream.read(&mut asked).unwrap();
+        let asked: Value = serde_json::from_slice(&asked[..length]).unwrap();
+        let answer = match std::str::from_utf8(answer) {
+            Ok(text) => text.replace("ID", &asked["id"].to_string()).into_bytes(),
+            Err(_) => answer.to_vec(),
+        };
         // The client may leave in the middle.
-        let _ = stream.write_all(answer);
+        let _ = stream.write_all(&answer);
         let _ = stream.read_to_end(&mut Vec::new());
     });
-    let error = Qmp::connect(&path, &hasty()).unwrap_err();
-    peer.join().unwrap();
-    error
+    let connected = Qmp::connect(&path, &hasty());
+    if connected.is_err() {
+        peer.join().unwrap();
+    }
+    connected
+}
+
+/// What the client says of a peer that answers the negotiation with this.
+fn answered(answer: &'static [u8]) -> leeward_cloud::Error {
+    connected(answer).unwrap_err()
+}
+
+#[test]
+fn answers_to_a_client_that_was_killed_are_passed_over() {
+    connected(b"{\"return\": 5, \"id\": 15}\n{\"error\": {}, \"id\": 16}\n{\"return\": {}, \"id\": ID}\n")
+        .unwrap();
+    let endless: &[u8] = b"{\"return\": 5, \"id\": 15}\n".repeat(1000).leak();
+    assert!(answered(endless).to_string().contains("not asked"));
 }
 
 #[test]
 fn what_breaks_the_protocol_ends_the_connection() {
     for (answer, told) in [
-        (&b"{\"return\": {}, \"id\": 77}\n"[..], "not asked"),
+        (&b"{\"return\": {}, \"id\": \"x\"}\n"[..], "not asked"),
+        (b"{\"return\": {}, \"id\": 77}\n", "no answer to qmp_capabilities"),
         (b"{\"return\": \n", "not JSON"),
         (b"\xff\xfe\n", "not JSON"),
-        (b"{\"id\": 1}\n", "neither"),
+        (b"{\"id\": ID}\n", "neither"),
         (b"[1, 2]\n", "not asked"),
         (b"", "no answer to qmp_capabilities"),
-        (b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": 1}\n", "no"),
+        (b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": ID}\n", "no"),
     ] {
         let error = answered(answer);
         assert!(error.to_string().contains(told), "{error}");

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use crate::{Error, Key, Result};
 
 /// Who may take a lock away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LockMode {
     /// Who has a special permission.
     Governance,

@@ -18,12 +18,28 @@ use crate::{Error, Result};
 /// Events that are kept until somebody asks for them.
 const EVENTS_MAX: usize = 4096;
 
+/// Answers to a client before this one that are passed over. QEMU keeps a few commands in its queue, and when whoever gave
+/// them has been killed, whoever comes next gets the answers.
+const LATE_ANSWERS_MAX: usize = 64;
+
 /// What the names of jobs begin with that are made to see their events.
 const PROBE: &str = "leeward-probe-";
 /// A node that nobody makes.
 const NO_NODE: &str = "leeward-nowhere";
 /// How long its events may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The number of a client's first command: random, so that nobody takes an answer to the client before for an own one.
+fn first_id() -> u64 {
+    let mut random = [0; 8];
+    // Without randomness clients are told apart by time.
+    if getrandom::fill(&mut random).is_err() {
+        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        random = (time.as_nanos() as u64).to_le_bytes();
+    }
+    // Below what a number in JSON can be everywhere.
+    u64::from_le_bytes(random) >> 12
+}
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +85,7 @@ pub struct Qmp {
     next_id: u64,
     events: VecDeque<QmpEvent>,
     events_lost: bool,
+    late_answers: usize,
     /// Why no further command can be sent: an answer is outstanding, or the connection broke.
     over: Option<String>,
 }
@@ -106,9 +123,10 @@ impl Qmp {
             channel,
             options: *options,
             version,
-            next_id: 1,
+            next_id: first_id(),
             events: VecDeque::new(),
             events_lost: false,
+            late_answers: 0,
             over: None,
         }
     }
@@ -195,6 +213,14 @@ impl Qmp {
         answer
     }
 
+    /// Whether a message answers a client that was here before: it has the number of a command, and not of one of ours.
+    fn is_late_answer(&mut self, message: &Value) -> bool {
+        let is_answer = message.get("return").is_some() || message.get("error").is_some();
+        let is_late = is_answer && message["id"].is_u64() && self.late_answers < LATE_ANSWERS_MAX;
+        self.late_answers += usize::from(is_late);
+        is_late
+    }
+
     fn exchange(
         &mut self,
         command: &str,
@@ -210,7 +236,7 @@ impl Qmp {
                 waited_for: command.to_owned(),
                 limit: self.options.answer_limit,
             })?;
-            if self.keep_event(&mut message) {
+            if self.keep_event(&mut message) || (message["id"] != id && self.is_late_answer(&message)) {
                 continue;
             }
             let error = &message["error"];
@@ -281,7 +307,7 @@ impl Qmp {
                 self.over = Some(format!("the connection is over: {error}"));
             })?;
             let Some(mut message) = next else { return Ok(None) };
-            if !self.keep_event(&mut message) {
+            if !self.keep_event(&mut message) && !self.is_late_answer(&message) {
                 let error = broken(self.peer(), "it answers something that was not asked".to_owned());
                 self.over = Some(error.to_string());
                 return Err(error);
@@ -322,7 +348,7 @@ impl Qmp {
                     limit: PROBE_LIMIT,
                 });
             };
-            if !self.keep_event(&mut message) {
+            if !self.keep_event(&mut message) && !self.is_late_answer(&message) {
                 let error = broken(self.peer(), "it answers something that was not asked");
                 self.over = Some(error.to_string());
                 return Err(error);

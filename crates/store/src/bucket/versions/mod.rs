@@ -18,6 +18,7 @@ mod chain;
 mod change;
 mod clean;
 mod decide;
+mod locks;
 mod look;
 mod name;
 mod patience;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use super::store::BucketObject;
 use super::{Comparison, Condition, RequestCounts, SharedBucket};
-use crate::{Entry, Error, ErrorKind, Key, Object, Result, Store, Version};
+use crate::{Entry, Error, ErrorKind, Key, Locks, Object, Result, Store, Version};
 use chain::Chain;
 use look::Found;
 use patience::PatientObject;
@@ -186,6 +187,10 @@ impl Store for VersionedStore {
 
     fn requests_at_once(&self) -> usize {
         super::REQUESTS_AT_ONCE
+    }
+
+    fn locks(&self) -> Option<&dyn Locks> {
+        self.plain.locks().map(|_| self as &dyn Locks)
     }
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
