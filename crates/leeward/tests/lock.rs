@@ -31,7 +31,8 @@ elif what == "wreck":
         if number % 3 == 0: s3.put_object(Bucket=bucket, Key=key, Body=b"encrypted by bad people")
         s3.delete_object(Bucket=bucket, Key=key)
     kept = 0
-    for entry, _ in list(versions()):
+    for entry, is_version in list(versions()):
+        if not is_version: continue
         try: s3.delete_object(Bucket=bucket, Key=entry["Key"], VersionId=entry["VersionId"])
         except ClientError as error:
             assert error.response["Error"]["Code"] == "AccessDenied", error
@@ -97,7 +98,7 @@ fn leeward(location: &str, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_leeward"))
         .args(["-r", location])
         .args(arguments)
-        .env("LEEWARD_NO_CACHE", "1")
+        .env("LEEWARD_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
         .envs(KEYS)
         .output()
         .unwrap()
