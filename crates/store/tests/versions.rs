@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use leeward_store::bucket::{BucketStore, Comparison, Condition, SharedBucket, VersionedStore};
+use leeward_store::bucket::{Bucket, BucketStore, Comparison, Condition, SharedBucket, VersionedStore};
 use leeward_store::simulation::bucket::{Habits, MemoryBucket, Request};
 use leeward_store::simulation::conformance::{Deletion, run, run_with};
 use leeward_store::{ErrorKind, Key, SharedStore, Version};
@@ -135,4 +135,17 @@ fn what_a_dead_deleter_and_dead_writers_left_is_swept() {
     assert!(store.list("sessions").unwrap().is_empty(), "a value that comes late is none");
     assert!(store.sweep_leftovers().unwrap() >= 600);
     assert!(bucket.keys().is_empty(), "{:?}", bucket.keys());
+}
+
+#[test]
+fn a_part_that_somebody_else_replaced_is_damage_and_is_named() {
+    let (bucket, store) = versioned(Comparison::None, Habits::default(), 9);
+    let key = Key::new("refs/web").unwrap();
+    store.put_if_absent(&key, &[b"content"]).unwrap();
+    for entry in bucket.list("refs").unwrap() {
+        bucket.write(&entry.key, &[b"encrypted by bad people"], Condition::Always).unwrap();
+    }
+    let error = store.get(&key, 100).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(error.to_string().contains("refs/web%3A/r00000001."), "{error}");
 }

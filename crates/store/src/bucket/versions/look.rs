@@ -115,11 +115,10 @@ impl VersionedStore {
         match self.again(|| self.bucket.read(&part, None, size_max.saturating_add(HEADER_BYTES as u64))) {
             Ok(read) => match History::decode(read.content) {
                 Some(found) => Ok(Some(found)),
-                None => Err(Error::Io {
+                None => Err(Error::Contradiction {
                     store: self.bucket.name().to_owned(),
-                    action: "read",
                     key: part.to_string(),
-                    source: std::io::ErrorKind::InvalidData.into(),
+                    what: "it is not what was written there: somebody else has replaced it".to_owned(),
                 }),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
