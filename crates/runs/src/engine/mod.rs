@@ -1,0 +1,326 @@
+//! The engine: takes runs, does what is next, writes down what came of it.
+//!
+//! One thread decides and writes; each step has a thread of its own, which only reads the run as it was when the step began.
+//! Results come back over a channel and are kept under the claim with which the step was begun.
+//!
+//! A lease is prolonged three times in its length. An engine that could not prolong it tells its steps to stop; what they
+//! still say is refused by the fence. Another engine may begin the same step before the first one has stopped: steps are
+//! written for that ([`crate::step`]).
+
+mod held;
+mod work;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use held::Held;
+use work::Finished;
+
+use crate::state::{Inserted, Replaced, State};
+use crate::step::Kind;
+use crate::{Command, Error, Event, Result, Run, RunId, RunState, apply, command};
+
+/// How often a change by comparison is tried before it is given up.
+const TRIES: usize = 50;
+
+/// How an engine works.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Its name among all engines of the state, as `HOST:PID`.
+    pub owner: String,
+    /// How long a run stays its own without a word.
+    pub lease: Duration,
+    /// How often it looks for what others have changed.
+    pub poll: Duration,
+    /// The most runs that it has at once.
+    pub runs: usize,
+    /// The most steps that it has under way at once.
+    pub steps: usize,
+    /// How many runs may have a place in a pool, by pool.
+    pub pools: BTreeMap<String, u32>,
+    /// How often a step may lose its engine before it is held to be the cause.
+    pub interruptions: u32,
+    /// How long a step that has to stop may take before it is given up.
+    pub patience: Duration,
+}
+
+impl EngineOptions {
+    /// The usual ones.
+    #[must_use]
+    pub fn new(owner: &str) -> Self {
+        Self {
+            owner: owner.to_owned(),
+            lease: Duration::from_secs(30),
+            poll: Duration::from_secs(1),
+            runs: 64,
+            steps: 64,
+            pools: BTreeMap::new(),
+            interruptions: 20,
+            patience: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What the thread that decides is told.
+enum Message {
+    /// A step ended.
+    Finished(Finished),
+    /// Look again.
+    Wake,
+}
+
+/// A running engine. Dropping it ends it as [`Engine::stop`] does.
+pub struct Engine {
+    runs: Runs,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Makes runs and speaks to them; cheap to clone. What it asks is done by whichever engine has the run.
+#[derive(Clone)]
+pub struct Runs {
+    state: Arc<dyn State>,
+    wake: Arc<Mutex<Option<Sender<Message>>>>,
+}
+
+impl Runs {
+    /// Runs of a state without an engine of this process.
+    #[must_use]
+    pub fn new(state: Arc<dyn State>) -> Self {
+        Self { state, wake: Arc::new(Mutex::new(None)) }
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn state(&self) -> &Arc<dyn State> {
+        &self.state
+    }
+
+    /// Makes a run; `unique` is a key under which it is made once only.
+    ///
+    /// # Errors
+    /// The plan makes no sense or the state fails.
+    pub fn begin(&self, run: &Run, unique: Option<&str>) -> Result<Inserted> {
+        run.plan.check()?;
+        let inserted = self.state.insert(run, unique)?;
+        self.wake();
+        Ok(inserted)
+    }
+
+    /// Does what a person asks of a run; returns the run as it is then.
+    ///
+    /// # Errors
+    /// There is no such run, it is in no state for that, or the state fails.
+    pub fn command(&self, id: &RunId, command: &Command) -> Result<Run> {
+        for _ in 0..TRIES {
+            let (mut run, _) = self.state.load(id)?.ok_or_else(|| Error::NoRun(id.clone()))?;
+            let events = command::decide(&run, command)?;
+            let now = self.state.now()?;
+            events.iter().for_each(|event| apply(&mut run, event, now));
+            match self.state.replace(&run, run.sequence, None, &events)? {
+                Replaced::Done => {
+                    self.wake();
+                    return Ok(run);
+                }
+                Replaced::Gone => return Err(Error::NoRun(id.clone())),
+                Replaced::Changed | Replaced::Fenced => {}
+            }
+        }
+        Err(Error::Busy(id.clone()))
+    }
+
+    /// Has this process' engine look now rather than at its next turn.
+    pub fn wake(&self) {
+        let wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = wake.as_ref() {
+            // An engine that has ended needs no waking.
+            let _ = sender.send(Message::Wake);
+        }
+    }
+}
+
+impl Engine {
+    /// Starts an engine.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn start(
+        state: Arc<dyn State>,
+        kinds: Vec<Arc<dyn Kind>>,
+        options: EngineOptions,
+    ) -> std::io::Result<Self> {
+        let (sender, receiver) = channel();
+        let runs = Runs { state: Arc::clone(&state), wake: Arc::new(Mutex::new(Some(sender.clone()))) };
+        let stop = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            state,
+            kinds: kinds.into_iter().map(|kind| (kind.name().to_owned(), kind)).collect(),
+            options,
+            sender,
+            receiver,
+            held: BTreeMap::new(),
+            stop: Arc::clone(&stop),
+            renewed: Instant::now(),
+            looked: None,
+        };
+        let thread = std::thread::Builder::new().name("runs".to_owned()).spawn(move || worker.work())?;
+        Ok(Self { runs, stop, thread: Some(thread) })
+    }
+
+    /// The runs of its state.
+    #[must_use]
+    pub fn runs(&self) -> &Runs {
+        &self.runs
+    }
+
+    /// Ends the engine: steps are told to stop, and its runs are given back so that another engine takes them at once.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.runs.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported by the thread; there is nothing to give back.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+struct Worker {
+    state: Arc<dyn State>,
+    kinds: BTreeMap<String, Arc<dyn Kind>>,
+    options: EngineOptions,
+    sender: Sender<Message>,
+    receiver: Receiver<Message>,
+    held: BTreeMap<RunId, Held>,
+    stop: Arc<AtomicBool>,
+    renewed: Instant,
+    looked: Option<Instant>,
+}
+
+impl Worker {
+    fn work(mut self) {
+        while !self.stop.load(Ordering::Acquire) {
+            let wait = self.time_to_next();
+            match self.receiver.recv_timeout(wait) {
+                Ok(Message::Finished(finished)) => self.finish(finished),
+                Ok(Message::Wake) => self.looked = None,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // A database that fails for a while must not end the engine: what was not done is done at the next turn.
+            self.renew();
+            self.look();
+            self.advance();
+        }
+        self.give_back();
+    }
+
+    fn time_to_next(&self) -> Duration {
+        let now = Instant::now();
+        let soonest = self.held.values().filter_map(|held| held.due).min();
+        let poll = self.looked.map_or(now, |looked| looked + self.options.poll);
+        let next = soonest.map_or(poll, |soonest| soonest.min(poll));
+        next.saturating_duration_since(now)
+    }
+
+    /// Prolongs the leases, and learns which runs are no longer its own and which were changed by others.
+    fn renew(&mut self) {
+        if self.renewed.elapsed() < (self.options.lease / 3).min(self.options.poll) || self.held.is_empty() {
+            return;
+        }
+        let claims: Vec<_> = self.held.values().map(|held| held.claim.clone()).collect();
+        match self.state.renew(&claims, self.options.lease) {
+            Ok(still) => {
+                self.renewed = Instant::now();
+                let still: BTreeMap<_, _> =
+                    still.into_iter().map(|(claim, sequence)| (claim.run, sequence)).collect();
+                self.held.retain(|id, held| held.keep(still.get(id).copied()));
+            }
+            Err(_) if self.renewed.elapsed() > self.options.lease => {
+                self.held.values().for_each(Held::lose);
+                self.held.clear();
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Takes runs that nobody has.
+    fn look(&mut self) {
+        if self.looked.is_some_and(|looked| looked.elapsed() < self.options.poll) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let most = self.options.runs.saturating_sub(self.held.len());
+        if most == 0 {
+            return;
+        }
+        if self.held.is_empty() {
+            self.renewed = Instant::now();
+        }
+        let claimed = self.state.claim(&self.options.owner, self.options.lease, most, &self.options.pools);
+        for claim in claimed.unwrap_or_default() {
+            self.held.insert(claim.run.clone(), Held::new(claim));
+        }
+    }
+
+    /// Does what is next for each run that has something to do.
+    fn advance(&mut self) {
+        let now = Instant::now();
+        let due: Vec<RunId> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.due.is_some_and(|due| due <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            let Some(mut held) = self.held.remove(&id) else { continue };
+            if self.advance_one(&mut held) {
+                self.held.insert(id, held);
+            }
+        }
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        let Some(mut held) = self.held.remove(&finished.claim.run) else { return };
+        if held.claim == finished.claim && held.settle(finished) {
+            held.due = Some(Instant::now());
+        }
+        self.held.insert(held.claim.run.clone(), held);
+    }
+
+    fn give_back(mut self) {
+        self.held.values().for_each(Held::lose);
+        let end = Instant::now() + self.options.patience;
+        while self.held.values().any(Held::is_busy) && Instant::now() < end {
+            match self.receiver.recv_timeout(Duration::from_millis(100)) {
+                Ok(Message::Finished(finished)) => self.finish(finished),
+                Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.renew();
+        }
+        let ids: Vec<RunId> = self.held.keys().cloned().collect();
+        for id in ids {
+            let Some(mut held) = self.held.remove(&id) else { continue };
+            self.write_results(&mut held);
+            let _ = self.state.release(&held.claim);
+        }
+    }
+
+    fn move_event(state: RunState, reason: Option<String>) -> Event {
+        Event::Moved { state, reason }
+    }
+}
