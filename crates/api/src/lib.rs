@@ -2,6 +2,7 @@
 //!
 //! - [`server`]: the routes, the listener with TLS, and what every request goes through: who asks, what that role may do,
 //!   what the objects themselves say, how much, and the log of changes;
+//! - [`site`]: the routes of a site's daemon;
 //! - [`guard`]: what a role may do with an object, decided by looking at the objects, without any key of the repository;
 //! - [`token`]: who may ask;
 //! - [`client`]: the store on the other side of the wire;
@@ -20,6 +21,7 @@ mod ledger;
 mod limits;
 mod problem;
 pub mod server;
+pub mod site;
 pub mod token;
 pub mod witness;
 

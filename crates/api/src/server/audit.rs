@@ -49,7 +49,7 @@ impl Audit {
     }
 
     /// Writes a line. That a log cannot be written stops no request: a full disk of the log must not stop backups.
-    pub(super) fn note(&self, line: &Line<'_>) {
+    pub(crate) fn note(&self, line: &impl Serialize) {
         let Ok(mut bytes) = serde_json::to_vec(line) else { return };
         bytes.push(b'\n');
         let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&bytes);

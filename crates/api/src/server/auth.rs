@@ -23,11 +23,11 @@ const ADDRESSES_MAX: usize = 4096;
 
 /// Counts failures by address.
 #[derive(Default)]
-pub(super) struct FailureBound(Mutex<HashMap<IpAddr, (Instant, u32)>>);
+pub(crate) struct FailureBound(Mutex<HashMap<IpAddr, (Instant, u32)>>);
 
 impl FailureBound {
     /// Counts a failure; whether there were too many of late.
-    fn is_exceeded_by(&self, address: Option<IpAddr>) -> bool {
+    pub(crate) fn is_exceeded_by(&self, address: Option<IpAddr>) -> bool {
         let now = Instant::now();
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.len() >= ADDRESSES_MAX {

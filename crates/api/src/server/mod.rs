@@ -8,7 +8,7 @@
 //! connections (their number, a handshake that does not end, a client that takes nothing) is the listener's.
 
 mod audit;
-mod auth;
+pub(crate) mod auth;
 mod body;
 mod listen;
 mod metrics;

@@ -1,0 +1,289 @@
+//! The routes of a site's daemon: runs, imports, images, events, and what watches them.
+//!
+//! Every request goes the same way: it gets an id; its address must be let in; who asks is found out; the role must suffice
+//! for the route ([`access`]); the site, whose calls block, is called from a bounded number of threads; changes are logged.
+//! Handlers are thin: what they do is a method of [`leeward_site::Site`].
+
+mod access;
+mod airflow;
+mod events;
+mod feed;
+mod images;
+mod imports;
+mod networks;
+mod problem;
+mod query;
+mod runs;
+mod system;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use leeward_site::Site;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+pub use networks::Network;
+
+use access::Caller;
+use feed::Feed;
+use problem::Problem;
+
+use crate::server::auth::FailureBound;
+use crate::server::{Audit, Peer};
+use crate::token::TokenBook;
+
+/// The largest body of a request, in bytes.
+const BODY_BYTES_MAX: usize = 256 << 10;
+/// Calls of the site at once.
+const CALLS_MAX: usize = 32;
+
+/// What the routes share. Cheap to clone.
+#[derive(Clone)]
+pub struct SiteState(Arc<Inner>);
+
+struct Inner {
+    site: Arc<Site>,
+    tokens: TokenBook,
+    audit: Audit,
+    networks: Vec<Network>,
+    failures: FailureBound,
+    calls: Semaphore,
+    feed: Feed,
+    pages: Option<Pages>,
+    started: Instant,
+}
+
+/// Answers requests for pages: a path, and its bytes with their headers where there is such a page.
+pub type Pages = fn(&str) -> Option<Page>;
+
+/// A page of the web interface.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Its bytes.
+    pub bytes: &'static [u8],
+    /// Its type.
+    pub content_type: &'static str,
+    /// Its entity tag, with quotes.
+    pub etag: String,
+}
+
+/// What the web pages may do: nothing that does not come from the daemon itself.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+    connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
+impl SiteState {
+    /// The state of the routes. `networks` are those from which requests are taken; all where empty.
+    #[must_use]
+    pub fn new(site: Arc<Site>, tokens: TokenBook, audit: Audit, networks: Vec<Network>, pages: Option<Pages>) -> Self {
+        let feed = Feed::new(Arc::clone(site.runs().state()));
+        Self(Arc::new(Inner {
+            site,
+            tokens,
+            audit,
+            networks,
+            failures: FailureBound::default(),
+            calls: Semaphore::new(CALLS_MAX),
+            feed,
+            pages,
+            started: Instant::now(),
+        }))
+    }
+
+    /// Calls the site, which blocks, when it is its turn.
+    async fn call<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Site) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let busy = || Problem::busy("the daemon has too much to do");
+        let _turn = self.0.calls.acquire().await.map_err(|_| busy())?;
+        let site = Arc::clone(&self.0.site);
+        let done = tokio::task::spawn_blocking(move || act(&site)).await;
+        done.unwrap_or_else(|_| Err(Problem::failed("the daemon failed at this request; its log says more")))
+    }
+}
+
+/// A request, taken apart.
+struct Asking {
+    id: String,
+    method: Method,
+    path: String,
+    query: String,
+    headers: HeaderMap,
+    peer: Option<Peer>,
+}
+
+impl Asking {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// All routes of a site.
+pub fn routes(state: SiteState) -> Router {
+    Router::new().fallback(handle).with_state(state)
+}
+
+async fn handle(State(state): State<SiteState>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let asking = Asking {
+        id: request_id(),
+        method: parts.method,
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        peer: parts.extensions.get::<Peer>().cloned(),
+        headers: parts.headers,
+    };
+    let _inside = asking.peer.as_ref().map(|peer| peer.activity.enter());
+    let mut caller = None;
+    let answer = dispatch(&state, &asking, body, &mut caller).await;
+    let response = match answer {
+        Ok(response) => response,
+        Err(problem) => problem.response(&asking.id),
+    };
+    state.note(&asking, caller.as_ref(), response.status());
+    finish(response, &asking.id)
+}
+
+fn request_id() -> String {
+    let mut random = [0; 8];
+    // Without random bytes the id is zeros: it is for finding a line in the log, no more.
+    let _ = getrandom::fill(&mut random);
+    crate::token::hex(&random)
+}
+
+async fn dispatch(
+    state: &SiteState,
+    asking: &Asking,
+    body: Body,
+    caller: &mut Option<Caller>,
+) -> Result<Response, Problem> {
+    access::network(state, asking)?;
+    let parts: Vec<&str> = asking.path.trim_matches('/').split('/').collect();
+    let is_read = matches!(asking.method, Method::GET | Method::HEAD);
+    match parts.as_slice() {
+        ["healthz"] => return Ok(text("ok\n")),
+        ["readyz"] => return system::ready(state).await,
+        ["v1", "openapi.json"] if is_read => return Ok(system::openapi()),
+        ["v1", "hear", source] => return imports::hear(state, asking, source, body).await,
+        ["auth", "token"] => return airflow::token(state, asking, body).await,
+        ["v1" | "api" | "metrics", ..] => {}
+        _ if is_read => return page(state, asking),
+        _ => return Err(Problem::not_found(format!("there is nothing at {}", asking.path))),
+    }
+    let found = access::caller(state, asking)?;
+    *caller = Some(found.clone());
+    match parts.as_slice() {
+        ["v1", "whoami"] => system::whoami(asking, &found),
+        ["v1", "site"] => system::site(state, asking, &found).await,
+        ["v1", "overview"] => system::overview(state, asking, &found).await,
+        ["metrics"] => system::metrics(state, asking, &found).await,
+        ["v1", "runs", rest @ ..] => runs::handle(state, asking, &found, rest, body).await,
+        ["v1", "events"] => events::handle(state, asking, &found).await,
+        ["v1", "imports"] => imports::begin(state, asking, &found, body).await,
+        ["v1", "heard"] => imports::heard(state, asking, &found).await,
+        ["v1", "sources", source, "objects"] => imports::objects(state, asking, &found, source).await,
+        ["v1", "images", rest @ ..] => images::handle(state, asking, &found, rest).await,
+        ["api", "v1" | "v2", "dags", dag, rest @ ..] => airflow::handle(state, asking, &found, dag, rest, body).await,
+        _ => Err(Problem::not_found(format!("there is nothing at {}", asking.path))),
+    }
+}
+
+impl SiteState {
+    fn note(&self, asking: &Asking, caller: Option<&Caller>, status: StatusCode) {
+        let is_change = !matches!(asking.method, Method::GET | Method::HEAD);
+        if !is_change && !matches!(status.as_u16(), 401 | 403) {
+            return;
+        }
+        self.0.audit.note(&Line {
+            time: jiff::Timestamp::now().to_string(),
+            request: &asking.id,
+            peer: asking.peer.as_ref().map(|peer| peer.address.to_string()),
+            token: caller.map(|caller| caller.token.name.as_str()),
+            role: caller.map(|caller| caller.token.role.name()),
+            what: format!("{} {}", asking.method, asking.path.chars().take(600).collect::<String>()),
+            status: status.as_u16(),
+        });
+    }
+}
+
+/// A line of the log of changes.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    request: &'a str,
+    peer: Option<String>,
+    token: Option<&'a str>,
+    role: Option<&'a str>,
+    what: String,
+    status: u16,
+}
+
+fn page(state: &SiteState, asking: &Asking) -> Result<Response, Problem> {
+    let pages = state.0.pages.ok_or_else(|| Problem::not_found("this daemon has no web pages".to_owned()))?;
+    let found = pages(&asking.path).ok_or_else(|| Problem::not_found(format!("there is nothing at {}", asking.path)))?;
+    let is_known = asking.header("if-none-match") == Some(found.etag.as_str());
+    let mut response = Response::new(if is_known { Body::empty() } else { Body::from(found.bytes) });
+    if is_known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(found.content_type));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if let Ok(etag) = HeaderValue::from_str(&found.etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    Ok(response)
+}
+
+fn finish(mut response: Response, id: &str) -> Response {
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert("x-request-id", id);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Takes a body of JSON, of a bounded size.
+async fn body_of<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, Problem> {
+    let bytes = bytes_of(body).await?;
+    let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    serde_json::from_slice(bytes).map_err(|error| Problem::invalid(format!("the body makes no sense: {error}")))
+}
+
+async fn bytes_of(body: Body) -> Result<bytes::Bytes, Problem> {
+    let taken = axum::body::to_bytes(body, BODY_BYTES_MAX);
+    let taken = tokio::time::timeout(std::time::Duration::from_secs(30), taken).await;
+    taken.map_err(|_| Problem::too_slow())?.map_err(|_| Problem::too_large(BODY_BYTES_MAX))
+}
+
+fn json(value: &impl Serialize) -> Response {
+    // Our own plain types: they always have a JSON form.
+    let mut response = Response::new(Body::from(serde_json::to_vec(value).unwrap_or_default()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn text(text: impl Into<Body>) -> Response {
+    let mut response = Response::new(text.into());
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// Refuses other methods than these.
+fn only(asking: &Asking, methods: &[Method]) -> Result<(), Problem> {
+    match methods.contains(&asking.method) || (asking.method == Method::HEAD && methods.contains(&Method::GET)) {
+        true => Ok(()),
+        false => Err(Problem::method(methods)),
+    }
+}

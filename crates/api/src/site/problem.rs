@@ -1,0 +1,177 @@
+//! What the daemon says when it does not do what it was asked: problems as RFC 9457 has them.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use leeward_site::ErrorKind;
+use serde::Serialize;
+
+/// A problem.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    status: StatusCode,
+    /// The last part of its type; stable.
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+    hint: String,
+    allow: Option<String>,
+}
+
+/// What is sent (RFC 9457, section 3; `hint` and `request` are extensions).
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    hint: &'a str,
+    request: &'a str,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, kind, title, detail: detail.into(), hint: String::new(), allow: None }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "There is no such thing", detail)
+            .hint("see what there is at /v1/openapi.json, or in a listing")
+    }
+
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid", "The request makes no sense", detail)
+            .hint("see /v1/openapi.json for what it may be")
+    }
+
+    pub fn unauthenticated(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Nobody is known by that token", detail)
+            .hint("send a valid token; one is made with: leeward server token add")
+    }
+
+    pub fn too_many() -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many", "Too many failures", "too many requests without a valid token")
+            .hint("wait a minute, and send a valid token")
+    }
+
+    pub fn denied(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "denied", "The token may not do that", detail)
+            .hint("use a token of another role; see docs/server.md")
+    }
+
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", "Not in this state", detail).hint("look at it again and decide anew")
+    }
+
+    pub fn changed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PRECONDITION_FAILED, "changed", "It was changed in the meantime", detail)
+            .hint("look at it again and decide anew")
+    }
+
+    pub fn busy(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Not now", detail).hint("try again")
+    }
+
+    pub fn failed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "The daemon failed", detail).hint("see the daemon's log")
+    }
+
+    pub fn not_offered(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-offered", "Not configured here", detail)
+            .hint("add it to the site's configuration")
+    }
+
+    pub fn too_large(most: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large", format!("at most {most} bytes are taken"))
+            .hint("send less")
+    }
+
+    pub fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "The body came too slowly", "it was waited for 30 s")
+            .hint("send it again")
+    }
+
+    pub fn method(allowed: &[Method]) -> Self {
+        let names: Vec<_> = allowed.iter().map(Method::as_str).collect();
+        let allow = names.join(", ");
+        let detail = format!("here one can {allow}");
+        let mut problem =
+            Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", "Another method is needed", detail).hint("see /v1/openapi.json");
+        problem.allow = Some(allow);
+        problem
+    }
+
+    /// The answer that tells it.
+    pub fn response(&self, request: &str) -> Response {
+        let document = Document {
+            r#type: format!("urn:leeward:problem:{}", self.kind),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            hint: &self.hint,
+            request,
+        };
+        let mut response = Response::new(Body::from(serde_json::to_vec(&document).unwrap_or_default()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
+            }
+            _ => {}
+        }
+        if let Some(Ok(allow)) = self.allow.as_deref().map(HeaderValue::from_str) {
+            headers.insert(header::ALLOW, allow);
+        }
+        response
+    }
+}
+
+impl From<leeward_site::Error> for Problem {
+    fn from(error: leeward_site::Error) -> Self {
+        let text = error.to_string();
+        match error.kind() {
+            ErrorKind::NotFound => Self::not_found(text),
+            ErrorKind::Invalid => Self::invalid(text),
+            ErrorKind::Conflict => Self::conflict(text),
+            ErrorKind::NotOffered => Self::not_offered(text),
+            ErrorKind::Passing => {
+                complain(&error);
+                Self::busy("something that the daemon needs does not answer; its log says more")
+            }
+            ErrorKind::Lasting => {
+                complain(&error);
+                Self::failed("the daemon failed at this; its log says more")
+            }
+        }
+    }
+}
+
+impl From<leeward_runs::Error> for Problem {
+    fn from(error: leeward_runs::Error) -> Self {
+        leeward_site::Error::from(error).into()
+    }
+}
+
+/// Paths, hosts and reasons are for who operates the daemon, not for who asks it.
+fn complain(error: &dyn std::error::Error) {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    eprintln!("leeward: {text}");
+}

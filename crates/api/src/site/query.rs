@@ -1,0 +1,65 @@
+//! The query of a request: names and values, percent-decoded; each name at most once, and none that is not known.
+
+use std::collections::BTreeMap;
+
+use super::problem::Problem;
+
+/// The values of a query by their names.
+pub(super) struct Query(BTreeMap<String, String>);
+
+impl Query {
+    /// Takes a query apart.
+    pub fn parse(text: &str, known: &[&str]) -> Result<Self, Problem> {
+        let mut values = BTreeMap::new();
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (Some(name), Some(value)) = (decoded(name), decoded(value)) else {
+                return Err(Problem::invalid("the query is not percent-encoded text"));
+            };
+            if !known.contains(&name.as_str()) {
+                return Err(Problem::invalid(format!("{name:?} is not asked here; known are {}", known.join(", "))));
+            }
+            if values.insert(name.clone(), value).is_some() {
+                return Err(Problem::invalid(format!("{name} is given twice")));
+            }
+        }
+        Ok(Self(values))
+    }
+
+    /// A value; an empty one is none.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// A value of some other type.
+    pub fn value<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
+        let parse = |text: &str| text.parse().map_err(|error| Problem::invalid(format!("{name}={text}: {error}")));
+        self.text(name).map(parse).transpose()
+    }
+
+    /// How many entries a page is to have: 1 to 1000, 100 where nothing is said.
+    pub fn most(&self) -> Result<usize, Problem> {
+        match self.value("most")?.unwrap_or(100) {
+            most @ 1..=1000 => Ok(most),
+            most => Err(Problem::invalid(format!("most={most}: 1 to 1000 entries make a page"))),
+        }
+    }
+}
+
+/// Text without its percent-encoding; `None` where it is no UTF-8.
+pub(super) fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                let value = digit(rest.next()?)? << 4 | digit(rest.next()?)?;
+                u8::try_from(value).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}

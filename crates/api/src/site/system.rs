@@ -1,0 +1,136 @@
+//! Who one is, what the site is, how it does.
+
+use std::fmt::Write;
+
+use axum::http::{HeaderValue, Method, header};
+use axum::response::Response;
+use leeward_site::Overview;
+use serde::Serialize;
+
+use super::access::{Caller, Right};
+use super::problem::Problem;
+use super::{Asking, SiteState, json, only, text};
+
+/// What the API is, as OpenAPI 3.1 has it.
+const OPENAPI: &str = include_str!("openapi.json");
+
+pub(super) fn openapi() -> Response {
+    let mut response = text(OPENAPI);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Whether the state can be read and written to: what a load balancer asks.
+pub(super) async fn ready(state: &SiteState) -> Result<Response, Problem> {
+    state.call(|site| Ok(site.runs().state().last_event()?)).await?;
+    Ok(text("ok\n"))
+}
+
+#[derive(Serialize)]
+struct Who<'a> {
+    name: &'a str,
+    role: &'a str,
+    prefixes: &'a [String],
+}
+
+pub(super) fn whoami(asking: &Asking, caller: &Caller) -> Result<Response, Problem> {
+    only(asking, &[Method::GET])?;
+    let token = &caller.token;
+    Ok(json(&Who { name: &token.name, role: token.role.name(), prefixes: &token.prefixes }))
+}
+
+#[derive(Serialize)]
+struct SiteView<'a> {
+    name: &'a str,
+    version: &'a str,
+    repository: Option<RepositoryView<'a>>,
+    targets: Vec<TargetView<'a>>,
+    sources: Vec<SourceView<'a>>,
+}
+
+#[derive(Serialize)]
+struct RepositoryView<'a> {
+    location: &'a str,
+}
+
+#[derive(Serialize)]
+struct TargetView<'a> {
+    name: &'a str,
+    kind: &'a str,
+}
+
+#[derive(Serialize)]
+struct SourceView<'a> {
+    name: &'a str,
+    location: &'a str,
+    takes_events: bool,
+    polls: bool,
+    target: Option<&'a str>,
+}
+
+pub(super) async fn site(state: &SiteState, asking: &Asking, caller: &Caller) -> Result<Response, Problem> {
+    only(asking, &[Method::GET])?;
+    caller.needs(Right::See)?;
+    let config = state.0.site.config();
+    let targets = config.targets.iter().map(|(name, target)| TargetView { name, kind: target.kind.name() });
+    let sources = config.sources.iter().map(|(name, source)| SourceView {
+        name,
+        location: &source.location,
+        takes_events: source.watch.takes_events(),
+        polls: source.watch.polls(),
+        target: source.target.as_deref(),
+    });
+    Ok(json(&SiteView {
+        name: &config.name,
+        version: env!("CARGO_PKG_VERSION"),
+        repository: config.repository.as_ref().map(|place| RepositoryView { location: &place.location }),
+        targets: targets.collect(),
+        sources: sources.collect(),
+    }))
+}
+
+pub(super) async fn overview(state: &SiteState, asking: &Asking, caller: &Caller) -> Result<Response, Problem> {
+    only(asking, &[Method::GET])?;
+    caller.needs(Right::See)?;
+    Ok(json(&state.call(|site| Ok(site.overview()?)).await?))
+}
+
+/// Figures for Prometheus.
+pub(super) async fn metrics(state: &SiteState, asking: &Asking, caller: &Caller) -> Result<Response, Problem> {
+    only(asking, &[Method::GET])?;
+    caller.needs(Right::See)?;
+    let overview = state.call(|site| Ok(site.overview()?)).await?;
+    let mut figures = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_figures(&mut figures, &overview, state.0.started.elapsed().as_secs());
+    let mut response = text(figures);
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+fn write_figures(figures: &mut String, overview: &Overview, seconds: u64) -> std::fmt::Result {
+    writeln!(figures, "# HELP leeward_up_seconds Since the daemon began.\n# TYPE leeward_up_seconds gauge")?;
+    writeln!(figures, "leeward_up_seconds {seconds}")?;
+    writeln!(figures, "# HELP leeward_runs Runs by kind and state.\n# TYPE leeward_runs gauge")?;
+    for run in &overview.runs {
+        writeln!(figures, "leeward_runs{{kind=\"{}\",state=\"{}\"}} {}", label(&run.kind), run.state.name(), run.count)?;
+    }
+    let Some(images) = &overview.images else { return Ok(()) };
+    let help = "Age of the newest snapshot of an image.";
+    writeln!(figures, "# HELP leeward_image_age_seconds {help}\n# TYPE leeward_image_age_seconds gauge")?;
+    for image in images {
+        if let Some(age) = image.age_seconds {
+            writeln!(figures, "leeward_image_age_seconds{{image=\"{}\"}} {age}", label(image.image.as_str()))?;
+        }
+    }
+    writeln!(figures, "# HELP leeward_image_snapshots Snapshots of an image.\n# TYPE leeward_image_snapshots gauge")?;
+    for image in images {
+        writeln!(figures, "leeward_image_snapshots{{image=\"{}\"}} {}", label(image.image.as_str()), image.snapshots)?;
+    }
+    Ok(())
+}
+
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

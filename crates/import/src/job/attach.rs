@@ -1,0 +1,196 @@
+//! `attach_block_volume`, `wait_for_attachment`, `detach_block_volume`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use leeward_cloud::ErrorKind;
+use leeward_cloud::provider::{
+    Attachment, AttachmentId, AttachmentKind, AttachmentSpec, Device, Goal, Progress, VolumeId,
+};
+use leeward_runs::step::{Context, Fault, Outcome, Step};
+use serde::{Deserialize, Serialize};
+
+use super::volume::{Volumes, owner};
+use super::{Inputs, Places, Target, fault};
+
+/// What `attach_block_volume` leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Attached {
+    /// In the order of the volumes.
+    pub attachments: Vec<AttachmentId>,
+}
+
+/// What `wait_for_attachment` leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Devices {
+    /// Where the volumes show on the machine that writes, in their order.
+    pub devices: Vec<PathBuf>,
+}
+
+/// `attach_block_volume`.
+pub(super) struct Attach(pub Arc<dyn Places>);
+
+impl Attach {
+    fn spec(&self, context: &Context, target: &Target, number: usize, volume: &VolumeId) -> Result<AttachmentSpec, Fault> {
+        let here = target.cloud.attachments.here().map_err(|error| fault::of_cloud(&error))?;
+        let instance = target.writer.clone().or(here.map(|here| here.instance)).ok_or_else(|| {
+            Fault::lasting(
+                format!("{}: this daemon does not run on one of its machines", target.cloud.volumes.name()),
+                "name the machine in the target's `instance`, and run the daemon there",
+            )
+        })?;
+        Ok(AttachmentSpec {
+            volume: volume.clone(),
+            instance,
+            kind: AttachmentKind::Paravirtualized,
+            device: target.device.as_deref().map(|device| numbered(device, number)),
+            read_only: false,
+            owner: owner(context, "attach_block_volume", number),
+        })
+    }
+}
+
+/// The device for a further disk: the letter counts up.
+fn numbered(device: &Path, number: usize) -> PathBuf {
+    let text = device.to_string_lossy();
+    match text.as_bytes().last() {
+        Some(last) if last.is_ascii_lowercase() && usize::from(b'z' - last) >= number => {
+            let letter = char::from(last + u8::try_from(number).unwrap_or(0));
+            PathBuf::from(format!("{}{letter}", &text[..text.len() - 1]))
+        }
+        _ if number == 0 => device.to_owned(),
+        _ => PathBuf::from(format!("{text}{number}")),
+    }
+}
+
+impl Step for Attach {
+    fn act(&self, context: &Context) -> Result<Outcome, Fault> {
+        let inputs: Inputs = context.inputs()?;
+        let volumes: Volumes = context.needed("create_block_volume")?;
+        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let mut attachments = Vec::new();
+        for (number, volume) in volumes.volumes.iter().enumerate() {
+            context.check()?;
+            let spec = self.spec(context, &target, number, &volume.id)?;
+            let attachment = target.cloud.attachments.attach(&spec).map_err(|error| fault::of_cloud(&error))?;
+            context.say(format!("volume {} to instance {}: {}", volume.id, spec.instance, attachment.state.word));
+            attachments.push(attachment.id);
+        }
+        Outcome::done(&Attached { attachments })
+    }
+
+    fn undo(&self, context: &Context) -> Result<(), Fault> {
+        let inputs: Inputs = context.inputs()?;
+        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let Some(volumes): Option<Volumes> = context.output("create_block_volume")? else { return Ok(()) };
+        volumes.volumes.iter().try_for_each(|volume| detach(context, &target, &volume.id))
+    }
+}
+
+/// `wait_for_attachment`.
+pub(super) struct Wait(pub Arc<dyn Places>);
+
+impl Wait {
+    fn device(&self, context: &Context, target: &Target, id: &AttachmentId) -> Result<PathBuf, Fault> {
+        let attachments = &target.cloud.attachments;
+        loop {
+            let attachment = attachments.attachment(id).map_err(|error| fault::of_cloud(&error))?;
+            match attachment.state.progress(Goal::Use) {
+                Progress::Ready => {
+                    let path = path_of(target, &attachment)?;
+                    if path.exists() {
+                        return Ok(path);
+                    }
+                    // The provider is ready before the kernel of the machine is.
+                    context.wait(attachments.poll_interval())?;
+                }
+                Progress::Changing => context.wait(attachments.poll_interval())?,
+                Progress::Broken => {
+                    return Err(Fault::lasting(
+                        format!("attachment {id} is {}", attachment.state.word),
+                        "retry attach_block_volume, which attaches it anew",
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn path_of(target: &Target, attachment: &Attachment) -> Result<PathBuf, Fault> {
+    match &attachment.device {
+        Some(Device::Path(path)) => {
+            Ok(target.device_root.join(path.strip_prefix("/").unwrap_or(path)))
+        }
+        Some(Device::Iscsi { portal, .. }) => Err(Fault::lasting(
+            format!("attachment {} is by iSCSI at {portal}, which this daemon does not speak", attachment.id),
+            "see the target's settings: paravirtualized attachments are needed",
+        )),
+        None => Err(Fault::lasting(
+            format!("the provider does not say as which device attachment {} shows", attachment.id),
+            "give the target a `device`",
+        )),
+    }
+}
+
+impl Step for Wait {
+    fn act(&self, context: &Context) -> Result<Outcome, Fault> {
+        let inputs: Inputs = context.inputs()?;
+        let attached: Attached = context.needed("attach_block_volume")?;
+        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let devices = attached.attachments.iter().map(|id| self.device(context, &target, id));
+        Outcome::done(&Devices { devices: devices.collect::<Result<_, _>>()? })
+    }
+}
+
+/// `detach_block_volume`.
+pub(super) struct Detach(pub Arc<dyn Places>);
+
+impl Step for Detach {
+    fn act(&self, context: &Context) -> Result<Outcome, Fault> {
+        let inputs: Inputs = context.inputs()?;
+        let volumes: Volumes = context.needed("create_block_volume")?;
+        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        volumes.volumes.iter().try_for_each(|volume| detach(context, &target, &volume.id))?;
+        Outcome::done(&serde_json::json!({ "detached": volumes.volumes.len() }))
+    }
+}
+
+/// Detaches a volume from whatever it is attached to, and waits until that is over.
+fn detach(context: &Context, target: &Target, volume: &VolumeId) -> Result<(), Fault> {
+    let attachments = &target.cloud.attachments;
+    loop {
+        let found = match attachments.attachments_of(volume) {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(fault::of_cloud(&error)),
+        };
+        let left: Vec<_> =
+            found.iter().filter(|attachment| attachment.state.progress(Goal::End) != Progress::Ready).collect();
+        if left.is_empty() {
+            context.say(format!("volume {volume} is attached to nothing"));
+            return Ok(());
+        }
+        for attachment in left.iter().filter(|attachment| attachment.state.progress(Goal::End) == Progress::Broken) {
+            match attachments.detach(&attachment.id) {
+                // One that is still being attached can be detached later.
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                result => result.map_err(|error| fault::of_cloud(&error))?,
+            }
+        }
+        context.wait(attachments.poll_interval())?;
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_disks_have_further_letters() {
+        let device = Path::new("/dev/oracleoci/oraclevdb");
+        let text = |number| numbered(device, number).display().to_string();
+        assert_eq!((text(0).as_str(), text(2).as_str()), ("/dev/oracleoci/oraclevdb", "/dev/oracleoci/oraclevdd"));
+        assert_eq!(numbered(Path::new("/dev/x0"), 1), Path::new("/dev/x01"));
+    }
+}

@@ -1,0 +1,86 @@
+//! From errors of providers, stores and readers to faults of steps.
+
+use leeward_cloud::ErrorKind as CloudKind;
+use leeward_runs::step::{Context, Fault};
+
+use crate::{Error, ErrorKind, Progress, Watch};
+
+/// A provider's failure. What may be another's turn (a conflict, a limit, rights that are not there yet) is tried again.
+pub(super) fn of_cloud(error: &leeward_cloud::Error) -> Fault {
+    let text = told(error);
+    match error.kind() {
+        CloudKind::Cancelled => Fault::Stopped,
+        CloudKind::Limit => Fault::passing(text, "raise the limit or free what is not needed, then retry the step"),
+        CloudKind::NotFound => {
+            Fault::passing(text, "see that it is there and that the daemon has the right to see it, then retry the step")
+        }
+        CloudKind::Passing | CloudKind::Io | CloudKind::Busy | CloudKind::Conflict => {
+            Fault::passing(text, "see that the provider answers, then retry the step")
+        }
+        CloudKind::Denied => Fault::lasting(text, "see the daemon's credentials and rights, then retry the step"),
+        _ => Fault::lasting(text, "change what was asked for, then retry the step"),
+    }
+}
+
+/// A failure of the data path.
+pub(super) fn of_import(error: &Error) -> Fault {
+    let text = told(error);
+    match error.kind() {
+        ErrorKind::Cancelled => Fault::Stopped,
+        ErrorKind::Replaced => Fault::lasting(text, "cancel this run; the new object has a run of its own, or begin one by hand"),
+        _ if error.is_transient() => Fault::passing(text, "see that the source and the volume answer, then retry the step"),
+        ErrorKind::NotFound => Fault::lasting(text, "see that the object is there and may be read, then retry the step"),
+        ErrorKind::Volume => Fault::lasting(text, "see the volume, then retry the step"),
+        ErrorKind::Input => Fault::lasting(text, "edit the inputs or the object's metadata, then retry the step"),
+        _ => Fault::lasting(text, "upload a sound image; see it with: leeward disk info"),
+    }
+}
+
+/// A source's failure.
+pub(super) fn of_store(error: &leeward_store::Error) -> Fault {
+    let text = told(error);
+    match error.kind() {
+        leeward_store::ErrorKind::NotFound => {
+            Fault::lasting(text, "see that the object is there and may be read, then retry the step")
+        }
+        leeward_store::ErrorKind::Conflict => Fault::lasting(text, "the object was replaced; begin a new import of it"),
+        _ => Fault::passing(text, "see that the source answers, then retry the step"),
+    }
+}
+
+/// Something that the site has not, or cannot reach.
+pub(super) fn of_place(what: String) -> Fault {
+    Fault::passing(what, "see the site's configuration and that the place answers, then retry the step")
+}
+
+/// An error with all its causes.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+/// A step that watches the data path.
+pub(super) struct Watching<'a> {
+    pub context: &'a Context,
+    pub note: &'a str,
+}
+
+impl Watch for Watching<'_> {
+    fn progress(&self, progress: Progress) {
+        self.context.progress(progress.done_bytes, Some(progress.total_bytes), self.note);
+    }
+
+    fn log(&self, line: &str) {
+        self.context.say(line);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.context.is_stopped()
+    }
+}

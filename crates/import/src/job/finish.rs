@@ -1,0 +1,136 @@
+//! `fsck_on_block_volume`, `update_performance_of_bv`, `setup_backup_policy`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use leeward_cloud::provider::{Goal, Performance as Class, Progress, VolumeId};
+use leeward_runs::state::Level;
+use leeward_runs::step::{Context, Fault, Outcome, Step};
+
+use super::attach::Devices;
+use super::inspect::{Image, Seen};
+use super::volume::{Made, Volumes};
+use super::{Inputs, Places, Target, Verdict, fault};
+use crate::{filesystem, gpt};
+
+/// `fsck_on_block_volume`.
+pub(super) struct Check(pub Arc<dyn Places>);
+
+impl Step for Check {
+    fn act(&self, context: &Context) -> Result<Outcome, Fault> {
+        let inputs: Inputs = context.inputs()?;
+        let image: Image = context.needed("download_image_from_bucket")?;
+        let volumes: Volumes = context.needed("create_block_volume")?;
+        let devices: Devices = context.needed("wait_for_attachment")?;
+        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let verdict = inputs.filesystem_errors.unwrap_or(target.filesystem_errors);
+        let move_gpt = inputs.move_gpt.unwrap_or(target.move_gpt);
+        let mut reports = Vec::new();
+        for ((disk, volume), device) in image.disks.iter().zip(&volumes.volumes).zip(&devices.devices) {
+            if move_gpt && volume.bytes > disk.virtual_bytes {
+                move_backup(context, device)?;
+            }
+            reports.push(check(context, device, volume)?);
+        }
+        judge(context, &reports, verdict)?;
+        Outcome::done(&serde_json::json!({ "volumes": reports }))
+    }
+}
+
+fn move_backup(context: &Context, device: &Path) -> Result<(), Fault> {
+    let moved = gpt::move_backup(device).map_err(|error| fault::of_import(&error))?;
+    context.say(format!("{}: {moved}", device.display()));
+    Ok(())
+}
+
+fn check(context: &Context, device: &Path, volume: &Made) -> Result<filesystem::Report, Fault> {
+    let watching = fault::Watching { context, note: "checking file systems" };
+    let report = filesystem::check(device, &filesystem::CheckOptions::default(), &watching)
+        .map_err(|error| fault::of_import(&error))?;
+    context.say(format!("volume {}:", volume.id));
+    for line in report.lines() {
+        context.log(if report.has_errors() { Level::Warning } else { Level::Info }, &line);
+    }
+    Ok(report)
+}
+
+fn judge(context: &Context, reports: &[filesystem::Report], verdict: Verdict) -> Result<(), Fault> {
+    if !reports.iter().any(filesystem::Report::has_errors) {
+        return Ok(());
+    }
+    let what = "a file system on the volume has errors; they were in the image, as all its bytes were compared";
+    match verdict {
+        Verdict::Warn => {
+            context.log(Level::Warning, what);
+            Ok(())
+        }
+        Verdict::Hold | Verdict::Fail => Err(Fault::lasting(
+            what,
+            "see the log of this step; skip the step to accept the volume as it is, or cancel the run to remove it",
+        )),
+    }
+}
+
+/// `update_performance_of_bv`.
+pub(super) struct Performance(pub Arc<dyn Places>);
+
+impl Step for Performance {
+    fn act(&self, context: &Context) -> Result<Outcome, Fault> {
+        let inputs: Inputs = context.inputs()?;
+        let seen: Seen = context.needed("get_file_head")?;
+        let volumes: Volumes = context.needed("create_block_volume")?;
+        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let wanted = inputs.vpus_per_gb.or(seen.wishes.vpus_per_gb).or(target.final_vpus);
+        let Some(wanted) = wanted.map(Class::VpusPerGb) else {
+            return Ok(Outcome::Skipped("no performance is configured for this target".to_owned()));
+        };
+        for volume in &volumes.volumes {
+            target.cloud.volumes.set_performance(&volume.id, &wanted).map_err(|error| fault::of_cloud(&error))?;
+            wait_usable(context, &target, &volume.id)?;
+            context.say(format!("volume {} has {wanted}", volume.id));
+        }
+        Outcome::done(&serde_json::json!({ "performance": wanted }))
+    }
+}
+
+fn wait_usable(context: &Context, target: &Target, id: &VolumeId) -> Result<(), Fault> {
+    let volumes = &target.cloud.volumes;
+    loop {
+        let volume = volumes.volume(id).map_err(|error| fault::of_cloud(&error))?;
+        match volume.state.progress(Goal::Use) {
+            Progress::Ready => return Ok(()),
+            Progress::Changing => context.wait(volumes.poll_interval())?,
+            Progress::Broken => {
+                return Err(Fault::lasting(
+                    format!("volume {id} is {}", volume.state.word),
+                    "cancel the run and begin the import again",
+                ));
+            }
+        }
+    }
+}
+
+/// `setup_backup_policy`.
+pub(super) struct Policy(pub Arc<dyn Places>);
+
+impl Step for Policy {
+    fn act(&self, context: &Context) -> Result<Outcome, Fault> {
+        let inputs: Inputs = context.inputs()?;
+        let seen: Seen = context.needed("get_file_head")?;
+        let volumes: Volumes = context.needed("create_block_volume")?;
+        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let wanted = inputs.backup_policy.or(seen.wishes.backup_policy).or(target.backup_policy.clone());
+        let Some(wanted) = wanted.filter(|name| !name.is_empty()) else {
+            return Ok(Outcome::Skipped("no backup policy is configured".to_owned()));
+        };
+        let Some(policies) = &target.cloud.policies else {
+            return Ok(Outcome::Skipped("the provider has no backup policies".to_owned()));
+        };
+        let policy = policies.policy(&wanted).map_err(|error| fault::of_cloud(&error))?;
+        for volume in &volumes.volumes {
+            policies.assign_policy(&volume.id, Some(&policy.id)).map_err(|error| fault::of_cloud(&error))?;
+            context.say(format!("volume {} is backed up by policy {}", volume.id, policy.name));
+        }
+        Outcome::done(&serde_json::json!({ "policy": policy }))
+    }
+}

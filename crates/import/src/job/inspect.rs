@@ -1,0 +1,126 @@
+//! `get_file_head` and `download_image_from_bucket`: what the object is, and what is in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use leeward_remote::objects::{Metadata, ObjectHead};
+use leeward_runs::state::Level;
+use leeward_runs::step::{Context, Fault, Outcome, Step};
+use serde::{Deserialize, Serialize};
+
+use super::fault::Watching;
+use super::{Inputs, Places, fault};
+use crate::image::{Expanded, ImageOptions, ObjectImage};
+use crate::metadata::Wishes;
+use crate::names;
+
+/// What `get_file_head` leaves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    /// The object.
+    pub head: ObjectHead,
+    /// What its owner says about it.
+    pub metadata: Metadata,
+    /// What its owner asks for.
+    pub wishes: Wishes,
+}
+
+impl Seen {
+    /// What the volume for a disk is called.
+    pub fn volume_name(&self, inputs: &Inputs, number: usize, disk: &DiskSeen) -> String {
+        let given = inputs.volume_name.clone().filter(|name| !name.is_empty());
+        let name = given.unwrap_or_else(|| names::volume_name(&inputs.object));
+        match (number, disk.name.is_empty()) {
+            (0, true) => name,
+            _ => names::volume_name(&format!("{name}-{}", number + 1)),
+        }
+    }
+}
+
+/// What `download_image_from_bucket` leaves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Image {
+    /// The disks, one at least.
+    pub disks: Vec<DiskSeen>,
+    /// What was measured of wrapped disks.
+    #[serde(default)]
+    pub expanded: BTreeMap<String, Expanded>,
+}
+
+/// A disk in an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct DiskSeen {
+    /// Which: the name of a member, empty where there is one only.
+    pub name: String,
+    /// Its format, by content.
+    pub format: String,
+    /// What is around it.
+    pub wrappings: Vec<String>,
+    /// Size that a guest sees.
+    pub virtual_bytes: u64,
+}
+
+/// `get_file_head`.
+pub(super) struct Head(pub Arc<dyn Places>);
+
+impl Step for Head {
+    fn act(&self, context: &Context) -> Result<Outcome, Fault> {
+        let inputs: Inputs = context.inputs()?;
+        let source = self.0.source(&inputs.source).map_err(fault::of_place)?;
+        let head = source.head(&inputs.object).map_err(|error| fault::of_store(&error))?;
+        if let Some(version) = inputs.version.as_ref().filter(|version| **version != head.version.0) {
+            return Err(Fault::lasting(
+                format!("{}: version {version} is meant, and the object is now {}", inputs.object, head.version.0),
+                "cancel this run; the new object has a run of its own, or begin one by hand",
+            ));
+        }
+        let wishes = Wishes::parse(&head.metadata).map_err(|error| fault::of_import(&error))?;
+        context.say(format!("{}: {} bytes, version {}", inputs.object, head.bytes, head.version.0));
+        for (name, value) in &head.metadata {
+            context.say(format!("metadata {name:?} = {value:?}"));
+        }
+        Outcome::done(&Seen { metadata: head.metadata.clone(), head, wishes })
+    }
+}
+
+/// `download_image_from_bucket`.
+pub(super) struct Open(pub Arc<dyn Places>);
+
+impl Step for Open {
+    fn act(&self, context: &Context) -> Result<Outcome, Fault> {
+        let image = open(self.0.as_ref(), context, &BTreeMap::new())?;
+        image.notes.iter().for_each(|note| context.log(Level::Warning, note));
+        let seen: Vec<_> = image
+            .disks
+            .iter()
+            .map(|disk| DiskSeen {
+                name: disk.identity().disk.clone(),
+                format: disk.format.to_string(),
+                wrappings: disk.wrappings.clone(),
+                virtual_bytes: disk.virtual_size(),
+            })
+            .collect();
+        for disk in &seen {
+            let wrapped = disk.wrappings.iter().map(|name| format!(" in {name}")).collect::<String>();
+            context.say(format!("{} disk of {} bytes{wrapped} {}", disk.format, disk.virtual_bytes, disk.name));
+        }
+        context.say("nothing is downloaded: the image is read where it lies");
+        Outcome::done(&Image { disks: seen, expanded: image.expanded })
+    }
+}
+
+/// Opens the object in the version that the run is about.
+pub(super) fn open(
+    places: &dyn Places,
+    context: &Context,
+    expanded: &BTreeMap<String, Expanded>,
+) -> Result<ObjectImage, Fault> {
+    let inputs: Inputs = context.inputs()?;
+    let seen: Seen = context.needed("get_file_head")?;
+    let source = places.source(&inputs.source).map_err(fault::of_place)?;
+    let options = ImageOptions { expanded: expanded.clone(), ..ImageOptions::default() };
+    let watching = Watching { context, note: "opening the image" };
+    crate::image::open(&source, &inputs.object, &seen.head, &options, &watching)
+        .map_err(|error| fault::of_import(&error))
+}
+

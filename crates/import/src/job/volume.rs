@@ -1,0 +1,185 @@
+//! `create_block_volume`: one volume for each disk.
+
+use std::sync::Arc;
+
+use leeward_cloud::provider::{
+    Goal, Owner, Performance, Progress, VolumeId, VolumeSpec, choose_domain,
+};
+use leeward_runs::state::Level;
+use leeward_runs::step::{Context, Fault, Outcome, Step};
+use serde::{Deserialize, Serialize};
+
+use super::inspect::{Image, Seen};
+use super::{Inputs, Places, Target, fault};
+
+/// A volume that was made for a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Made {
+    /// The provider's name of it.
+    pub id: VolumeId,
+    /// What people call it.
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its domain.
+    pub domain: String,
+    /// Which disk of the object it is for.
+    pub disk: String,
+}
+
+/// What the step leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Volumes {
+    /// In the order of the disks.
+    pub volumes: Vec<Made>,
+}
+
+/// The step.
+pub(super) struct Create(pub Arc<dyn Places>);
+
+/// The owner of the volume for a disk: the step, and for further disks their number.
+pub(super) fn owner(context: &Context, step: &str, number: usize) -> Owner {
+    let step = if number == 0 { step.to_owned() } else { format!("{step}.{number}") };
+    Owner::new(context.run_id().as_str(), step)
+}
+
+impl Create {
+    fn domain(&self, context: &Context, inputs: &Inputs, target: &Target, seen: &Seen) -> Result<String, Fault> {
+        let domains = target.cloud.volumes.domains().map_err(|error| fault::of_cloud(&error))?;
+        let here = target.cloud.attachments.here().map_err(|error| fault::of_cloud(&error))?;
+        let number = inputs.ad_number.or(seen.wishes.ad_number).unwrap_or(0);
+        let provider = target.cloud.volumes.name();
+        let bound = here.and_then(|here| here.domain);
+        if number == 0 && let Some(domain) = bound {
+            return Ok(domain);
+        }
+        let chosen = choose_domain(provider, &domains, number, context.run_id().as_str())
+            .map_err(|error| fault::of_cloud(&error))?;
+        match bound {
+            Some(domain) if domain != chosen.name => Err(Fault::lasting(
+                format!("the volume is to be in {}, and the machine that writes it is in {domain}", chosen.name),
+                "configure a target whose instance is in that domain, or ask for the other one",
+            )),
+            _ => Ok(chosen.name.clone()),
+        }
+    }
+
+    fn spec(
+        &self,
+        context: &Context,
+        inputs: &Inputs,
+        target: &Target,
+        seen: &Seen,
+        (number, disk): (usize, &super::inspect::DiskSeen),
+        domain: &str,
+    ) -> Result<VolumeSpec, Fault> {
+        let volumes = &target.cloud.volumes;
+        let bytes = volumes
+            .volume_limits()
+            .volume_bytes(volumes.name(), disk.virtual_bytes)
+            .map_err(|error| fault::of_cloud(&error))?;
+        let fitted = volumes.tag_limits().fit(&seen.metadata);
+        if number == 0 {
+            fitted.notes.iter().for_each(|note| context.log(Level::Warning, note));
+        }
+        Ok(VolumeSpec {
+            name: seen.volume_name(inputs, number, disk),
+            bytes,
+            domain: domain.to_owned(),
+            performance: target.import_vpus.map(Performance::VpusPerGb),
+            encryption_key: inputs.kms_key.clone().or(seen.wishes.kms_key.clone()).or(target.kms_key.clone()),
+            tags: fitted.tags,
+            owner: owner(context, "create_block_volume", number),
+        })
+    }
+
+    fn make(&self, context: &Context, target: &Target, spec: &VolumeSpec) -> Result<Made, Fault> {
+        let volumes = &target.cloud.volumes;
+        let mut volume = volumes.create_volume(spec).map_err(|error| fault::of_cloud(&error))?;
+        context.say(format!("volume {} ({}, {} GiB) in {}", volume.id, spec.name, spec.bytes >> 30, spec.domain));
+        loop {
+            match volume.state.progress(Goal::Use) {
+                Progress::Ready => break,
+                Progress::Changing => context.wait(volumes.poll_interval())?,
+                Progress::Broken => {
+                    // It will not become usable, and its name stands in the way of another: it goes before the next attempt.
+                    let word = volume.state.word.clone();
+                    volumes.delete_volume(&volume.id).map_err(|error| fault::of_cloud(&error))?;
+                    return Err(Fault::passing(
+                        format!("volume {} became {word} and was removed", volume.id),
+                        "the next attempt makes another one",
+                    ));
+                }
+            }
+            volume = volumes.volume(&volume.id).map_err(|error| fault::of_cloud(&error))?;
+        }
+        Ok(Made {
+            id: volume.id,
+            name: volume.name,
+            bytes: volume.bytes,
+            domain: volume.domain,
+            disk: String::new(),
+        })
+    }
+}
+
+impl Step for Create {
+    fn act(&self, context: &Context) -> Result<Outcome, Fault> {
+        let inputs: Inputs = context.inputs()?;
+        let seen: Seen = context.needed("get_file_head")?;
+        let image: Image = context.needed("download_image_from_bucket")?;
+        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let domain = self.domain(context, &inputs, &target, &seen)?;
+        let mut made = Vec::new();
+        for (number, disk) in image.disks.iter().enumerate() {
+            context.check()?;
+            let spec = self.spec(context, &inputs, &target, &seen, (number, disk), &domain)?;
+            made.push(Made { disk: disk.name.clone(), ..self.make(context, &target, &spec)? });
+        }
+        Outcome::done(&Volumes { volumes: made })
+    }
+
+    fn undo(&self, context: &Context) -> Result<(), Fault> {
+        let inputs: Inputs = context.inputs()?;
+        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let volumes = &target.cloud.volumes;
+        let mine = volumes
+            .volumes_tagged(leeward_cloud::provider::RUN_TAG, Some(context.run_id().as_str()))
+            .map_err(|error| fault::of_cloud(&error))?;
+        for volume in mine.into_iter().filter(|volume| volume.state.progress(Goal::End) != Progress::Ready) {
+            volumes.delete_volume(&volume.id).map_err(|error| left(&volume.id, &error))?;
+            wait_gone(context, &target, &volume.id)?;
+            context.say(format!("volume {} is removed", volume.id));
+        }
+        Ok(())
+    }
+}
+
+fn left(id: &VolumeId, error: &leeward_cloud::Error) -> Fault {
+    match fault::of_cloud(error) {
+        Fault::Failed(failure) => Fault::Failed(leeward_runs::Failure {
+            message: format!("volume {id} is left: {}", failure.message),
+            hint: format!("remove volume {id} in the provider's console, then undo again"),
+            ..failure
+        }),
+        stopped => stopped,
+    }
+}
+
+fn wait_gone(context: &Context, target: &Target, id: &VolumeId) -> Result<(), Fault> {
+    let volumes = &target.cloud.volumes;
+    loop {
+        match volumes.volume(id) {
+            Ok(volume) if volume.state.progress(Goal::End) == Progress::Changing => context.wait(volumes.poll_interval())?,
+            Ok(volume) if volume.state.progress(Goal::End) == Progress::Ready => return Ok(()),
+            Ok(volume) => {
+                return Err(Fault::passing(
+                    format!("volume {id} is {} and does not go", volume.state.word),
+                    format!("remove volume {id} in the provider's console, then undo again"),
+                ));
+            }
+            Err(error) if error.kind() == leeward_cloud::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(left(id, &error)),
+        }
+    }
+}

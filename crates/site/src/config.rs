@@ -1,0 +1,321 @@
+//! The one file that a site is configured with.
+//!
+//! Every key has a place in [`TEMPLATE`], which `leeward server init` writes; a test keeps the two together. A key that is not
+//! known is an error: a misspelt one would otherwise be a default that nobody wanted.
+
+mod check;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::{Error, Result};
+
+/// The largest file, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A site's configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What the site is called.
+    pub name: String,
+    /// Where the daemon keeps its own state: runs, events, tokens. Relative paths in the file are relative to it.
+    pub state: PathBuf,
+    /// How it is reached.
+    #[serde(default)]
+    pub server: Server,
+    /// Its repository.
+    #[serde(default)]
+    pub repository: Option<RepositoryPlace>,
+    /// How runs are done.
+    #[serde(default)]
+    pub runs: RunSettings,
+    /// Where images come from.
+    #[serde(default, rename = "source")]
+    pub sources: BTreeMap<String, Source>,
+    /// Where volumes are made.
+    #[serde(default, rename = "target")]
+    pub targets: BTreeMap<String, Target>,
+}
+
+/// How the daemon is reached.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// `HOST:PORT`.
+    pub listen: String,
+    /// Certificate, with those between it and its authority.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key.
+    pub tls_key: Option<PathBuf>,
+    /// A directory in which both are made where they are missing.
+    pub tls_dir: Option<PathBuf>,
+    /// Names for a certificate that is made.
+    pub tls_names: Vec<String>,
+    /// The authority of clients' certificates, which are then demanded beside the token.
+    pub client_ca: Option<PathBuf>,
+    /// Networks from which requests are taken, as `10.0.0.0/8`; all where empty.
+    pub allow_from: Vec<String>,
+    /// Where changes are logged; the error output where absent.
+    pub audit_log: Option<PathBuf>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7443".to_owned(),
+            tls_cert: None,
+            tls_key: None,
+            tls_dir: None,
+            tls_names: Vec::new(),
+            client_ca: None,
+            allow_from: Vec::new(),
+            audit_log: None,
+        }
+    }
+}
+
+/// A repository, and how it is opened.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryPlace {
+    /// Where it is, as after `-r`.
+    pub location: String,
+    /// A file with the passphrase of an encrypted one.
+    #[serde(default)]
+    pub passphrase_file: Option<PathBuf>,
+    /// A file with a key of an encrypted one.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+}
+
+/// How runs are done.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunSettings {
+    /// Steps at once.
+    pub steps: usize,
+    /// Runs at once in a pool: `imports`, and `target:NAME` for each target.
+    pub pools: BTreeMap<String, u32>,
+    /// Days for which ended runs are kept.
+    pub keep_days: u32,
+    /// Seconds for which a run stays this daemon's without a word.
+    pub lease_seconds: u64,
+}
+
+impl Default for RunSettings {
+    fn default() -> Self {
+        Self { steps: 32, pools: BTreeMap::from([("imports".to_owned(), 3)]), keep_days: 90, lease_seconds: 30 }
+    }
+}
+
+/// A bucket or directory with images.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// `s3://…`, `oci://…`, `swift://…` or a directory.
+    pub location: String,
+    /// How new objects are noticed.
+    #[serde(default)]
+    pub watch: Watch,
+    /// Seconds between looks, where it is looked at.
+    #[serde(default = "default_poll")]
+    pub poll_seconds: u64,
+    /// Only objects whose names begin so.
+    #[serde(default)]
+    pub prefix: String,
+    /// Where imports of noticed objects go.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// A file with the secret that senders of events must know.
+    #[serde(default)]
+    pub event_token_file: Option<PathBuf>,
+}
+
+fn default_poll() -> u64 {
+    60
+}
+
+/// How new objects are noticed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Watch {
+    /// Not at all: imports are begun by hand.
+    #[default]
+    Off,
+    /// Events are sent to the daemon.
+    Events,
+    /// It is looked at again and again.
+    Poll,
+    /// Both: events for speed, looks for what they missed.
+    Both,
+}
+
+impl Watch {
+    /// Whether events are taken.
+    #[must_use]
+    pub fn takes_events(self) -> bool {
+        matches!(self, Self::Events | Self::Both)
+    }
+
+    /// Whether it is looked at.
+    #[must_use]
+    pub fn polls(self) -> bool {
+        matches!(self, Self::Poll | Self::Both)
+    }
+}
+
+/// Where volumes are made.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Which provider.
+    pub kind: TargetKind,
+    /// The directory, of kind `directory`.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+    /// The client's configuration file, of kind `oci`.
+    #[serde(default)]
+    pub config_file: Option<PathBuf>,
+    /// The profile in it.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// The compartment in which volumes are made, of kind `oci`.
+    #[serde(default)]
+    pub compartment: Option<String>,
+    /// Where the provider's service is, other than usual.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// The machine that writes volumes: this daemon runs on it.
+    #[serde(default)]
+    pub instance: Option<String>,
+    /// The directory under which that machine's devices are seen; `/` where absent.
+    #[serde(default)]
+    pub device_root: Option<PathBuf>,
+    /// The device as which a volume shows.
+    #[serde(default)]
+    pub device: Option<PathBuf>,
+    /// Performance while writing, in VPU per GB.
+    #[serde(default)]
+    pub import_vpus: Option<u32>,
+    /// Performance afterwards.
+    #[serde(default)]
+    pub final_vpus: Option<u32>,
+    /// The provider's backup policy for new volumes: its name or id.
+    #[serde(default)]
+    pub backup_policy: Option<String>,
+    /// The provider's key for new volumes.
+    #[serde(default)]
+    pub kms_key: Option<String>,
+    /// What errors in a file system lead to.
+    #[serde(default)]
+    pub filesystem_errors: leeward_import::job::Verdict,
+    /// Whether the backup of a GPT is moved to the end of a larger volume.
+    #[serde(default)]
+    pub move_gpt: bool,
+    /// Bytes per second that an import reads at most.
+    #[serde(default)]
+    pub limit_bytes_per_second: Option<u64>,
+}
+
+/// A kind of target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetKind {
+    /// Volumes are files in a directory.
+    Directory,
+    /// Volumes of OCI.
+    Oci,
+}
+
+impl TargetKind {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Oci => "oci",
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, is no such file, or asks for something impossible.
+    pub fn load(path: &Path) -> Result<Self> {
+        let place = path.display().to_string();
+        let length = std::fs::metadata(path).map_err(Error::io(&place, "read the configuration"))?.len();
+        if length > FILE_BYTES_MAX {
+            return Err(Error::Config { place, what: format!("{length} bytes are no configuration") });
+        }
+        let text = std::fs::read_to_string(path).map_err(Error::io(&place, "read the configuration"))?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&text, base).map_err(|what| Error::Config { place, what })
+    }
+
+    /// Reads a configuration's text; relative paths in it are relative to `base`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, String> {
+        let mut config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.resolve(base);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn resolve(&mut self, base: &Path) {
+        // Joining leaves an absolute path as it is.
+        let resolve = |path: &mut PathBuf| *path = base.join(&*path);
+        resolve(&mut self.state);
+        let server = &mut self.server;
+        for path in [
+            &mut server.tls_cert,
+            &mut server.tls_key,
+            &mut server.tls_dir,
+            &mut server.client_ca,
+            &mut server.audit_log,
+        ] {
+            path.iter_mut().for_each(resolve);
+        }
+        for target in self.targets.values_mut() {
+            target.path.iter_mut().for_each(resolve);
+            target.config_file.iter_mut().for_each(resolve);
+        }
+        for source in self.sources.values_mut() {
+            source.event_token_file.iter_mut().for_each(resolve);
+            if !source.location.contains("://") {
+                source.location = base.join(&source.location).display().to_string();
+            }
+        }
+        if let Some(repository) = &mut self.repository {
+            repository.passphrase_file.iter_mut().for_each(resolve);
+            repository.key_file.iter_mut().for_each(resolve);
+            if !repository.location.contains(':') {
+                repository.location = base.join(&repository.location).display().to_string();
+            }
+        }
+    }
+
+    /// The file of runs.
+    #[must_use]
+    pub fn runs_file(&self) -> PathBuf {
+        self.state.join("runs.sqlite")
+    }
+
+    /// The file of events and what became of them.
+    #[must_use]
+    pub fn catalog_file(&self) -> PathBuf {
+        self.state.join("catalog.sqlite")
+    }
+
+    /// The file of tokens.
+    #[must_use]
+    pub fn tokens_file(&self) -> PathBuf {
+        self.state.join("tokens")
+    }
+}

@@ -1,0 +1,50 @@
+//! What a configuration may not ask for.
+
+use super::{Config, Target, TargetKind};
+
+impl Config {
+    /// Whether what it asks for is possible, as far as that can be told without asking anybody.
+    pub(super) fn check(&self) -> Result<(), String> {
+        check_name("name", &self.name)?;
+        for (name, source) in &self.sources {
+            check_name("source", name)?;
+            match &source.target {
+                Some(target) if !self.targets.contains_key(target) => {
+                    return Err(format!("[source.{name}]: there is no [target.{target}]"));
+                }
+                None if source.watch.polls() || source.watch.takes_events() => {
+                    return Err(format!("[source.{name}]: it is watched, so it needs a target"));
+                }
+                _ => {}
+            }
+            if source.poll_seconds == 0 {
+                return Err(format!("[source.{name}]: poll_seconds must be at least 1"));
+            }
+        }
+        for (name, target) in &self.targets {
+            check_name("target", name)?;
+            check_target(target).map_err(|what| format!("[target.{name}]: {what}"))?;
+        }
+        match self.runs.steps {
+            0 => Err("[runs]: steps must be at least 1".to_owned()),
+            _ if self.runs.lease_seconds < 5 => Err("[runs]: lease_seconds must be at least 5".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_target(target: &Target) -> Result<(), String> {
+    match target.kind {
+        TargetKind::Directory if target.path.is_none() => Err("a directory needs its path".to_owned()),
+        TargetKind::Oci if target.compartment.is_none() => Err("OCI needs the compartment".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    match (1..=64).contains(&name.len()) && name.bytes().all(fits) {
+        true => Ok(()),
+        false => Err(format!("{what} {name:?}: a name has 1 to 64 letters, digits, '-', '_' or '.'")),
+    }
+}

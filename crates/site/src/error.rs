@@ -1,0 +1,119 @@
+//! What can go wrong at a site.
+
+/// Errors of a site.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file cannot be used.
+    #[error("{place}: cannot {action}")]
+    Io {
+        /// The file.
+        place: String,
+        /// What was tried.
+        action: &'static str,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The configuration makes no sense.
+    #[error("{place}: {what}")]
+    Config {
+        /// The file.
+        place: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// Something that was named is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The site has no such thing configured.
+    #[error("this site has no {what}")]
+    NotOffered {
+        /// What.
+        what: &'static str,
+    },
+    /// Runs.
+    #[error(transparent)]
+    Runs(#[from] leeward_runs::Error),
+    /// A source or a store.
+    #[error(transparent)]
+    Store(#[from] leeward_store::Error),
+    /// A provider.
+    #[error(transparent)]
+    Cloud(#[from] leeward_cloud::Error),
+    /// A location or credentials.
+    #[error(transparent)]
+    Remote(#[from] leeward_remote::Error),
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] leeward_repository::Error),
+    /// The catalog.
+    #[error("{place}: cannot {action}")]
+    Catalog {
+        /// The file.
+        place: String,
+        /// What was tried.
+        action: &'static str,
+        /// The database's reason.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Anything that the caller's own code said, as who opens the repository.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What a caller can do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// What was named does not exist.
+    NotFound,
+    /// What was asked makes no sense.
+    Invalid,
+    /// Not in this state.
+    Conflict,
+    /// Not configured here.
+    NotOffered,
+    /// Something outside failed; trying again may help.
+    Passing,
+    /// A person has to look.
+    Lasting,
+}
+
+impl Error {
+    pub(crate) fn io(place: &str, action: &'static str) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let place = place.to_owned();
+        move |source| Self::Io { place, action, source }
+    }
+
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        use leeward_runs::ErrorKind as Runs;
+        match self {
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Invalid(_) | Self::Config { .. } | Self::Remote(_) => ErrorKind::Invalid,
+            Self::NotOffered { .. } => ErrorKind::NotOffered,
+            Self::Runs(error) => match error.kind() {
+                Runs::Passing => ErrorKind::Passing,
+                Runs::NotFound => ErrorKind::NotFound,
+                Runs::Invalid => ErrorKind::Invalid,
+                Runs::Conflict => ErrorKind::Conflict,
+                Runs::Lasting => ErrorKind::Lasting,
+            },
+            Self::Store(error) => match error.kind() {
+                leeward_store::ErrorKind::NotFound => ErrorKind::NotFound,
+                _ => ErrorKind::Passing,
+            },
+            Self::Cloud(_) | Self::Catalog { .. } => ErrorKind::Passing,
+            Self::Repository(leeward_repository::Error::NoImage { .. }) => ErrorKind::NotFound,
+            Self::Io { .. } | Self::Repository(_) | Self::Other(_) => ErrorKind::Lasting,
+        }
+    }
+}
+
+/// Results of a site.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

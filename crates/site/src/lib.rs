@@ -1,0 +1,23 @@
+//! One configured site: its runs, its imports, and what people may ask of it.
+//!
+//! Everything a person can do at a site is a method of [`Site`]; command line, REST API and pages are thin callers.
+//!
+//! An event is a hint, never an order: it is kept in the [`catalog`], then looked into on signal and by the clock; what it
+//! leads to is one run for each version of an object, however often it is told.
+
+mod catalog;
+pub mod config;
+mod error;
+mod event;
+mod intake;
+mod overview;
+mod places;
+mod site;
+
+pub use catalog::{Hint, HintState, NewHint};
+pub use config::Config;
+pub use error::{Error, ErrorKind, Result};
+pub use event::{EventObject, parse as parse_event};
+pub use intake::EXTENSIONS;
+pub use overview::{ImageLine, ImageSummary, Overview, RunCount};
+pub use site::{ImportRequest, OpenRepository, Site};

@@ -1,0 +1,319 @@
+//! The site itself.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use leeward_import::job::{ImportKind, Inputs, Places, Verdict, plan};
+use leeward_remote::objects::ListPage;
+use leeward_repository::Repository;
+use leeward_runs::engine::{Engine, EngineOptions, Runs};
+use leeward_runs::state::{Inserted, SqliteState, State};
+use leeward_runs::{Run, RunId};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Catalog, Hint, NewHint};
+use crate::places::SitePlaces;
+use crate::{Config, Error, Result, event, intake};
+
+/// How often ended runs are looked through for such as may be forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
+
+/// Opens the site's repository; in words what went wrong.
+pub type OpenRepository = Box<dyn Fn() -> Result<Repository, String> + Send + Sync>;
+
+/// What a person or an event asks to be imported.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImportRequest {
+    /// Name of the source.
+    pub source: String,
+    /// The object.
+    pub object: String,
+    /// Name of the target; the source's own where absent.
+    pub target: Option<String>,
+    /// The version that is meant.
+    pub version: Option<String>,
+    /// What the object's metadata would otherwise say.
+    pub options: ImportOptions,
+}
+
+/// What may be asked of an import beside what and where to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImportOptions {
+    /// Availability domain, counted from 1; 0 is any.
+    pub ad_number: Option<u32>,
+    /// What the volume is called.
+    pub volume_name: Option<String>,
+    /// What the worker is called.
+    pub display_name: Option<String>,
+    /// The provider's backup policy; empty for none.
+    pub backup_policy: Option<String>,
+    /// Performance once the import is done.
+    pub vpus_per_gb: Option<u32>,
+    /// The provider's key.
+    pub kms_key: Option<String>,
+    /// What errors in a file system lead to.
+    pub filesystem_errors: Option<Verdict>,
+    /// Whether the backup of a GPT is moved.
+    pub move_gpt: Option<bool>,
+}
+
+/// Wakes whoever waits for hints.
+#[derive(Default)]
+pub(crate) struct Bell(Mutex<bool>, Condvar);
+
+impl Bell {
+    pub fn ring(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.1.notify_all();
+    }
+
+    pub fn wait(&self, most: Duration) {
+        let rung = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut rung, _) =
+            self.1.wait_timeout_while(rung, most, |rung| !*rung).unwrap_or_else(PoisonError::into_inner);
+        *rung = false;
+    }
+}
+
+pub(crate) struct Inner {
+    pub config: Config,
+    pub places: Arc<dyn Places>,
+    pub catalog: Catalog,
+    pub runs: Runs,
+    pub hints: Bell,
+    pub open_repository: Option<OpenRepository>,
+    pub repository: Mutex<Option<(Instant, Arc<Repository>)>>,
+}
+
+/// One configured site. Dropping it ends it as [`Site::stop`] does.
+pub struct Site {
+    inner: Arc<Inner>,
+    engine: Option<Engine>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Site {
+    /// Opens a site and begins to work: its runs go on where they were.
+    ///
+    /// # Errors
+    /// The state cannot be opened, or the operating system gives no threads.
+    pub fn start(config: Config, owner: &str, open_repository: Option<OpenRepository>) -> Result<Self> {
+        let place = config.state.display().to_string();
+        make_private(&config.state).map_err(Error::io(&place, "make the directory of the daemon's state"))?;
+        let state: Arc<dyn State> = Arc::new(SqliteState::open(&config.runs_file())?);
+        let catalog = Catalog::open(&config.catalog_file())?;
+        let places: Arc<dyn Places> = Arc::new(SitePlaces::new(&config));
+        let options = EngineOptions {
+            lease: Duration::from_secs(config.runs.lease_seconds),
+            steps: config.runs.steps,
+            pools: config.runs.pools.clone(),
+            ..EngineOptions::new(owner)
+        };
+        let kinds: Vec<Arc<dyn leeward_runs::step::Kind>> = vec![Arc::new(ImportKind::new(&places))];
+        let engine = Engine::start(state, kinds, options).map_err(Error::io(&place, "start the threads of"))?;
+        let inner = Arc::new(Inner {
+            runs: engine.runs().clone(),
+            config,
+            places,
+            catalog,
+            hints: Bell::default(),
+            open_repository,
+            repository: Mutex::default(),
+        });
+        let mut site = Self { inner, engine: Some(engine), stop: Arc::default(), threads: Vec::new() };
+        site.spawn("intake", intake::work)?;
+        site.spawn("history", forget)?;
+        Ok(site)
+    }
+
+    fn spawn(&mut self, name: &str, work: impl Fn(&Arc<Inner>, &AtomicBool) + Send + 'static) -> Result<()> {
+        let (inner, stop) = (Arc::clone(&self.inner), Arc::clone(&self.stop));
+        let place = self.inner.config.state.display().to_string();
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || work(&inner, &stop))
+            .map_err(Error::io(&place, "start the threads of"))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    /// Ends the site: steps are told to stop and go on when it is started again.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.inner.hints.ring();
+        if let Some(engine) = self.engine.take() {
+            engine.stop();
+        }
+        for thread in self.threads.drain(..) {
+            // A panic there was reported by the thread.
+            let _ = thread.join();
+        }
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Its runs.
+    #[must_use]
+    pub fn runs(&self) -> &Runs {
+        &self.inner.runs
+    }
+
+    /// Begins an import; returns the run, and whether it is new. `by` says who asked; under the same `unique` key it is begun
+    /// once only.
+    ///
+    /// # Errors
+    /// There is no such source or target, the name is none, or the state fails.
+    pub fn import(&self, request: &ImportRequest, by: &str, unique: Option<&str>) -> Result<(RunId, bool)> {
+        self.inner.import(request, by, unique)
+    }
+
+    /// Hears an event of a source; returns how many objects it was about. They are kept when this returns.
+    ///
+    /// # Errors
+    /// There is no such source, it takes no events, the event makes no sense, or the catalog fails.
+    pub fn hear(&self, source: &str, message: &serde_json::Value) -> Result<usize> {
+        let configured = self.source_of(source)?;
+        if !configured.watch.takes_events() {
+            return Err(Error::Invalid(format!("source {source} takes no events: its `watch` says otherwise")));
+        }
+        let objects = event::parse(message).map_err(Error::Invalid)?;
+        let bucket = bucket_of(&configured.location);
+        let mine: Vec<_> = objects.into_iter().filter(|object| bucket.is_none_or(|bucket| bucket == object.bucket)).collect();
+        for object in &mine {
+            let hint = NewHint {
+                source: source.to_owned(),
+                object: object.object.clone(),
+                version: object.version.clone(),
+                cause: "event".to_owned(),
+            };
+            self.inner.catalog.hear(&hint, Timestamp::now())?;
+        }
+        self.inner.hints.ring();
+        Ok(mine.len())
+    }
+
+    /// What was heard of late, newest first.
+    ///
+    /// # Errors
+    /// The catalog fails.
+    pub fn hints(&self, before: Option<u64>, most: u32) -> Result<Vec<Hint>> {
+        self.inner.catalog.hints(before, most)
+    }
+
+    /// A page of the objects of a source.
+    ///
+    /// # Errors
+    /// There is no such source, or it does not answer.
+    pub fn objects(&self, source: &str, prefix: &str, after: Option<&str>) -> Result<ListPage> {
+        let configured = self.source_of(source)?;
+        let prefix = format!("{}{prefix}", configured.prefix);
+        let objects = self.inner.places.source(source).map_err(Error::Other)?;
+        Ok(objects.list(&prefix, after)?)
+    }
+
+    fn source_of(&self, name: &str) -> Result<&crate::config::Source> {
+        let found = self.inner.config.sources.get(name);
+        found.ok_or_else(|| Error::NotFound(format!("this site has no source {name}")))
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The bucket of a location, for telling events of others; a directory has none.
+fn bucket_of(location: &str) -> Option<&str> {
+    let (_, rest) = location.split_once("://")?;
+    rest.split(['/', '?', '@']).next()
+}
+
+fn make_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn forget(site: &Arc<Inner>, stop: &AtomicBool) {
+    let mut done: Option<Instant> = None;
+    while !stop.load(Ordering::Acquire) {
+        if done.is_none_or(|done| done.elapsed() > FORGET_EVERY) {
+            done = Some(Instant::now());
+            let days = i64::from(site.config.runs.keep_days);
+            let before = Timestamp::now() - SignedDuration::from_hours(24 * days);
+            let forgotten = site.runs.state().forget_ended_before(before).map_err(Error::from);
+            if let Err(error) = forgotten.and_then(|_| site.catalog.forget_before(before)) {
+                site.complain(&format!("old runs cannot be forgotten: {error}"));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+impl Inner {
+    pub fn import(&self, request: &ImportRequest, by: &str, unique: Option<&str>) -> Result<(RunId, bool)> {
+        let source = self
+            .config
+            .sources
+            .get(&request.source)
+            .ok_or_else(|| Error::NotFound(format!("this site has no source {}", request.source)))?;
+        let target = request.target.clone().or(source.target.clone()).ok_or_else(|| {
+            Error::Invalid(format!("source {} has no target of its own: name one", request.source))
+        })?;
+        if !self.config.targets.contains_key(&target) {
+            return Err(Error::NotFound(format!("this site has no target {target}")));
+        }
+        leeward_remote::objects::check_name(&request.object).map_err(|error| Error::Invalid(error.to_string()))?;
+        let options = request.options.clone();
+        let inputs = Inputs {
+            source: request.source.clone(),
+            object: request.object.clone(),
+            target,
+            version: request.version.clone(),
+            ad_number: options.ad_number,
+            volume_name: options.volume_name,
+            display_name: options.display_name,
+            backup_policy: options.backup_policy,
+            vpus_per_gb: options.vpus_per_gb,
+            kms_key: options.kms_key,
+            filesystem_errors: options.filesystem_errors,
+            move_gpt: options.move_gpt,
+        };
+        self.begin(&inputs, by, unique)
+    }
+
+    fn begin(&self, inputs: &Inputs, by: &str, unique: Option<&str>) -> Result<(RunId, bool)> {
+        let now = self.runs.state().now()?;
+        let id = RunId::new(now).map_err(leeward_runs::Error::Random)?;
+        let value = serde_json::to_value(inputs).map_err(|error| Error::Other(error.to_string()))?;
+        let run = Run::new(id.clone(), &inputs.object, plan(inputs), value, by, now);
+        Ok(match self.runs.begin(&run, unique)? {
+            Inserted::New => (id, true),
+            Inserted::Exists(found) => (found, false),
+        })
+    }
+
+    /// A line for who operates the daemon.
+    pub fn complain(&self, line: &str) {
+        eprintln!("leeward: {line}");
+    }
+}
