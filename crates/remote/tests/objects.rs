@@ -102,10 +102,17 @@ fn links_pipes_and_hidden_files_are_no_objects() {
     std::fs::write(place.join(".hidden"), "x").unwrap();
     std::fs::write(place.join("sub/real.raw"), "x").unwrap();
     std::fs::write(place.join("sub/real.raw.leeward.json"), r#"{"Ad_Number": "1"}"#).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, place.join("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
-        .unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        place.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
     let objects = DirectoryObjects::open(&place).unwrap();
-    let listed: Vec<_> = objects.list("", None).unwrap().objects.into_iter().map(|found| found.name).collect();
+    let listed: Vec<_> =
+        objects.list("", None).unwrap().objects.into_iter().map(|found| found.name).collect();
     assert_eq!(listed, ["sub/real.raw"]);
     assert_eq!(objects.head("sub/real.raw").unwrap().metadata, metadata(&[("ad_number", "1")]));
     for no in ["link.raw", "out/secret", ".hidden", "pipe", "sub", "sub/real.raw.leeward.json"] {
@@ -143,16 +150,15 @@ fn the_gateway_of_ceph_holds_objects_for_s3_and_swift() {
 
 #[test]
 fn oci_holds_objects() {
-    let endpoint = format!(
-        "http://127.0.0.1:{}",
-        std::env::var("OCI_PORT").unwrap_or_else(|_| "12780".to_owned())
-    );
+    let endpoint =
+        format!("http://127.0.0.1:{}", std::env::var("OCI_PORT").unwrap_or_else(|_| "12780".to_owned()));
     let state = beds().join("oci/state");
     let Ok(site) = std::fs::read_to_string(state.join("site.json")) else {
         return skipped("the test bed oci was never started").unwrap_or_default();
     };
     if !answers(&endpoint) {
-        return skipped(&format!("the test bed oci is not up: nobody answers at {endpoint}")).unwrap_or_default();
+        return skipped(&format!("the test bed oci is not up: nobody answers at {endpoint}"))
+            .unwrap_or_default();
     }
     let site: serde_json::Value = serde_json::from_str(&site).unwrap();
     let configuration = state.join("config").to_str().unwrap().to_owned();
