@@ -33,7 +33,7 @@ pub use copy::{Copied, WorkOptions, copy, default_threads};
 pub use create::{CreateOptions, SharedTarget, create_target, open_target};
 pub use error::{Error, ErrorKind, Result};
 pub use format::Format;
-pub use open::{Chain, OpenOptions, References, detect, open_path, open_source, open_storage};
+pub use open::{Chain, Extents, OpenOptions, References, detect, open_path, open_source, open_storage};
 pub use partitions::{Partition, PartitionTable, TableKind, partitions};
 pub use slice::Slice;
 pub use source::{Extent, ExtentKind, Info, SharedSource, Source, walk_extents};

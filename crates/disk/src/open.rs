@@ -14,13 +14,24 @@ use crate::{Error, FileStorage, Format, Result, SharedSource, SharedStorage, Sto
 const CHAIN_LENGTH_MAX: usize = 64;
 
 /// Which other files an image may name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub enum References {
     /// None: an image that names another file is refused.
     #[default]
     Refuse,
     /// Files inside this directory, links resolved.
     Within(PathBuf),
+    /// The extents of a split VMDK, and nothing else, where images do not lie in files: whoever keeps them decides by name.
+    Extents(Arc<dyn Extents>),
+}
+
+/// Finds the extents that a VMDK descriptor names.
+pub trait Extents: std::fmt::Debug + Send + Sync {
+    /// The storage of the extent that is called `name` in the descriptor, which is not to be trusted.
+    ///
+    /// # Errors
+    /// Why it is not used, in words.
+    fn extent(&self, name: &str) -> Result<SharedStorage, String>;
 }
 
 /// How to open an image.
@@ -59,17 +70,24 @@ impl OpenOptions {
         format: Format,
         reference: &str,
     ) -> Result<(SharedStorage, OpenOptions)> {
-        let References::Within(allowed) = &self.references else {
-            return Err(Error::ReferenceRefused {
-                path: from.name().to_owned(),
-                format,
-                reference: reference.to_owned(),
-            });
-        };
         let unusable = |why: String| Error::ReferenceUnusable {
             path: from.name().to_owned(),
             reference: reference.to_owned(),
             why,
+        };
+        let allowed = match &self.references {
+            References::Within(allowed) => allowed,
+            References::Extents(extents) if format == Format::Vmdk => {
+                let storage = extents.extent(reference).map_err(unusable)?;
+                return Ok((storage, Self::default()));
+            }
+            References::Refuse | References::Extents(_) => {
+                return Err(Error::ReferenceRefused {
+                    path: from.name().to_owned(),
+                    format,
+                    reference: reference.to_owned(),
+                });
+            }
         };
         let allowed = allowed.canonicalize().map_err(|source| Error::open(allowed, "open", source))?;
         let image = from.path().ok_or_else(|| unusable("the image is not a file".to_owned()))?;

@@ -41,6 +41,12 @@ impl Volume {
         matches!(self.content, Content::Files(_))
     }
 
+    /// Its bytes, if they can be read.
+    #[must_use]
+    pub fn source(&self) -> Option<&SharedSource> {
+        self.source.as_ref()
+    }
+
     /// Opens its file system.
     ///
     /// # Errors

@@ -1,53 +1,16 @@
 //! Limits on how fast disks are read and the repository is written.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use leeward_disk::{Extent, Info, SharedSource, Source};
+pub use leeward_store::RateLimit;
 use leeward_store::bucket::RequestCounts;
 use leeward_store::{Entry, Key, Locks, Object, Result as StoreResult, SharedStore, Store, Version};
 
 use crate::interrupt;
 
-/// How much may be done at once after a pause, as time at the full rate.
-const BURST: Duration = Duration::from_millis(100);
-/// How long one wait lasts before an interrupt is looked for.
-const NAP: Duration = Duration::from_millis(50);
 /// Reads larger than this are made and paid for in parts.
 const PART_BYTES: usize = 1 << 20;
-
-/// Bytes per second, shared by everything that it limits.
-pub struct RateLimit {
-    bytes_per_second: u64,
-    /// When all that was granted so far will have been paid for.
-    paid_until: Mutex<Instant>,
-}
-
-impl RateLimit {
-    /// A limit of so many bytes per second, at least one.
-    pub fn new(bytes_per_second: u64) -> Arc<Self> {
-        Arc::new(Self { bytes_per_second: bytes_per_second.max(1), paid_until: Mutex::new(Instant::now()) })
-    }
-
-    /// Waits until `bytes` more may be moved, or the work is interrupted.
-    pub fn wait(&self, bytes: u64) {
-        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        let due = {
-            let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
-            // What was not used is lost, but for a short burst.
-            let now = Instant::now();
-            *paid_until = (*paid_until).max(now.checked_sub(BURST).unwrap_or(now)) + cost;
-            *paid_until
-        };
-        while !interrupt::is_requested() {
-            let left = due.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            std::thread::sleep(left.min(NAP));
-        }
-    }
-}
 
 /// A disk that is read no faster than a limit allows.
 pub struct LimitedSource {
@@ -81,7 +44,7 @@ impl Source for LimitedSource {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> leeward_disk::Result<()> {
         let mut position = offset;
         for part in buffer.chunks_mut(PART_BYTES) {
-            self.limit.wait(part.len() as u64);
+            self.limit.wait(part.len() as u64, &interrupt::is_requested);
             self.source.read_at(part, position)?;
             position += part.len() as u64;
         }
@@ -111,7 +74,7 @@ impl LimitedStore {
 
     fn wait(&self, bytes: u64) {
         if let Some(limit) = &self.limit {
-            limit.wait(bytes);
+            limit.wait(bytes, &interrupt::is_requested);
         }
     }
 }
@@ -177,19 +140,6 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_limit_holds_over_time_and_is_shared() {
-        let limit = RateLimit::new(10 << 20);
-        let started = Instant::now();
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| (0..8).for_each(|_| limit.wait(128 << 10)));
-            }
-        });
-        // 4 MiB at 10 MiB/s, less the burst. Longer waits are the machine's doing.
-        assert!(started.elapsed() >= Duration::from_millis(280), "{:?}", started.elapsed());
-    }
 
     #[test]
     fn rates_are_parsed() {

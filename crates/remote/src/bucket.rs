@@ -12,6 +12,7 @@ use leeward_store::{Entry, Error, Key, Lock, Locks, Result};
 use crate::adapter::Adapter;
 use crate::answer::{At, at};
 use crate::encode::hex;
+use crate::exchange;
 use crate::http::{Client, Method, Request, Response};
 use crate::past::{ListedVersion, Past, Shown, listed};
 use crate::pieces::pieces;
@@ -100,26 +101,9 @@ impl RemoteBucket {
         Err(at.nonsense("a listing without an end"))
     }
 
-    /// Signs and sends; with other credentials once more, if the service refuses these and there are others.
+    /// Signs and sends, and notes what the service's clock shows.
     fn send(&self, request: Request, class: RequestClass, at: &At<'_>) -> Result<Response> {
-        let response = self.send_once(request.clone(), class, at)?;
-        let code = self.service.refusal(&response).code;
-        let is_expired =
-            response.status == 401 || ["ExpiredToken", "ExpiredTokenException"].contains(&code.as_str());
-        if is_expired && self.service.renew() {
-            return self.send_once(request, class, at);
-        }
-        Ok(response)
-    }
-
-    fn send_once(&self, mut request: Request, class: RequestClass, at: &At<'_>) -> Result<Response> {
-        self.service.sign(&mut request).map_err(|what| Error::Denied {
-            store: self.name.clone(),
-            action: at.action,
-            key: at.key.to_owned(),
-            what,
-        })?;
-        let response = self.client.send(request, class).map_err(|fault| at.fault(&fault))?;
+        let response = exchange::send(self.service.as_ref(), &self.client, request, class, at)?;
         self.note_clock(&response);
         Ok(response)
     }
@@ -351,6 +335,6 @@ impl Locks for RemoteBucket {
 }
 
 /// The object's size in a `Content-Range` header: `bytes 0-9/100` or `bytes */100`.
-fn total_of(header: &str) -> Option<u64> {
+pub(crate) fn total_of(header: &str) -> Option<u64> {
     header.rsplit_once('/')?.1.parse().ok()
 }

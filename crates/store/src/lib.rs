@@ -20,6 +20,7 @@ mod error;
 mod file_system;
 mod key;
 mod lock;
+mod rate;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 
@@ -29,6 +30,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use file_system::{FileEntry, FileLock, FileSystem, HostFileSystem, OpenedFile};
 pub use key::Key;
 pub use lock::{Lock, LockMode, Locks};
+pub use rate::RateLimit;
 
 use std::sync::Arc;
 

@@ -72,6 +72,16 @@ impl Oci {
         })
     }
 
+    /// Scheme, host and port.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// `/n/NAMESPACE/b/BUCKET`.
+    pub(crate) fn bucket_path(&self) -> &str {
+        &self.bucket
+    }
+
     /// The same bucket by another clock.
     #[must_use]
     pub fn with_clock(self, clock: Clock) -> Self {

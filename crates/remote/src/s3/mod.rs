@@ -87,7 +87,7 @@ impl S3 {
         })
     }
 
-    fn bucket_request(&self, method: Method) -> Request {
+    pub(crate) fn bucket_request(&self, method: Method) -> Request {
         let path = if self.root == "/" { "/".to_owned() } else { self.root.trim_end_matches('/').to_owned() };
         Request::new(method, &self.origin, path)
     }

@@ -183,7 +183,7 @@ fn fetch(disk: &NbdDisk, arguments: &HydrateArguments, output: &Output) -> Resul
                 return Err(leeward_disk::Error::Cancelled);
             }
             if let Some(limit) = limit.as_ref().filter(|_| step.kind.is_data()) {
-                limit.wait(step.length);
+                limit.wait(step.length, &interrupt::is_requested);
             }
             disk.cache(step.offset, step.length)?;
             progress.add(step.length);

@@ -1,0 +1,305 @@
+//! A tool in a process that can do little harm.
+//!
+//! It has: no network, own processes and own System V objects (namespaces); as root a user of its own that owns nothing
+//! and has no capabilities; limits on memory, processor time, files and processes, and none of its writes may grow a file;
+//! a filter of system calls that keeps it from what such a tool never needs and what was the way out of others (mounts,
+//! namespaces, tracing, keys, BPF, io_uring, sockets); a bound on time and on output. The programs that set this up are
+//! util-linux's `prlimit`, `unshare` and `setpriv`, which every Debian has.
+//!
+//! What a system does not allow (containers often have no namespaces) is left out, and noted.
+
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+use super::CheckOptions;
+use crate::target::failed;
+use crate::{Error, Result, Watch};
+
+/// How often the end of a tool is looked for.
+const PACE: Duration = Duration::from_millis(20);
+/// Processes and threads that a tool may have.
+const PROCESSES_MAX: u32 = 128;
+/// Files that a tool may have open.
+const FILES_MAX: u32 = 128;
+/// The first of the users that belong to nobody, and how many of them are used.
+const USERS: (u32, u32) = (1_879_048_192, 65_536);
+
+/// How tools are confined here.
+pub(super) struct Confinement {
+    namespaces: Vec<String>,
+    /// The user under whom tools run, where that is another one.
+    user: Option<u32>,
+    filter: Option<BpfProgram>,
+    notes: Vec<String>,
+}
+
+/// How a tool ended.
+pub(super) enum Ended {
+    Exit { code: i32, output: String },
+    Signal { signal: i32, output: String },
+    TooLong { output: String },
+}
+
+impl Confinement {
+    /// Finds out what can be done here.
+    pub(super) fn find() -> Self {
+        let is_root = rustix::process::geteuid().is_root();
+        let mut notes = Vec::new();
+        let user = is_root.then(|| USERS.0 + std::process::id() % USERS.1);
+        notes.push(match user {
+            Some(_) => "own user without capabilities".to_owned(),
+            None => "the user of this process".to_owned(),
+        });
+        let mut wanted = vec!["--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child"];
+        if !is_root {
+            wanted.splice(0..0, ["--user", "--map-current-user"]);
+        }
+        let wanted: Vec<String> = wanted.into_iter().map(str::to_owned).collect();
+        let namespaces = match probe(&wanted) {
+            Ok(()) => {
+                notes.push("no network, own processes".to_owned());
+                wanted
+            }
+            Err(why) => {
+                notes.push(format!("not possible here: namespaces ({why})"));
+                Vec::new()
+            }
+        };
+        let filter = match filter() {
+            Ok(filter) => {
+                notes.push("filter of system calls".to_owned());
+                Some(filter)
+            }
+            Err(why) => {
+                notes.push(format!("not possible here: a filter of system calls ({why})"));
+                None
+            }
+        };
+        notes.push("limits on memory, time, output and written files".to_owned());
+        Self { namespaces, user, filter, notes }
+    }
+
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Whether tools run under another user than this process.
+    pub(super) fn is_other_user(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// Runs a program on a file, and waits for its end.
+    pub(super) fn run(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        file: &Path,
+        options: &CheckOptions,
+        watch: &dyn Watch,
+    ) -> Result<Ended> {
+        let mut command = self.command(options);
+        command.arg(program).args(arguments).arg(file);
+        let child = self.spawn(command).map_err(|source| failed(program, "start", source))?;
+        wait(child, program, options, watch)
+    }
+
+    fn command(&self, options: &CheckOptions) -> Command {
+        let mut command = Command::new("prlimit");
+        let seconds = options.time_max.as_secs().saturating_mul(4).max(1);
+        command
+            .arg(format!("--as={}", options.memory_bytes_max))
+            .arg(format!("--cpu={seconds}"))
+            .arg(format!("--nproc={PROCESSES_MAX}"))
+            .arg(format!("--nofile={FILES_MAX}"))
+            .args(["--fsize=0", "--core=0", "--memlock=0", "--"]);
+        if !self.namespaces.is_empty() {
+            command.arg("unshare").args(&self.namespaces).arg("--");
+        }
+        command.args(["setpriv", "--no-new-privs"]);
+        if let Some(user) = self.user {
+            command.arg(format!("--reuid={user}")).arg(format!("--regid={user}")).args([
+                "--clear-groups",
+                "--inh-caps=-all",
+                "--ambient-caps=-all",
+                "--bounding-set=-all",
+            ]);
+        }
+        command.arg("--");
+        command
+            .current_dir("/")
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a command from a thread that has the filter, which its children inherit and nobody else here does.
+    fn spawn(&self, mut command: Command) -> std::io::Result<Child> {
+        let Some(filter) = &self.filter else { return command.spawn() };
+        std::thread::scope(|scope| {
+            let spawn = || {
+                seccompiler::apply_filter(filter).map_err(std::io::Error::other)?;
+                command.spawn()
+            };
+            scope.spawn(spawn).join().unwrap_or_else(|_| Err(std::io::Error::other("a thread has died")))
+        })
+    }
+}
+
+/// Whether namespaces can be had.
+fn probe(namespaces: &[String]) -> Result<(), String> {
+    let output = Command::new("unshare").args(namespaces).args(["--", "true"]).stdin(Stdio::null()).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().chars().take(200).collect()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Refuses the system calls that a checker of file systems never needs. `unshare` is left: its program comes first.
+fn filter() -> Result<BpfProgram, String> {
+    let refused = [
+        libc::SYS_socket,
+        libc::SYS_socketpair,
+        libc::SYS_connect,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_open_tree,
+        libc::SYS_move_mount,
+        libc::SYS_fsopen,
+        libc::SYS_fsconfig,
+        libc::SYS_fsmount,
+        libc::SYS_setns,
+        libc::SYS_bpf,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_delete_module,
+        libc::SYS_kexec_load,
+        libc::SYS_reboot,
+        libc::SYS_swapon,
+        libc::SYS_swapoff,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_unlinkat,
+        libc::SYS_renameat2,
+        libc::SYS_linkat,
+        libc::SYS_symlinkat,
+        libc::SYS_mknodat,
+        libc::SYS_mkdirat,
+        libc::SYS_fchmodat,
+        libc::SYS_fchownat,
+        libc::SYS_truncate,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_kcmp,
+        libc::SYS_acct,
+        libc::SYS_settimeofday,
+        libc::SYS_clock_settime,
+        libc::SYS_syslog,
+    ];
+    let rules = refused.into_iter().map(|call| (call, Vec::new())).collect();
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
+    let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap_or(1));
+    let filter =
+        SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).map_err(|error| error.to_string())?;
+    filter.try_into().map_err(|error: seccompiler::BackendError| error.to_string())
+}
+
+/// Waits for a tool, reads what it says, and ends it when it takes too long.
+fn wait(mut child: Child, program: &Path, options: &CheckOptions, watch: &dyn Watch) -> Result<Ended> {
+    let (sender, receiver) = mpsc::channel();
+    let pipes: Vec<Box<dyn Read + Send>> = [
+        child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
+        child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let bytes_max = options.output_bytes_max / 2;
+    for pipe in pipes {
+        let sender = sender.clone();
+        let reader = std::thread::Builder::new().name("tool output".to_owned());
+        let spawned = reader.spawn(move || sender.send(bounded(pipe, bytes_max)));
+        spawned.map_err(|source| failed(program, "read the output of", source))?;
+    }
+    drop(sender);
+    let ended = until_end(&mut child, program, options.time_max, watch);
+    // Its end closes the pipes; whatever it has started ends with it, and has little time to.
+    let gather = || {
+        let until = Instant::now() + Duration::from_secs(5);
+        let mut output = String::new();
+        while let Ok(part) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            output.push_str(&part);
+        }
+        output
+    };
+    match ended? {
+        None => Ok(Ended::TooLong { output: gather() }),
+        Some(status) => Ok(match (status.code(), status.signal()) {
+            // `unshare` tells the signal that ended its child as a shell does.
+            (Some(code), _) if code > 128 => Ended::Signal { signal: code - 128, output: gather() },
+            (Some(code), _) => Ended::Exit { code, output: gather() },
+            (None, signal) => Ended::Signal { signal: signal.unwrap_or(0), output: gather() },
+        }),
+    }
+}
+
+/// The status at the end, or nothing when it took too long.
+fn until_end(
+    child: &mut Child,
+    program: &Path,
+    time_max: Duration,
+    watch: &dyn Watch,
+) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + time_max;
+    loop {
+        let failed = |source| failed(program, "wait for", source);
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            return Ok(Some(status));
+        }
+        let is_cancelled = watch.is_cancelled();
+        if is_cancelled || Instant::now() >= deadline {
+            child.kill().and_then(|()| child.wait()).map_err(failed)?;
+            return if is_cancelled { Err(Error::Cancelled) } else { Ok(None) };
+        }
+        std::thread::sleep(PACE);
+    }
+}
+
+/// The start and the end of what comes, as text; the middle is left out where it is too much.
+fn bounded(mut pipe: impl Read, bytes_max: usize) -> String {
+    let half = bytes_max / 2;
+    let (mut start, mut end, mut left_out) = (Vec::new(), Vec::new(), 0_u64);
+    let mut buffer = [0; 8192];
+    while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+        let of_start = count.min(half - start.len());
+        start.extend_from_slice(&buffer[..of_start]);
+        end.extend_from_slice(&buffer[of_start..count]);
+        let surplus = end.len().saturating_sub(half);
+        left_out += surplus as u64;
+        end.drain(..surplus);
+    }
+    let middle = if left_out > 0 { format!("\n… {left_out} bytes left out …\n") } else { String::new() };
+    let text = format!("{}{middle}{}", String::from_utf8_lossy(&start), String::from_utf8_lossy(&end));
+    text.chars().filter(|character| !character.is_control() || "\n\t".contains(*character)).collect()
+}

@@ -1,0 +1,326 @@
+//! Images that are wrapped in a compression: gzip, Zstandard, xz.
+//!
+//! What comes out can only be read in order. A raw image needs no more: it is written as it comes. Its size is not known
+//! before all of it was seen, and a volume has to be made before it is written; so the object is read twice, first to
+//! measure it ([`measure`]), when its digest is compared too, then to write it. Other formats inside need seeking: they are
+//! expanded into a scratch file where the caller gives room for one ([`Scratch`](super::Scratch)).
+//!
+//! What a decompressor may take is bounded: a window of 128 MiB (Zstandard), a dictionary of 64 MiB (xz, `-9`).
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use leeward_disk::{SharedStorage, Storage, is_zero};
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::Scratch;
+use super::ahead::{AheadReader, Failure};
+use crate::digest::{DigestCheck, Hasher, Stated};
+use crate::ledger::UNIT_BYTES;
+use crate::plan::{Feed, Work};
+use crate::{Error, Progress, Result, Watch};
+
+/// The largest window of Zstandard, as a power of two.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// What the decompressor of xz may take, in KiB.
+const XZ_MEMORY_KIB_MAX: u32 = 96 << 10;
+/// Zeros of this length make a hole in a scratch file, in bytes.
+const HOLE_BYTES: usize = 64 << 10;
+/// The end of a fixed VHD.
+const FOOTER_BYTES: usize = 512;
+
+/// A compression around an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// gzip, of one or several members.
+    Gzip,
+    /// Zstandard, of one or several frames.
+    Zstd,
+    /// xz, of one or several streams.
+    Xz,
+}
+
+impl Compression {
+    /// The compression that a storage begins like.
+    pub(super) fn detect(storage: &dyn Storage) -> Result<Option<Self>> {
+        let mut start = [0; 6];
+        let start = &mut start[..storage.size().min(6) as usize];
+        storage.read_at(start, 0)?;
+        Ok(if start.starts_with(b"\x1f\x8b\x08") {
+            Some(Self::Gzip)
+        } else if start.starts_with(b"\x28\xb5\x2f\xfd") {
+            Some(Self::Zstd)
+        } else if start == b"\xfd7zXZ\0" {
+            Some(Self::Xz)
+        } else {
+            None
+        })
+    }
+
+    fn open(self, input: AheadReader) -> io::Result<Box<dyn Read + Send>> {
+        Ok(match self {
+            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
+            Self::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::new(input)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Box::new(decoder)
+            }
+            Self::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB_MAX)),
+        })
+    }
+}
+
+/// What came out of a compression, as it was measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expanded {
+    /// The version of the object.
+    pub version: String,
+    /// Bytes that came out.
+    pub bytes: u64,
+    /// Whether they end with the footer of a fixed VHD, which is no part of the disk.
+    pub has_footer: bool,
+    /// What came of the digests that are stated for the object.
+    pub digest: DigestCheck,
+}
+
+impl Expanded {
+    /// Size of the disk in bytes.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        if self.has_footer { self.bytes - FOOTER_BYTES as u64 } else { self.bytes }
+    }
+}
+
+/// Reads what comes out of a compression.
+pub(super) struct Expander {
+    reader: Box<dyn Read + Send>,
+    failure: Failure,
+    name: String,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Expander {
+    pub(super) fn new(storage: &SharedStorage, compression: Compression, bytes_max: u64) -> Result<Self> {
+        let failure = Failure::default();
+        let name = storage.name().to_owned();
+        let wrong = |error: io::Error| Error::Image { object: name.clone(), what: error.to_string() };
+        let input = AheadReader::new(Arc::clone(storage), failure.clone()).map_err(wrong)?;
+        let reader = compression.open(input).map_err(wrong)?;
+        Ok(Self { reader, failure, name, bytes: 0, bytes_max })
+    }
+
+    /// Fills the buffer; less comes at the end only.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.reader.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+        self.bytes += filled as u64;
+        if self.bytes > self.bytes_max {
+            return Err(Error::Expands { object: self.name.clone(), bytes_max: self.bytes_max });
+        }
+        Ok(filled)
+    }
+
+    fn failed(&self, error: &io::Error) -> Error {
+        match self.failure.take() {
+            Some(error) => error.into(),
+            None => Error::Image {
+                object: self.name.clone(),
+                what: format!("the compressed data cannot be read ({error}); upload it again"),
+            },
+        }
+    }
+}
+
+/// The first bytes that come out.
+pub(super) fn start(storage: &SharedStorage, compression: Compression, bytes: usize) -> Result<Vec<u8>> {
+    let mut start = vec![0; bytes];
+    let count = Expander::new(storage, compression, u64::MAX)?.read(&mut start)?;
+    start.truncate(count);
+    Ok(start)
+}
+
+/// Reads all of it once: how much comes out, whether it ends like a fixed VHD, whether the object has its digest.
+pub(super) fn measure(
+    storage: &SharedStorage,
+    compression: Compression,
+    version: &str,
+    stated: Stated,
+    bytes_max: u64,
+    watch: &dyn Watch,
+) -> Result<Expanded> {
+    let digest = compare(storage, stated, watch)?;
+    let mut expander = Expander::new(storage, compression, bytes_max)?;
+    let mut buffer = vec![0; UNIT_BYTES as usize];
+    let mut last = Vec::new();
+    loop {
+        check(watch)?;
+        let count = expander.read(&mut buffer)?;
+        if count > 0 {
+            last.extend_from_slice(&buffer[count.saturating_sub(FOOTER_BYTES)..count]);
+            last.drain(..last.len().saturating_sub(FOOTER_BYTES));
+        }
+        watch.progress(Progress { done_bytes: expander.bytes, total_bytes: 0, data_bytes: expander.bytes });
+        if count < buffer.len() {
+            break;
+        }
+    }
+    let has_footer = last.len() == FOOTER_BYTES && last.starts_with(b"conectix");
+    Ok(Expanded { version: version.to_owned(), bytes: expander.bytes, has_footer, digest })
+}
+
+/// Compares the object itself with the digests that are stated for it.
+fn compare(storage: &SharedStorage, stated: Stated, watch: &dyn Watch) -> Result<DigestCheck> {
+    if stated.is_empty() {
+        return Ok(DigestCheck::NotStated);
+    }
+    let failure = Failure::default();
+    let failed = |error: io::Error| match failure.take() {
+        Some(error) => error.into(),
+        None => Error::Image { object: storage.name().to_owned(), what: error.to_string() },
+    };
+    let mut reader = AheadReader::new(Arc::clone(storage), failure.clone()).map_err(failed)?;
+    let mut hasher = Hasher::new(stated);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        check(watch)?;
+        match reader.read(&mut buffer).map_err(failed)? {
+            0 => return hasher.finish(storage.name()),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}
+
+/// Expands all of it into a file without a name, with holes where there are zeros.
+pub(super) fn spool(
+    storage: &SharedStorage,
+    compression: Compression,
+    bytes_max: u64,
+    scratch: &Scratch,
+    watch: &dyn Watch,
+) -> Result<File> {
+    let failed =
+        |source: io::Error| crate::target::failed(&scratch.directory, "write a scratch file in", source);
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&scratch.directory, flags, Mode::RUSR | Mode::WUSR);
+    let file: File = file.map_err(|errno| failed(errno.into()))?.into();
+    let mut expander = Expander::new(storage, compression, bytes_max)?;
+    let mut buffer = vec![0; UNIT_BYTES as usize];
+    let (mut position, mut written) = (0_u64, 0_u64);
+    loop {
+        check(watch)?;
+        let count = expander.read(&mut buffer)?;
+        for part in buffer[..count].chunks(HOLE_BYTES) {
+            if !is_zero(part) {
+                written += part.len() as u64;
+                if written > scratch.bytes_max {
+                    return Err(Error::Expands {
+                        object: storage.name().to_owned(),
+                        bytes_max: scratch.bytes_max,
+                    });
+                }
+                file.write_all_at(part, position).map_err(failed)?;
+            }
+            position += part.len() as u64;
+        }
+        watch.progress(Progress { done_bytes: position, total_bytes: 0, data_bytes: written });
+        if count < buffer.len() {
+            break;
+        }
+    }
+    file.set_len(position).map_err(failed)?;
+    Ok(file)
+}
+
+fn check(watch: &dyn Watch) -> Result<()> {
+    if watch.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+/// A raw disk inside of a compression.
+pub(crate) struct StreamImage {
+    pub(super) storage: SharedStorage,
+    pub(super) compression: Compression,
+    pub(super) expanded: Expanded,
+}
+
+impl StreamImage {
+    pub(crate) fn digest(&self) -> &DigestCheck {
+        &self.expanded.digest
+    }
+
+    /// Work from `position` on: what lies before is expanded and left out.
+    pub(crate) fn feed(&self, volume_bytes: u64, position: u64) -> Result<StreamFeed> {
+        let mut feed = StreamFeed {
+            expander: Expander::new(&self.storage, self.compression, self.expanded.bytes)?,
+            disk_bytes: self.expanded.disk_bytes(),
+            volume_bytes,
+            position: 0,
+        };
+        let mut left = vec![0; UNIT_BYTES as usize];
+        while feed.position < position.min(feed.disk_bytes) {
+            feed.fill(&mut left)?;
+        }
+        feed.position = position;
+        Ok(feed)
+    }
+}
+
+/// Work from a stream.
+pub(crate) struct StreamFeed {
+    expander: Expander,
+    disk_bytes: u64,
+    volume_bytes: u64,
+    position: u64,
+}
+
+impl StreamFeed {
+    /// Fills the buffer with the next unit of the disk; behind its end with zeros.
+    fn fill(&mut self, unit: &mut [u8]) -> Result<()> {
+        let of_disk = self.disk_bytes.saturating_sub(self.position).min(unit.len() as u64) as usize;
+        let count = self.expander.read(&mut unit[..of_disk])?;
+        if count < of_disk {
+            return Err(Error::Image {
+                object: self.expander.name.clone(),
+                what: format!(
+                    "{} bytes came out of it, and it was measured at more",
+                    self.position + count as u64
+                ),
+            });
+        }
+        unit[of_disk..].fill(0);
+        self.position += unit.len() as u64;
+        Ok(())
+    }
+}
+
+impl Feed for StreamFeed {
+    fn next(&mut self) -> Result<Option<Work>> {
+        let offset = self.position;
+        if offset >= self.volume_bytes {
+            return Ok(None);
+        }
+        if offset >= self.disk_bytes {
+            let length = (self.volume_bytes - offset).min(1 << 30);
+            self.position += length;
+            return Ok(Some(Work::Zeros { offset, length }));
+        }
+        let mut unit = vec![0; (self.volume_bytes - offset).min(UNIT_BYTES) as usize];
+        self.fill(&mut unit)?;
+        let length = unit.len() as u64;
+        Ok(Some(if is_zero(&unit) {
+            Work::Zeros { offset, length }
+        } else {
+            Work::Data { offset, length, content: Some(unit) }
+        }))
+    }
+}

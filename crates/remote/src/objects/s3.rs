@@ -1,0 +1,119 @@
+//! S3 and what speaks like it: `x-amz-meta-` headers, uploads by `?uploads`.
+
+use jiff::Timestamp;
+use leeward_store::bucket::Condition;
+
+use super::dialect::{Dialect, Entries, Uploads, from_base64, is_hex};
+use super::{ListedObject, Metadata, ObjectVersion, StatedDigests};
+use crate::http::{Method, Request, Response};
+use crate::s3::S3;
+use crate::service::Service;
+use crate::xml;
+
+impl Dialect for S3 {
+    fn metadata_prefix(&self) -> &'static str {
+        "x-amz-meta-"
+    }
+
+    fn prepare_look(&self, request: &mut Request) {
+        request.set_header("x-amz-checksum-mode", "ENABLED");
+    }
+
+    fn digests(&self, response: &Response) -> StatedDigests {
+        let etag = response.header("etag").unwrap_or_default().trim_matches('"');
+        // With keys of a service for keys or of the customer the tag is no digest of the content.
+        let is_sealed =
+            response.header("x-amz-server-side-encryption").is_some_and(|kind| kind.starts_with("aws:kms"))
+                || response.header("x-amz-server-side-encryption-customer-algorithm").is_some();
+        let is_whole = response.header("x-amz-checksum-type").is_none_or(|kind| kind == "FULL_OBJECT");
+        let sha256 = response.header("x-amz-checksum-sha256").filter(|_| is_whole);
+        StatedDigests {
+            md5: (is_hex(etag, 32) && !is_sealed).then(|| etag.to_ascii_lowercase()),
+            sha256: sha256.and_then(|text| from_base64(text, 32)),
+            of_parts: etag.contains('-').then(|| etag.to_owned()),
+        }
+    }
+
+    fn list_after(&self, prefix: &str, after: Option<&str>) -> Request {
+        let request = self.bucket_request(Method::GET).query("list-type", "2").query("prefix", prefix);
+        match after {
+            Some(after) => request.query("start-after", after),
+            None => request,
+        }
+    }
+
+    fn entries(&self, body: &[u8]) -> Result<Entries, String> {
+        xml::read(body, |root| {
+            if root.tag_name().name() != "ListBucketResult" {
+                return Err(format!("a {} is no listing", root.tag_name().name()));
+            }
+            let goes_on = xml::text(root, "IsTruncated").is_some_and(|text| text.trim() == "true");
+            let objects: Option<Vec<_>> = xml::children(root, "Contents").map(listed).collect();
+            let objects = objects.ok_or("an entry of the listing has no key or size")?;
+            Ok((objects, goes_on))
+        })
+    }
+
+    fn uploads(&self) -> Option<&dyn Uploads> {
+        Some(self)
+    }
+}
+
+fn listed(node: roxmltree::Node<'_, '_>) -> Option<ListedObject> {
+    Some(ListedObject {
+        name: xml::text(node, "Key")?.to_owned(),
+        bytes: xml::text(node, "Size")?.trim().parse().ok()?,
+        version: xml::text(node, "ETag").map(|tag| ObjectVersion(tag.to_owned())),
+        modified: xml::text(node, "LastModified").and_then(|text| text.parse::<Timestamp>().ok()),
+    })
+}
+
+impl Uploads for S3 {
+    fn start(&self, name: &str, metadata: &Metadata) -> Request {
+        let mut request = self.object(Method::POST, name).query("uploads", "");
+        super::remote::set_metadata(&mut request, self.metadata_prefix(), metadata);
+        request
+    }
+
+    fn started(&self, response: &Response) -> Result<String, String> {
+        xml::read(&response.body, |root| {
+            xml::text(root, "UploadId").map(str::to_owned).ok_or_else(|| "it names no upload".to_owned())
+        })
+    }
+
+    fn part(&self, name: &str, upload: &str, number: u32, content: &[u8]) -> Request {
+        let mut request = self
+            .object(Method::PUT, name)
+            .query("partNumber", number.to_string())
+            .query("uploadId", upload)
+            .body(&[content]);
+        self.prepare_write(&mut request, Condition::Always);
+        request
+    }
+
+    fn complete(&self, name: &str, upload: &str, parts: &[(u32, String)]) -> Request {
+        let parts: String = parts
+            .iter()
+            .map(|(number, etag)| {
+                let etag = etag.replace('&', "&amp;").replace('<', "&lt;");
+                format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>")
+            })
+            .collect();
+        let document = format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>");
+        self.object(Method::POST, name).query("uploadId", upload).body(&[document.as_bytes()])
+    }
+
+    fn completed(&self, response: &Response) -> Result<ObjectVersion, String> {
+        // The answer begins before the work is done: success may turn out to be a failure.
+        xml::read(&response.body, |root| match xml::text(root, "ETag") {
+            Some(tag) if root.tag_name().name() == "CompleteMultipartUploadResult" => {
+                Ok(ObjectVersion(tag.to_owned()))
+            }
+            _ => Err(format!("the upload ended with a {}", root.tag_name().name())),
+        })
+    }
+
+    fn abort(&self, name: &str, upload: &str) -> Request {
+        self.object(Method::DELETE, name).query("uploadId", upload)
+    }
+}

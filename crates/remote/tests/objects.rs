@@ -1,0 +1,170 @@
+//! Users' objects: one suite for every kind of place, run on a directory and on the servers of the test beds that are up.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
+mod beds;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use beds::{Server, answers, beds, skipped};
+use leeward_remote::objects::{DirectoryObjects, Metadata, Objects, open};
+use leeward_remote::{Environment, Location, connect};
+use leeward_store::ErrorKind;
+
+/// Bytes that differ everywhere.
+fn content(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at / 7 * 31 + at % 251) as u8).collect()
+}
+
+fn md5(content: &[u8]) -> String {
+    use md5::Digest as _;
+    md5::Md5::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn metadata(pairs: &[(&str, &str)]) -> Metadata {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// What every place promises.
+fn conforms(objects: &dyn Objects) {
+    let small = content(100_000);
+    let told = metadata(&[("ad_number", "2"), ("display_name", "web 1.old")]);
+    let name = "a b/dümmy+disk (1)%.qcow2";
+    let put = objects.put(name, &mut small.as_slice(), &told).unwrap();
+    let head = objects.head(name).unwrap();
+    assert_eq!((head.bytes, &head.metadata), (100_000, &told));
+    assert_eq!(head.version, put);
+    assert!(head.digests.md5.is_none_or(|stated| stated == md5(&small)));
+    assert_eq!(objects.read(name, 0..100_000, &head.version).unwrap(), small);
+    assert_eq!(objects.read(name, 5..9, &head.version).unwrap(), small[5..9]);
+    assert_eq!(objects.read(name, 99_999..100_000, &head.version).unwrap(), small[99_999..]);
+    assert!(objects.read(name, 99_999..100_001, &head.version).is_err(), "past the end");
+
+    // Replaced: the old version is not to be had, and not mixed with the new one.
+    let other = content(100_000).into_iter().rev().collect::<Vec<_>>();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    objects.put(name, &mut other.as_slice(), &Metadata::new()).unwrap();
+    let refused = objects.read(name, 5..9, &head.version).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    assert!(objects.head(name).unwrap().metadata.is_empty());
+
+    // Large ones travel in parts, and come back whole.
+    let large = content((16 << 20) + 12_345);
+    let made = objects.put("large.raw", &mut large.as_slice(), &told).unwrap();
+    let head = objects.head("large.raw").unwrap();
+    assert_eq!((head.bytes, &head.version, &head.metadata), (large.len() as u64, &made, &told));
+    let part = (16 << 20) - 10..(16 << 20) + 10;
+    assert_eq!(
+        objects.read("large.raw", part.clone(), &head.version).unwrap(),
+        large[part.start as usize..part.end as usize]
+    );
+    println!("{}: {:?}", objects.name(), head.digests);
+
+    let names = |prefix: &str, after: Option<&str>| {
+        let page = objects.list(prefix, after).unwrap();
+        page.objects.into_iter().map(|listed| listed.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names("", None), [name, "large.raw"]);
+    assert_eq!(names("a b/", None), [name]);
+    assert_eq!(names("", Some(name)), ["large.raw"]);
+    assert!(names("none", None).is_empty());
+
+    for hostile in ["../x", "a/../../x", "/etc/passwd", "", "a//b", "a\nb", "%2e%2e/x"] {
+        assert!(objects.head(hostile).is_err(), "{hostile:?}");
+        assert!(objects.put(hostile, &mut small.as_slice(), &Metadata::new()).is_err(), "{hostile:?}");
+    }
+    for name in [name, "large.raw"] {
+        objects.delete(name).unwrap();
+        objects.delete(name).unwrap();
+        assert_eq!(objects.head(name).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    println!("{}: {:?}", objects.name(), objects.requests().map(|counts| counts.to_string()));
+}
+
+fn prefix() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("objects-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst))
+}
+
+#[test]
+fn a_directory_holds_objects() {
+    let folder = tempfile::tempdir().unwrap();
+    conforms(&DirectoryObjects::open(folder.path()).unwrap());
+}
+
+#[test]
+fn links_pipes_and_hidden_files_are_no_objects() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("bucket");
+    std::fs::create_dir_all(place.join("sub")).unwrap();
+    std::fs::write(folder.path().join("secret"), "secret").unwrap();
+    std::os::unix::fs::symlink("../secret", place.join("link.raw")).unwrap();
+    std::os::unix::fs::symlink("..", place.join("out")).unwrap();
+    std::fs::write(place.join(".hidden"), "x").unwrap();
+    std::fs::write(place.join("sub/real.raw"), "x").unwrap();
+    std::fs::write(place.join("sub/real.raw.leeward.json"), r#"{"Ad_Number": "1"}"#).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        place.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let objects = DirectoryObjects::open(&place).unwrap();
+    let listed: Vec<_> =
+        objects.list("", None).unwrap().objects.into_iter().map(|found| found.name).collect();
+    assert_eq!(listed, ["sub/real.raw"]);
+    assert_eq!(objects.head("sub/real.raw").unwrap().metadata, metadata(&[("ad_number", "1")]));
+    for no in ["link.raw", "out/secret", ".hidden", "pipe", "sub", "sub/real.raw.leeward.json"] {
+        assert!(objects.head(no).is_err(), "{no}");
+    }
+    std::fs::write(place.join("sub/real.raw.leeward.json"), "[1]").unwrap();
+    assert!(objects.head("sub/real.raw").unwrap_err().to_string().contains("leeward.json"));
+}
+
+#[test]
+fn the_gateway_of_ceph_holds_objects_for_s3_and_swift() {
+    let Some(server) = Server::ceph() else { return };
+    let location = server.location(&server.bucket, &prefix()).to_string();
+    conforms(open(&location, &server.environment()).unwrap().as_ref());
+    let text = std::fs::read_to_string(beds().join("ceph/env")).unwrap();
+    let value = |name: &str| {
+        let at = text.find(&format!("{name}=")).unwrap() + name.len() + 1;
+        text[at..].split_whitespace().next().unwrap().to_owned()
+    };
+    let (auth, user, key) = (value("ST_AUTH"), value("ST_USER"), value("ST_KEY"));
+    let environment = Environment::of(&[("ST_AUTH", &auth), ("ST_USER", &user), ("ST_KEY", &key)]);
+    let location = format!("swift://leeward-tests/{}", prefix());
+    let swift = open(&location, &environment).unwrap();
+    let small = content(1000);
+    let version = swift.put("x y.raw", &mut small.as_slice(), &metadata(&[("ad_number", "1")])).unwrap();
+    let head = swift.head("x y.raw").unwrap();
+    assert_eq!((head.bytes, head.digests.md5.as_deref()), (1000, Some(md5(&small).as_str())));
+    assert_eq!(head.metadata.get("ad_number").map(String::as_str), Some("1"));
+    assert_eq!(swift.read("x y.raw", 10..20, &version).unwrap(), small[10..20]);
+    assert_eq!(swift.list("", None).unwrap().objects[0].name, "x y.raw");
+    swift.put("x y.raw", &mut content(2000).as_slice(), &Metadata::new()).unwrap();
+    assert_eq!(swift.read("x y.raw", 10..20, &version).unwrap_err().kind(), ErrorKind::Conflict);
+    swift.delete("x y.raw").unwrap();
+}
+
+#[test]
+fn oci_holds_objects() {
+    let endpoint =
+        format!("http://127.0.0.1:{}", std::env::var("OCI_PORT").unwrap_or_else(|_| "12780".to_owned()));
+    let state = beds().join("oci/state");
+    let Ok(site) = std::fs::read_to_string(state.join("site.json")) else {
+        return skipped("the test bed oci was never started").unwrap_or_default();
+    };
+    if !answers(&endpoint) {
+        return skipped(&format!("the test bed oci is not up: nobody answers at {endpoint}"))
+            .unwrap_or_default();
+    }
+    let site: serde_json::Value = serde_json::from_str(&site).unwrap();
+    let configuration = state.join("config").to_str().unwrap().to_owned();
+    let environment = Environment::of(&[("OCI_CONFIG_FILE", &configuration)]);
+    let namespace = site["namespace"].as_str().unwrap();
+    let location = format!("oci://leeward-tests@{namespace}/{}?endpoint={endpoint}", prefix());
+    connect(&Location::parse(&location).unwrap().unwrap(), &environment).unwrap().bare.make().unwrap();
+    conforms(open(&location, &environment).unwrap().as_ref());
+}
