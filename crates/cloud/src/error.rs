@@ -170,6 +170,15 @@ impl Error {
         Fault::new(ErrorKind::Refused, provider, action, what).into()
     }
 
+    /// There are no credentials, or they do not give the right.
+    pub(crate) fn denied(
+        provider: impl Into<String>,
+        action: impl Into<String>,
+        what: impl Into<String>,
+    ) -> Self {
+        Fault::new(ErrorKind::Denied, provider, action, what).into()
+    }
+
     /// A limit of a provider.
     pub(crate) fn limit(
         provider: impl Into<String>,

@@ -39,7 +39,7 @@ pub use owner::{Owner, RUN_TAG, STEP_TAG, Token};
 pub use policy::{BackupPolicies, BackupPolicy};
 pub use state::{AttachmentState, Goal, InstanceState, Progress, Reported, State, VolumeState};
 pub use tags::{Fitted, TagLimits, Tags};
-pub use volume::{Performance, Volume, VolumeLimits, VolumeSpec, Volumes};
+pub use volume::{GIB, Performance, Volume, VolumeLimits, VolumeSpec, Volumes};
 
 /// The most things of one kind that a listing may have; more is taken for a broken provider.
 pub const LISTED_MAX: usize = 100_000;

@@ -50,10 +50,11 @@ impl<S: State> Reported<S> {
         self.state.progress(goal)
     }
 
-    /// Whether it is neither gone nor going.
+    /// Whether it is neither gone nor going; a broken one is live, as somebody has to remove it.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.state.progress(Goal::Use) != Progress::Broken
+        let (usable, ended) = (self.progress(Goal::Use), self.progress(Goal::End));
+        usable == Progress::Changing || ended == Progress::Broken
     }
 }
 
@@ -174,6 +175,8 @@ mod tests {
     #[test]
     fn what_goes_is_not_live() {
         assert!(Reported::new(VolumeState::Changing, "PROVISIONING").is_live());
+        assert!(Reported::new(VolumeState::Faulty, "FAULTY").is_live());
+        assert!(Reported::new(VolumeState::Unknown, "NEW_WORD").is_live());
         assert!(!Reported::new(VolumeState::Deleting, "TERMINATING").is_live());
     }
 }
