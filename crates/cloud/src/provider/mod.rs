@@ -37,7 +37,7 @@ pub use id::{AttachmentId, InstanceId, PolicyId, VolumeId};
 pub use instance::{Instance, InstanceSpec, Instances, UserData};
 pub use owner::{Owner, RUN_TAG, STEP_TAG, Token};
 pub use policy::{BackupPolicies, BackupPolicy};
-pub use state::{AttachmentState, Goal, InstanceState, Progress, Reported, State, VolumeState};
+pub use state::{AttachmentState, Goal, InstanceState, Progress, Reported, State, VolumeState, ending};
 pub use tags::{Fitted, TagLimits, Tags};
 pub use volume::{GIB, Performance, Volume, VolumeLimits, VolumeSpec, Volumes};
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{ErrorKind, Result};
+
 /// What a caller waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
@@ -55,6 +57,18 @@ impl<S: State> Reported<S> {
     pub fn is_live(&self) -> bool {
         let (usable, ended) = (self.progress(Goal::Use), self.progress(Goal::End));
         usable == Progress::Changing || ended == Progress::Broken
+    }
+}
+
+/// How far something that is to go has come, from what asking for it gave: that it is not found is the end.
+///
+/// # Errors
+/// The provider failed otherwise.
+pub fn ending<S: State>(asked: Result<Reported<S>>) -> Result<Progress> {
+    match asked {
+        Ok(reported) => Ok(reported.progress(Goal::End)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Progress::Ready),
+        Err(error) => Err(error),
     }
 }
 
