@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::provider::Fault;
+
 /// The result of an operation on a provider.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -82,6 +84,9 @@ pub enum Error {
         /// What is missing, and what there is.
         what: String,
     },
+    /// A provider of volumes or instances failed or refused.
+    #[error(transparent)]
+    Provider(Box<Fault>),
     /// A disk of the machine could not be read.
     #[error(transparent)]
     Disk(#[from] leeward_disk::Error),
@@ -102,8 +107,16 @@ pub enum ErrorKind {
     Refused,
     /// Somebody else is at work; trying again later may help.
     Busy,
-    /// Something that was named does not exist.
+    /// Something that was named does not exist, or may not be seen: providers often do not tell which.
     NotFound,
+    /// The provider is asked too much, or it or the way to it is disturbed; the same call may succeed soon.
+    Passing,
+    /// Something is in another state than it must be, or belongs to something else; it may change.
+    Conflict,
+    /// A quota or limit is reached, or the provider has no room.
+    Limit,
+    /// The credentials are missing or wrong, or do not give the right.
+    Denied,
     /// The caller asked to stop.
     Cancelled,
 }
@@ -122,7 +135,23 @@ impl Error {
             Self::Refused { .. } => ErrorKind::Refused,
             Self::Busy { .. } => ErrorKind::Busy,
             Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Provider(fault) => fault.kind,
             Self::Cancelled => ErrorKind::Cancelled,
+        }
+    }
+
+    /// Whether the same call may succeed soon by itself.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Passing)
+    }
+
+    /// How long the other side asks to wait before the next attempt.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Provider(fault) => fault.wait,
+            _ => None,
         }
     }
 
@@ -132,8 +161,50 @@ impl Error {
         matches!(self, Self::Command { .. })
     }
 
+    /// A provider cannot do it, and never will as it was asked.
+    pub(crate) fn refused(
+        provider: impl Into<String>,
+        action: impl Into<String>,
+        what: impl Into<String>,
+    ) -> Self {
+        Fault::new(ErrorKind::Refused, provider, action, what).into()
+    }
+
+    /// There are no credentials, or they do not give the right.
+    pub(crate) fn denied(
+        provider: impl Into<String>,
+        action: impl Into<String>,
+        what: impl Into<String>,
+    ) -> Self {
+        Fault::new(ErrorKind::Denied, provider, action, what).into()
+    }
+
+    /// A limit of a provider.
+    pub(crate) fn limit(
+        provider: impl Into<String>,
+        action: impl Into<String>,
+        what: impl Into<String>,
+    ) -> Self {
+        Fault::new(ErrorKind::Limit, provider, action, what).into()
+    }
+
+    /// Something is not in the state, or not the thing, that is asked for.
+    pub(crate) fn conflict(
+        provider: impl Into<String>,
+        action: impl Into<String>,
+        what: impl Into<String>,
+    ) -> Self {
+        Fault::new(ErrorKind::Conflict, provider, action, what).into()
+    }
+
     /// An [`Error::Io`].
     pub(crate) fn io(place: impl Into<String>, action: &'static str, source: std::io::Error) -> Self {
         Self::Io { place: place.into(), action, source }
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self::Provider(Box::new(fault))
     }
 }

@@ -30,13 +30,25 @@ impl Client {
     /// # Errors
     /// TLS cannot be set up: there are no certificates of authorities, for instance.
     pub fn new(requests: Arc<Requests>) -> Result<Self, Fault> {
-        let inner = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(KEPT_FOR)
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("leeward/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Fault::of(&error, ""))?;
+        Self::build(requests, builder())
+    }
+
+    /// A client that trusts the authorities in a PEM file beside those of the system.
+    ///
+    /// # Errors
+    /// The file holds none, or TLS cannot be set up.
+    pub fn trusting(requests: Arc<Requests>, pem: &[u8]) -> Result<Self, Fault> {
+        let impossible = |what: String| Fault::Impossible { what };
+        let authorities = reqwest::Certificate::from_pem_bundle(pem)
+            .map_err(|error| impossible(format!("the file of authorities is none: {error}")))?;
+        if authorities.is_empty() {
+            return Err(impossible("the file of authorities holds no certificate".to_owned()));
+        }
+        Self::build(requests, builder().tls_certs_merge(authorities))
+    }
+
+    fn build(requests: Arc<Requests>, builder: reqwest::ClientBuilder) -> Result<Self, Fault> {
+        let inner = builder.build().map_err(|error| Fault::of(&error, ""))?;
         Ok(Self { inner, requests, idle_timeout: IDLE_TIMEOUT })
     }
 
@@ -74,6 +86,14 @@ impl Client {
         self.requests.count_received(answer.body.len() as u64);
         Ok(answer)
     }
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(KEPT_FOR)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("leeward/", env!("CARGO_PKG_VERSION")))
 }
 
 async fn exchange(

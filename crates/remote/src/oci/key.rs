@@ -4,6 +4,7 @@ use std::fmt;
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -44,6 +45,22 @@ impl SigningKey {
         let der = der.map_err(|_| "the text between its PEM markers is damaged")?;
         let pair = if is_pkcs8 { RsaKeyPair::from_pkcs8(&der) } else { RsaKeyPair::from_der(&der) };
         Ok(Self { pair: pair.map_err(|_| "it is no RSA key of 2048 to 8192 bits")? })
+    }
+
+    /// A new key of 2048 bits, for a session.
+    ///
+    /// # Errors
+    /// The machine gives no random numbers.
+    pub fn generate() -> Result<Self, String> {
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048);
+        Ok(Self { pair: pair.map_err(|_| "no key can be made: this machine gives no random numbers")? })
+    }
+
+    /// The public key as SubjectPublicKeyInfo (DER) in Base64: what stands between the markers of its PEM.
+    #[must_use]
+    pub fn public_base64(&self) -> Option<String> {
+        let public: PublicKeyX509Der<'_> = self.pair.public_key().as_der().ok()?;
+        Some(STANDARD.encode(public.as_ref()))
     }
 
     /// The MD5 of the public key, as OCI shows it: `20:3b:97:…`.

@@ -6,11 +6,11 @@
 mod key;
 mod listing;
 mod profile;
-mod refusal;
+pub mod refusal;
 mod settings;
 mod sign;
 
-use self::key::SigningKey;
+pub use self::key::SigningKey;
 pub use self::profile::Profile;
 pub use self::sign::{Body, Clock, Signer};
 

@@ -18,8 +18,9 @@ struct Words {
     message: String,
 }
 
-/// Reads a refusal that came at `now`, by the clock that dated the request.
-pub(super) fn read(response: &Response, now: Timestamp) -> Refusal {
+/// Reads a refusal that came at `now`, by the clock that dated the request. Clocks that differ are blamed for a 401.
+#[must_use]
+pub fn read(response: &Response, now: Timestamp) -> Refusal {
     let words: Words = serde_json::from_slice(&response.body).unwrap_or_default();
     let mut message = words.message;
     if response.status == 401 {

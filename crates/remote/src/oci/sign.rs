@@ -26,18 +26,37 @@ pub enum Body {
 /// The clock by which requests are dated.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Signs requests in the name of a profile.
+/// Signs requests in the name of a profile, or of whom a key stands for.
 pub struct Signer {
     key_id: String,
     key: SigningKey,
     clock: Clock,
+    signs_host: bool,
 }
 
 impl Signer {
     /// A signer by this machine's clock.
     #[must_use]
     pub fn new(profile: Profile) -> Self {
-        Self { key_id: profile.key_id(), key: profile.key, clock: Arc::new(Timestamp::now) }
+        Self::of(profile.key_id(), profile.key)
+    }
+
+    /// A signer with a key that the service knows under an id: that of a session, for instance.
+    #[must_use]
+    pub fn of(key_id: String, key: SigningKey) -> Self {
+        Self { key_id, key, clock: Arc::new(Timestamp::now), signs_host: true }
+    }
+
+    /// The same signer, which leaves out the host: so the service that gives tokens to instances has it.
+    #[must_use]
+    pub fn without_host(self) -> Self {
+        Self { signs_host: false, ..self }
+    }
+
+    /// The key that it signs with.
+    #[must_use]
+    pub fn key(&self) -> &SigningKey {
+        &self.key
     }
 
     /// The same signer by another clock.
@@ -58,7 +77,8 @@ impl Signer {
     /// The machine gives no random numbers.
     pub fn sign(&self, request: &mut Request, body: Body) -> Result<(), String> {
         request.set_header("date", &http_date(self.now()));
-        let mut names = vec!["date", "(request-target)", "host"];
+        let mut names = vec!["date", "(request-target)"];
+        names.extend(self.signs_host.then_some("host"));
         if body == Body::Signed {
             let digest = sha256_base64(&request.body);
             request.set_header("x-content-sha256", &digest);
