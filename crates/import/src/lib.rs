@@ -24,6 +24,7 @@ pub mod filesystem;
 pub mod gpt;
 mod identity;
 pub mod image;
+pub mod job;
 mod ledger;
 pub mod metadata;
 pub mod names;

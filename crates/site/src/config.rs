@@ -12,6 +12,9 @@ use serde::Deserialize;
 
 use crate::{Error, Result};
 
+/// What `leeward server init` writes: every key, with what it is for.
+pub const TEMPLATE: &str = include_str!("config/template.toml");
+
 /// The largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -173,21 +176,12 @@ impl Watch {
 pub struct Target {
     /// Which provider.
     pub kind: TargetKind,
-    /// The directory, of kind `directory`.
+    /// The directory of kind `directory`, the block device of kind `device`.
     #[serde(default)]
     pub path: Option<PathBuf>,
-    /// The client's configuration file, of kind `oci`.
+    /// How OCI is reached, of kind `oci`.
     #[serde(default)]
-    pub config_file: Option<PathBuf>,
-    /// The profile in it.
-    #[serde(default)]
-    pub profile: Option<String>,
-    /// The compartment in which volumes are made, of kind `oci`.
-    #[serde(default)]
-    pub compartment: Option<String>,
-    /// Where the provider's service is, other than usual.
-    #[serde(default)]
-    pub endpoint: Option<String>,
+    pub oci: Option<leeward_cloud::oci::Settings>,
     /// The machine that writes volumes: this daemon runs on it.
     #[serde(default)]
     pub instance: Option<String>,
@@ -226,6 +220,8 @@ pub struct Target {
 pub enum TargetKind {
     /// Volumes are files in a directory.
     Directory,
+    /// The volume is a block device that is there, of which all is overwritten.
+    Device,
     /// Volumes of OCI.
     Oci,
 }
@@ -236,6 +232,7 @@ impl TargetKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Directory => "directory",
+            Self::Device => "device",
             Self::Oci => "oci",
         }
     }
@@ -284,7 +281,6 @@ impl Config {
         }
         for target in self.targets.values_mut() {
             target.path.iter_mut().for_each(resolve);
-            target.config_file.iter_mut().for_each(resolve);
         }
         for source in self.sources.values_mut() {
             source.event_token_file.iter_mut().for_each(resolve);
@@ -317,5 +313,38 @@ impl Config {
     #[must_use]
     pub fn tokens_file(&self) -> PathBuf {
         self.state.join("tokens")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_a_configuration_and_so_is_all_that_it_has_in_comments() {
+        let config = Config::parse(TEMPLATE, Path::new("/srv")).unwrap();
+        assert_eq!(config.targets["volumes"].path.as_deref(), Some(Path::new("/srv/volumes")));
+        let whole: String = TEMPLATE
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(key) if !key.starts_with(' ') => key,
+                _ => line,
+            })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let config = Config::parse(&whole, Path::new("/srv")).unwrap();
+        assert_eq!(config.targets["oracle"].import_vpus, Some(20));
+        assert!(config.repository.is_some());
+    }
+
+    #[test]
+    fn what_is_not_known_or_not_possible_is_told_with_its_place() {
+        let wrong = |text: &str| Config::parse(text, Path::new("/")).unwrap_err();
+        assert!(wrong("name = \"a\"\nstate = \"s\"\nlisten = 1").contains("listen"));
+        let source = "name='a'\nstate='s'\n[source.x]\nlocation='/x'\n";
+        assert!(wrong(&format!("{source}target='y'")).contains("[source.x]: there is no [target.y]"));
+        assert!(wrong(&format!("{source}watch='poll'")).contains("needs a target"));
+        assert!(wrong("name='a/b'\nstate='s'").contains("a/b"));
+        assert!(wrong("name='a'\nstate='s'\n[target.t]\nkind='directory'").contains("needs its path"));
     }
 }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use leeward_cloud::device::BlockDevice;
+use leeward_cloud::directory::Directory;
+use leeward_cloud::oci::Oci;
 use leeward_import::job::{Places, Target};
 use leeward_remote::Environment;
 use leeward_remote::objects::{self, SharedObjects};
@@ -66,12 +69,14 @@ fn told(error: &dyn std::error::Error) -> String {
 }
 
 fn open(configured: &config::Target) -> Result<Target, String> {
+    let path = configured.path.as_deref().unwrap_or(Path::new("."));
     let cloud = match configured.kind {
-        TargetKind::Directory => {
-            let path = configured.path.as_deref().unwrap_or(Path::new("."));
-            leeward_cloud::directory::open(path)
+        TargetKind::Directory => Directory::open(path).map(Directory::cloud),
+        TargetKind::Device => BlockDevice::at(path).map(BlockDevice::cloud),
+        TargetKind::Oci => {
+            let settings = configured.oci.clone().unwrap_or_default();
+            Oci::connect(&settings, &Environment::of_process()).map(Oci::cloud)
         }
-        TargetKind::Oci => leeward_cloud::oci::open(&oci_settings(configured)?),
     }
     .map_err(|error| told(&error))?;
     Ok(Target {

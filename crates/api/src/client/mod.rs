@@ -9,10 +9,12 @@ mod lanes;
 mod location;
 mod object;
 mod retry;
+mod site;
 mod tls;
 mod transport;
 
 pub use location::Location;
+pub use site::{SiteClient, SiteError};
 pub use retry::Patience;
 pub use tls::Trust;
 

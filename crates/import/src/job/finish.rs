@@ -11,7 +11,9 @@ use super::attach::Devices;
 use super::inspect::{Image, Seen};
 use super::volume::{Made, Volumes};
 use super::{Inputs, Places, Target, Verdict, fault};
-use crate::{filesystem, gpt};
+use crate::filesystem::{self, CheckOptions, FileSystemReport};
+use crate::metadata::BackupPolicy;
+use crate::{VolumeTarget, gpt};
 
 /// `fsck_on_block_volume`.
 pub(super) struct Check(pub Arc<dyn Places>);
@@ -24,7 +26,8 @@ impl Step for Check {
         let devices: Devices = context.needed("wait_for_attachment")?;
         let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
         let verdict = inputs.filesystem_errors.unwrap_or(target.filesystem_errors);
-        let move_gpt = inputs.move_gpt.unwrap_or(target.move_gpt);
+        let seen: Seen = context.needed("get_file_head")?;
+        let move_gpt = inputs.move_gpt.or(seen.wishes.move_gpt).unwrap_or(target.move_gpt);
         let mut reports = Vec::new();
         for ((disk, volume), device) in image.disks.iter().zip(&volumes.volumes).zip(&devices.devices) {
             if move_gpt && volume.bytes > disk.virtual_bytes {
@@ -38,24 +41,51 @@ impl Step for Check {
 }
 
 fn move_backup(context: &Context, device: &Path) -> Result<(), Fault> {
-    let moved = gpt::move_backup(device).map_err(|error| fault::of_import(&error))?;
-    context.say(format!("{}: {moved}", device.display()));
+    let target = VolumeTarget::open(device, 0).map_err(|error| fault::of_import(&error))?;
+    let moved = gpt::move_backup(&target).map_err(|error| fault::of_import(&error))?;
+    context.say(match moved {
+        gpt::Moved::NoTable => "there is no GPT whose backup could be moved".to_owned(),
+        gpt::Moved::InPlace => "the backup of the GPT is at the end already".to_owned(),
+        gpt::Moved::Moved { from_sector, to_sector, .. } => {
+            format!("the backup of the GPT is moved from sector {from_sector} to the end, sector {to_sector}")
+        }
+    });
     Ok(())
 }
 
-fn check(context: &Context, device: &Path, volume: &Made) -> Result<filesystem::Report, Fault> {
+fn check(context: &Context, device: &Path, volume: &Made) -> Result<FileSystemReport, Fault> {
     let watching = fault::Watching { context, note: "checking file systems" };
-    let report = filesystem::check(device, &filesystem::CheckOptions::default(), &watching)
+    let report = filesystem::check(device, &CheckOptions::default(), &watching)
         .map_err(|error| fault::of_import(&error))?;
-    context.say(format!("volume {}:", volume.id));
-    for line in report.lines() {
-        context.log(if report.has_errors() { Level::Warning } else { Level::Info }, &line);
+    context.say(format!("volume {}: table {}", volume.id, report.table));
+    report.problems.iter().for_each(|problem| context.log(Level::Warning, problem));
+    report.confinement.iter().for_each(|note| context.say(note));
+    for part in &report.volumes {
+        tell(context, part);
     }
     Ok(report)
 }
 
-fn judge(context: &Context, reports: &[filesystem::Report], verdict: Verdict) -> Result<(), Fault> {
-    if !reports.iter().any(filesystem::Report::has_errors) {
+fn tell(context: &Context, part: &filesystem::VolumeReport) {
+    use filesystem::Verdict;
+    let kind = part.file_system.as_deref().unwrap_or("no known file system");
+    let (level, what) = match &part.verdict {
+        Verdict::Clean => (Level::Info, "clean".to_owned()),
+        Verdict::Errors => (Level::Error, "has errors".to_owned()),
+        Verdict::Unknown { what } => (Level::Info, what.clone()),
+        Verdict::ToolMissing { tool, package } => {
+            (Level::Warning, format!("not checked: {tool} is not here; install Debian's package {package}"))
+        }
+        Verdict::NotChecked { why } => (Level::Warning, format!("not checked: {why}")),
+    };
+    context.log(level, &format!("{} ({kind}, {} bytes): {what}", part.id, part.bytes));
+    if let Some(command) = part.command.as_ref().filter(|_| level != Level::Info) {
+        context.log(level, &format!("{command}:\n{}", part.output));
+    }
+}
+
+fn judge(context: &Context, reports: &[FileSystemReport], verdict: Verdict) -> Result<(), Fault> {
+    if !reports.iter().any(FileSystemReport::has_errors) {
         return Ok(());
     }
     let what = "a file system on the volume has errors; they were in the image, as all its bytes were compared";
@@ -119,7 +149,11 @@ impl Step for Policy {
         let seen: Seen = context.needed("get_file_head")?;
         let volumes: Volumes = context.needed("create_block_volume")?;
         let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
-        let wanted = inputs.backup_policy.or(seen.wishes.backup_policy).or(target.backup_policy.clone());
+        let wished = seen.wishes.backup_policy.map(|policy| match policy {
+            BackupPolicy::None => String::new(),
+            BackupPolicy::Named(name) => name,
+        });
+        let wanted = inputs.backup_policy.or(wished).or(target.backup_policy.clone());
         let Some(wanted) = wanted.filter(|name| !name.is_empty()) else {
             return Ok(Outcome::Skipped("no backup policy is configured".to_owned()));
         };

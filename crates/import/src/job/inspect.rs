@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::fault::Watching;
 use super::{Inputs, Places, fault};
 use crate::image::{Expanded, ImageOptions, ObjectImage};
-use crate::metadata::Wishes;
+use crate::metadata::{self, Wishes};
 use crate::names;
 
 /// What `get_file_head` leaves.
@@ -28,11 +28,11 @@ pub(super) struct Seen {
 impl Seen {
     /// What the volume for a disk is called.
     pub fn volume_name(&self, inputs: &Inputs, number: usize, disk: &DiskSeen) -> String {
-        let given = inputs.volume_name.clone().filter(|name| !name.is_empty());
-        let name = given.unwrap_or_else(|| names::volume_name(&inputs.object));
-        match (number, disk.name.is_empty()) {
-            (0, true) => name,
-            _ => names::volume_name(&format!("{name}-{}", number + 1)),
+        let given = inputs.volume_name.as_deref().filter(|name| !name.is_empty());
+        match (given, number) {
+            (Some(name), 0) => names::volume(name, ""),
+            (Some(name), _) => names::volume(&format!("{name}-{}", number + 1), ""),
+            (None, _) => names::volume(&inputs.object, &disk.name),
         }
     }
 }
@@ -74,7 +74,7 @@ impl Step for Head {
                 "cancel this run; the new object has a run of its own, or begin one by hand",
             ));
         }
-        let wishes = Wishes::parse(&head.metadata).map_err(|error| fault::of_import(&error))?;
+        let wishes = metadata::parse(&head.metadata).map_err(|error| fault::of_import(&error))?;
         context.say(format!("{}: {} bytes, version {}", inputs.object, head.bytes, head.version.0));
         for (name, value) in &head.metadata {
             context.say(format!("metadata {name:?} = {value:?}"));
@@ -95,7 +95,7 @@ impl Step for Open {
             .iter()
             .map(|disk| DiskSeen {
                 name: disk.identity().disk.clone(),
-                format: disk.format.to_string(),
+                format: disk.format.name().to_owned(),
                 wrappings: disk.wrappings.clone(),
                 virtual_bytes: disk.virtual_size(),
             })
@@ -118,7 +118,7 @@ pub(super) fn open(
     let inputs: Inputs = context.inputs()?;
     let seen: Seen = context.needed("get_file_head")?;
     let source = places.source(&inputs.source).map_err(fault::of_place)?;
-    let options = ImageOptions { expanded: expanded.clone(), ..ImageOptions::default() };
+    let options = ImageOptions { format: seen.wishes.format, expanded: expanded.clone(), ..ImageOptions::default() };
     let watching = Watching { context, note: "opening the image" };
     crate::image::open(&source, &inputs.object, &seen.head, &options, &watching)
         .map_err(|error| fault::of_import(&error))

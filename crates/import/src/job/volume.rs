@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use leeward_cloud::provider::{
-    Goal, Owner, Performance, Progress, VolumeId, VolumeSpec, choose_domain,
+    GIB, Goal, Owner, Performance, Progress, VolumeId, VolumeSpec, choose_domain,
 };
 use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inspect::{Image, Seen};
 use super::{Inputs, Places, Target, fault};
+use crate::metadata;
 
 /// A volume that was made for a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,11 +75,12 @@ impl Create {
         domain: &str,
     ) -> Result<VolumeSpec, Fault> {
         let volumes = &target.cloud.volumes;
+        let wanted = seen.wishes.size_gib.map_or(0, |size| size.saturating_mul(GIB));
         let bytes = volumes
             .volume_limits()
-            .volume_bytes(volumes.name(), disk.virtual_bytes)
+            .volume_bytes(volumes.name(), disk.virtual_bytes.max(wanted))
             .map_err(|error| fault::of_cloud(&error))?;
-        let fitted = volumes.tag_limits().fit(&seen.metadata);
+        let fitted = volumes.tag_limits().fit(&metadata::tags(&seen.metadata));
         if number == 0 {
             fitted.notes.iter().for_each(|note| context.log(Level::Warning, note));
         }

@@ -36,7 +36,7 @@ impl Config {
 fn check_target(target: &Target) -> Result<(), String> {
     match target.kind {
         TargetKind::Directory if target.path.is_none() => Err("a directory needs its path".to_owned()),
-        TargetKind::Oci if target.compartment.is_none() => Err("OCI needs the compartment".to_owned()),
+        TargetKind::Device if target.path.is_none() => Err("a device needs its path".to_owned()),
         _ => Ok(()),
     }
 }

@@ -1,0 +1,88 @@
+//! The daemon itself.
+
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use leeward_api::server::{Audit, ListenOptions, serve, tls_config};
+use leeward_api::site::{Network, SiteState, routes};
+use leeward_api::token::TokenBook;
+use leeward_repository::Repository;
+use leeward_site::config::{RepositoryPlace, Server};
+use leeward_site::{Config, OpenRepository, Site};
+
+use super::super::serve as listening;
+use crate::failure::{Code, Failure};
+use crate::output::Output;
+use crate::{interrupt, unlock};
+
+pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> {
+    let server = config.server.clone();
+    let address = listening::address(&server.listen)?;
+    let has_tls = server.tls_cert.is_some() || server.tls_dir.is_some();
+    listening::refuse_open(&server.listen, address, has_tls)?;
+    let tls = listening::tls_files(&tls_arguments(&server), address.ip(), output)?
+        .map(|files| tls_config(&files))
+        .transpose()
+        .map_err(|what| Failure::new(Code::Usage, what).hint("give a certificate and its key as PEM"))?;
+    let tokens = TokenBook::open(&config.tokens_file()).map_err(super::super::token::failure)?;
+    let networks = networks(&server)?;
+    let audit = audit(&server)?;
+    let listener = TcpListener::bind(address)
+        .map_err(|error| Failure::new(Code::Io, format!("{}: cannot listen: {error}", server.listen)))?;
+    let repository = config.repository.clone().map(open_repository);
+    let owner = format!("{}:{}", leeward_repository::host_name(), std::process::id());
+    let site = Arc::new(Site::start(config, &owner, repository).map_err(super::failure)?);
+    listening::announce(&listener, tls.is_some(), output)?;
+    let state = SiteState::new(Arc::clone(&site), tokens, audit, networks, Some(pages));
+    serve(listener, tls, routes(state), ListenOptions::default(), &interrupt::is_requested)
+        .map_err(|error| Failure::new(Code::Io, format!("the daemon failed: {error}")))?;
+    // Requests have ended, so this is the last hold on it.
+    if let Some(site) = Arc::into_inner(site) {
+        site.stop();
+    }
+    output.line("Ended; runs that were under way go on when the daemon is started again");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tls_arguments(server: &Server) -> listening::TlsArguments {
+    listening::TlsArguments {
+        tls_cert: server.tls_cert.clone(),
+        tls_key: server.tls_key.clone(),
+        tls_dir: server.tls_dir.clone(),
+        tls_names: server.tls_names.clone(),
+        client_ca: server.client_ca.clone(),
+    }
+}
+
+fn networks(server: &Server) -> Result<Vec<Network>, Failure> {
+    let parse = |text: &String| text.parse().map_err(|what: String| Failure::new(Code::Usage, format!("allow_from: {what}")));
+    server.allow_from.iter().map(parse).collect()
+}
+
+fn audit(server: &Server) -> Result<Audit, Failure> {
+    match &server.audit_log {
+        None => Ok(Audit::to_stderr()),
+        Some(path) => Audit::to_file(path)
+            .map_err(|error| Failure::new(Code::Io, format!("{}: cannot write the log: {error}", path.display()))),
+    }
+}
+
+fn open_repository(place: RepositoryPlace) -> OpenRepository {
+    Box::new(move || {
+        let store = crate::location::open_cached_store(&place.location).map_err(|failure| failure.to_string())?;
+        let unlock = unlock::from_files(place.passphrase_file.as_deref(), place.key_file.as_deref())
+            .map_err(|failure| failure.to_string())?;
+        Repository::open_with(store, unlock.as_ref()).map_err(|error| error.to_string())
+    })
+}
+
+/// The web pages, from the binary.
+fn pages(path: &str) -> Option<leeward_api::site::Page> {
+    let found = leeward_ui::page(path)?;
+    Some(leeward_api::site::Page {
+        bytes: found.bytes,
+        content_type: found.content_type,
+        etag: found.etag,
+    })
+}
