@@ -67,13 +67,14 @@ export function ago(text) {
   return seconds < 5 ? 'now' : `${duration(coarse(seconds))} ago`;
 }
 
-/** Leaves out what nobody reads: seconds of hours, hours of weeks. */
+/** Leaves out what nobody reads: seconds of minutes, minutes of days. */
 export function coarse(seconds) {
-  for (const unit of [86400 * 7, 3600, 60]) {
-    const grain = { [86400 * 7]: 86400, 3600: 60, 60: 1 }[unit];
-    if (seconds >= unit) return Math.floor(seconds / grain) * grain;
-  }
-  return seconds;
+  const grain = [
+    [2 * 86400, 86400],
+    [6 * 3600, 3600],
+    [60, 60],
+  ].find(([from]) => seconds >= from)?.[1];
+  return grain ? Math.floor(seconds / grain) * grain : seconds;
 }
 
 /** `42 %`; never 100 before the end. */

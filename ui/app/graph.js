@@ -10,7 +10,7 @@ import { isActiveStep, isDoneStep, stateOf } from './states.js';
 
 /** In units of the drawing, which the style sheet ties to the size of letters: 16 are one rem. */
 const ROW = 60;
-const LANE = 30;
+const LANE = 28;
 const RADIUS = 11;
 
 export function Graph({ run, progress, rates, chosen, choose }) {
@@ -74,9 +74,9 @@ function StepRow({ plan, record, progress, rate, isChosen, choose }) {
   const isActive = isActiveStep(record.state);
   const shows = isActive && progress;
   return html`<li><button type="button" class=${`step ${stateOf(record.state).tone}`} aria-pressed=${isChosen} onClick=${choose}>
-    <span class="step-head"><span class="title">${plan.title || plan.name}</span><span class="aside">${timeOf(record)}</span></span>
+    <span class="step-head"><span class="title" title=${plan.name}>${plan.title || plan.name}</span><span class="aside">${timeOf(record)}</span></span>
     <span class="step-foot"><${State} name=${record.state} />
-      ${shows ? html`<span class="number">${progressText(progress, rate)}</span>` : html`<span class="quiet cut">${remark(record)}</span>`}
+      ${shows ? html`<span class="number">${progressText(progress, rate, true)}</span>` : html`<span class="quiet cut">${remark(record)}</span>`}
     </span>
     ${shows && html`<${Bar} done=${progress.done} total=${progress.total} label=${`progress of ${plan.title}`} />`}
   </button></li>`;
@@ -96,9 +96,9 @@ function remark(record) {
   return record.failure?.message ?? record.skipped ?? (record.attempts > 1 ? `${record.attempts} attempts` : '');
 }
 
-/** `1.2 GiB of 4 GiB · 30 % · 120 MiB/s · 25 s left`. */
-export function progressText({ done, total }, rate) {
-  const parts = [total ? `${bytes(done)} of ${bytes(total)}` : bytes(done)];
+/** `1.2 GiB of 4 GiB · 30 % · 120 MiB/s · 25 s left`; where it has to be short, without the bytes if there are percents. */
+export function progressText({ done, total }, rate, isShort = false) {
+  const parts = isShort && total ? [] : [total ? `${bytes(done)} of ${bytes(total)}` : bytes(done)];
   if (total) parts.push(percent(done, total));
   if (rate > 0) parts.push(`${bytes(rate)}/s`);
   if (rate > 0 && total > done) parts.push(`${duration((total - done) / rate)} left`);

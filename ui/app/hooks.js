@@ -80,6 +80,13 @@ export function useLiveStatus() {
   return status;
 }
 
+/** A reference to an element that is brought into sight when it appears, and when `key` changes. */
+export function useShown(key) {
+  const box = useRef(null);
+  useEffect(() => box.current?.scrollIntoView({ block: 'nearest' }), [key]);
+  return box;
+}
+
 /** A value that follows another one after it has been still for a while. */
 export function useStill(value, wait) {
   const [still, set] = useState(value);

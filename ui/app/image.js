@@ -3,7 +3,7 @@
 import { address, path } from './api.js';
 import { Chart } from './chart.js';
 import { bytes, counted } from './format.js';
-import { useResource } from './hooks.js';
+import { useResource, useShown } from './hooks.js';
 import { html, useState } from './html.js';
 import { Files } from './files.js';
 import { Icon } from './icons.js';
@@ -57,9 +57,10 @@ const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0)
 
 function Table({ list, chosen, choose }) {
   const hasStored = list.some(({ stored_bytes: stored }) => stored !== undefined);
-  return html`<table class="cards snapshots"><thead><tr><th scope="col">Time</th><th scope="col">Name</th><th scope="col">Data</th>${hasStored && html`<th scope="col">Stored</th>`}<th scope="col">Hold</th></tr></thead>
+  return html`<table class="cards snapshots"><thead><tr><th scope="col">Time</th><th scope="col">Age</th><th scope="col">Name</th><th scope="col">Data</th>${hasStored && html`<th scope="col">Stored</th>`}<th scope="col">Hold</th></tr></thead>
     <tbody>${list.map((snapshot) => html`<tr key=${snapshot.id} class=${snapshot.id === chosen?.id ? 'chosen' : ''}>
-      <th scope="row"><button type="button" class="link" aria-pressed=${snapshot.id === chosen?.id} onClick=${() => choose(snapshot)}><${Time} at=${snapshot.time} /></button> <span class="quiet"><${Ago} at=${snapshot.time} /></span></th>
+      <th scope="row"><button type="button" class="link" aria-pressed=${snapshot.id === chosen?.id} onClick=${() => choose(snapshot)}><${Time} at=${snapshot.time} /></button></th>
+      <td data-label="Age"><${Ago} at=${snapshot.time} /></td>
       <td data-label="Name"><code>${snapshot.id.slice(0, DIGITS)}</code>${snapshot.label && html` <span class="label">${snapshot.label}</span>`}</td>
       <td class="number" data-label="Data"><${Bytes} count=${snapshot.data_bytes} /></td>
       ${hasStored && html`<td class="number" data-label="Stored"><${Bytes} count=${snapshot.stored_bytes} /></td>`}
@@ -68,8 +69,9 @@ function Table({ list, chosen, choose }) {
 
 function Chosen({ image, snapshot, role, open }) {
   const [showsFiles, setShowsFiles] = useState(false);
+  const box = useShown();
   const may = role !== 'reader' && role !== 'writer';
-  return html`<${Panel} title="The chosen snapshot" name="step-panel">
+  return html`<${Panel} title="The chosen snapshot" name="step-panel" box=${box}>
     <${Facts} of=${[
       ['Snapshot', html`<code class="break">${snapshot.id}</code>`],
       ['Made', html`<${Time} at=${snapshot.time} />`],

@@ -21,9 +21,9 @@ function List({ images }) {
   const found = images.filter(({ image }) => image.toLowerCase().includes(text.toLowerCase()));
   return html`<form class="filter" role="search" aria-label="Filter images" onSubmit=${(event) => event.preventDefault()}><label class="grow">Name <input type="search" value=${text} placeholder="has this text" onInput=${(event) => setText(event.target.value)} /></label></form>
     <p class="sum" role="status">${counted(found.length, 'image')}${found.length > ROWS_MAX ? `; the first ${ROWS_MAX} are shown` : ''}</p>
-    <table class="cards"><thead><tr><th scope="col">Image</th><th scope="col">Snapshots</th><th scope="col">Latest</th></tr></thead>
+    <div class="panel"><table class="cards"><thead><tr><th scope="col">Image</th><th scope="col">Snapshots</th><th scope="col">Latest</th></tr></thead>
     <tbody>${found.slice(0, ROWS_MAX).map(({ image, snapshots, latest }) => html`<tr key=${image}>
-      <th scope="row"><a href=${link(['images', image])}>${image}</a></th><td class="number" data-label="Snapshots">${snapshots.toLocaleString()}</td><td data-label="Latest"><${Latest} of=${latest} /></td></tr>`)}</tbody></table>`;
+      <th scope="row"><a href=${link(['images', image])}>${image}</a></th><td class="number" data-label="Snapshots">${snapshots.toLocaleString()}</td><td data-label="Latest"><${Latest} of=${latest} /></td></tr>`)}</tbody></table></div>`;
 }
 
 /** The latest snapshot: its time, or an object that has one. */

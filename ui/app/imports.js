@@ -26,13 +26,13 @@ export function Imports({ role }) {
     </div>`;
 }
 
-const IMPORTS = { kind: 'import' };
+const IMPORTS = { kind: 'import', most: 20 };
 
 function Watch() {
   const { runs, next, problem, isLoading, more, first } = useRuns(IMPORTS);
   if (problem?.isNotOffered || problem?.status === 404) return html`<${NotOffered} what="a list of runs" />`;
   return html`<${ProblemBox} problem=${problem} retry=${first} />
-    <${Table} runs=${runs} />
+    <${Table} runs=${runs} isBrief />
     ${isLoading && runs.length === 0 && html`<p class="loading">Loading imports…</p>`}
     ${!isLoading && runs.length === 0 && !problem && html`<${Empty}>Nothing has been imported yet.</${Empty}>`}
     ${next && html`<button type="button" class="more" onClick=${more}>Show more</button>`}`;

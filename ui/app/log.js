@@ -67,18 +67,18 @@ export function Log({ run, step, isLive }) {
     <${ProblemBox} problem=${problem} what="The log" />
     <div class="log-lines" role="log" aria-live="off" aria-label=${step ? `Log of ${step}` : 'Log'} tabindex="0" ref=${box} onScroll=${onScroll}>
       ${isCut && html`<p class="quiet">Earlier lines are left out here: “leeward runs log ${run}” shows all.</p>`}
-      ${shown.map((line) => html`<${Line} key=${line.number} line=${line} withStep=${!step} />`)}
+      ${shown.map((line, at) => html`<${Line} key=${line.number} line=${line} head=${!step && shown[at - 1]?.step !== line.step} />`)}
       ${shown.length === 0 && !problem && html`<${Empty}>${isLive ? 'No line yet.' : 'No lines.'}</${Empty}>`}
     </div>
   </div>`;
 }
 
 class Line extends Component {
-  shouldComponentUpdate({ line }) {
-    return line.number !== this.props.line.number;
+  shouldComponentUpdate({ line, head }) {
+    return line.number !== this.props.line.number || head !== this.props.head;
   }
 
-  render({ line, withStep }) {
-    return html`<div class=${`line ${line.level}`}><time datetime=${line.at} title=${utc(line.at)}>${clock(line.at)}</time>${withStep && html`<span class="of">${line.step}</span>`}<span class="text">${line.level !== 'info' && html`<b>${line.level}: </b>`}${line.text}</span></div>`;
+  render({ line, head }) {
+    return html`${head && html`<div class="of">${line.step}</div>`}<div class=${`line ${line.level}`}><time datetime=${line.at} title=${utc(line.at)}>${clock(line.at)}</time><span class="text">${line.level !== 'info' && html`<b>${line.level}: </b>`}${line.text}</span></div>`;
   }
 }

@@ -32,7 +32,7 @@ function Content({ runs = [], held = [], failed = [], images = [] }) {
     <div class="columns">
       <${Panel} title="Protection" actions=${html`<a href=${link(['images'])}>All images</a>`}><${Protection} images=${images} /></${Panel}>
       <div>
-        <${Panel} title="Runs by state" actions=${html`<a href=${link(['runs'])}>All runs</a>`}><${Counts} runs=${runs} /></${Panel}>
+        <${Panel} title="Runs by state" name="by-state" actions=${html`<a href=${link(['runs'])}>All runs</a>`}><${Counts} runs=${runs} /></${Panel}>
         <${Panel} title="Failed lately" actions=${html`<a href=${link(['runs'], { state: 'failed' })}>All that failed</a>`}>
           ${failed.length > 0 ? html`<${Brief} runs=${failed} />` : html`<${Empty}>Nothing has failed.</${Empty}>`}
         </${Panel}>
@@ -58,7 +58,7 @@ function Brief({ runs }) {
 function Protection({ images }) {
   if (images.length === 0) return html`<${Empty}>There is no image yet. <a href=${link(['imports'])}>Import one</a>, or run “leeward backup”.</${Empty}>`;
   const sorted = [...images].sort((a, b) => strain(b) - strain(a) || a.image.localeCompare(b.image));
-  return html`<table class="protection"><thead><tr><th scope="col">Image</th><th scope="col">Age against target (RPO)</th><th scope="col">State</th></tr></thead>
+  return html`<table class="cards protection"><thead><tr><th scope="col">Image</th><th scope="col">Age against target (RPO)</th><th scope="col">State</th></tr></thead>
     <tbody>${sorted.map((image) => html`<${ProtectionRow} key=${image.image} ...${image} />`)}</tbody></table>`;
 }
 
@@ -70,7 +70,7 @@ function ProtectionRow(row) {
   const tone = row.protected ? (target && age > 0.8 * target ? 'warn' : 'good') : 'bad';
   return html`<tr>
     <th scope="row"><a href=${link(['images', image])}>${image}</a></th>
-    <td>${has ? html`<span class="number">${duration(coarse(age))}</span>${target ? html` <span class="quiet">of ${duration(target)}</span><${Bar} done=${age} total=${target} tone=${tone} label=${`age of the latest snapshot of ${image} against its target`} />` : html` <span class="quiet">no target</span>`}` : html`<span class="quiet">no snapshot</span>`}</td>
+    <td data-label="Age">${has ? html`<span class="number">${duration(coarse(age))}</span>${target ? html` <span class="quiet">of ${duration(target)}</span><${Bar} done=${age} total=${target} tone=${tone} label=${`age of the latest snapshot of ${image} against its target`} />` : html` <span class="quiet">no target</span>`}` : html`<span class="quiet">no snapshot</span>`}</td>
     <td><span class=${`state ${tone}`}><${Icon} name=${row.protected ? 'check' : 'alert'} />${row.protected ? 'protected' : target && has ? 'too old' : 'not protected'}</span></td>
   </tr>`;
 }

@@ -91,8 +91,8 @@ export function Head({ title, children, lead }) {
 }
 
 /** A part of a page with a heading of its own. */
-export function Panel({ title, children, actions, name }) {
-  return html`<section class=${`panel ${name ?? ''}`} aria-label=${title}>
+export function Panel({ title, children, actions, name, box }) {
+  return html`<section ref=${box} class=${`panel ${name ?? ''}`} aria-label=${title}>
     <div class="panel-head"><h2>${title}</h2>${actions}</div>
     ${children}
   </section>`;

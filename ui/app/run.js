@@ -2,7 +2,7 @@
 
 import { address, path } from './api.js';
 import { duration, secondsBetween } from './format.js';
-import { useResource, useTick } from './hooks.js';
+import { useResource, useShown, useTick } from './hooks.js';
 import { html, useEffect, useRef, useState } from './html.js';
 import { CommandDialog } from './commands.js';
 import { Graph, progressText } from './graph.js';
@@ -101,8 +101,9 @@ function StepPanel({ run, name, progress, rate, role, ask, close }) {
   const plan = run.plan.steps.find((step) => step.name === name);
   const may = stepCommandsOf(run, plan, record, role);
   useTick(isActiveStep(record.state) ? 1000 : 0);
+  const box = useShown(name);
   const actions = html`<button type="button" class="plain small" onClick=${close} aria-label="Show all steps"><${Icon} name="cross" /></button>`;
-  return html`<${Panel} title=${plan?.title || name} name="step-panel" actions=${actions}>
+  return html`<${Panel} title=${plan?.title || name} name="step-panel" actions=${actions} box=${box}>
     <p><${State} name=${record.state} /> <code>${name}</code></p>
     ${progress && isActiveStep(record.state) && html`<${Bar} done=${progress.done} total=${progress.total} label=${`progress of ${name}`} /><p class="number">${progressText(progress, rate)}</p>${progress.note && html`<p class="quiet">${progress.note}</p>`}`}
     ${record.failure && html`<div class="problem inner"><div><p>${record.failure.message}</p><p class="hint">${record.failure.hint}</p></div></div>`}

@@ -15,7 +15,8 @@ const TYPING_MS = 250;
 export function Runs({ query }) {
   const filter = { state: query.get('state') ?? '', kind: query.get('kind') ?? '', text: query.get('text') ?? '' };
   const change = (part) => replaceQuery(['runs'], { ...filter, ...part });
-  return html`<${Head} title="Runs" /><${Filter} filter=${filter} change=${change} /><${Listing} filter=${filter} />`;
+  return html`<${Head} title="Runs" />
+    <${Filter} filter=${filter} change=${change} /><${Listing} filter=${filter} />`;
 }
 
 function Filter({ filter, change }) {
@@ -41,12 +42,13 @@ function Filter({ filter, change }) {
 /** Reads pages, keeps what was read, and lets events change it. */
 export function useRuns(filter) {
   const key = JSON.stringify(filter);
+  const most = filter.most ?? PAGE_ROWS;
   const [state, set] = useState({ key, runs: [], next: null, problem: null, isLoading: true });
   const present = useRef(key);
   present.current = key;
   const read = async (past, merge) => {
     try {
-      const page = await get(address('runs', { ...filter, past, most: PAGE_ROWS }));
+      const page = await get(address('runs', { ...filter, past, most }));
       if (present.current === key) set((before) => ({ ...merge(before, page), key, problem: null, isLoading: false }));
     } catch (problem) {
       if (present.current === key) set((before) => ({ ...before, key, problem, isLoading: false }));
@@ -93,16 +95,18 @@ function Listing({ filter }) {
   if (problem?.isNotOffered || problem?.status === 404) return html`<${NotOffered} what="a list of runs" />`;
   return html`<${ProblemBox} problem=${problem} retry=${first} />
     <p class="sum" role="status">${isLoading && runs.length === 0 ? 'Loading runs…' : `${counted(runs.length, 'run')}${next ? ', and more' : ''}`}</p>
-    <div class=${isOld ? 'stale' : ''}><${Table} runs=${runs} /></div>
+    ${runs.length > 0 && html`<div class=${`panel ${isOld ? 'stale' : ''}`}><${Table} runs=${runs} /></div>`}
     ${runs.length === 0 && !isLoading && !problem && html`<${Empty}>No run is like that.</${Empty}>`}
     ${next && html`<button type="button" class="more" onClick=${more}>Show ${PAGE_ROWS} more</button>`}`;
 }
 
-export function Table({ runs }) {
+/** With `isBrief`, without what is the same in every row or matters less. */
+export function Table({ runs, isBrief = false }) {
   if (runs.length === 0) return null;
+  const also = isBrief ? [] : ['Kind', 'Steps'];
   return html`<table class="runs cards">
-    <thead><tr><th scope="col">State</th><th scope="col">Subject</th><th scope="col">Kind</th><th scope="col">Steps</th><th scope="col">Begun</th><th scope="col">Took</th><th scope="col">By</th></tr></thead>
-    <tbody>${runs.map((run) => html`<${Row} key=${run.id} run=${run} />`)}</tbody>
+    <thead><tr><th scope="col">State</th><th scope="col">Subject</th>${also.map((word) => html`<th scope="col" key=${word}>${word}</th>`)}<th scope="col">Begun</th><th scope="col">Took</th>${!isBrief && html`<th scope="col">By</th>`}</tr></thead>
+    <tbody>${runs.map((run) => html`<${Row} key=${run.id} run=${run} isBrief=${isBrief} />`)}</tbody>
   </table>`;
 }
 
@@ -112,16 +116,16 @@ class Row extends Component {
     return run !== this.props.run;
   }
 
-  render({ run }) {
+  render({ run, isBrief }) {
     const { id, state, subject, reason, kind, steps, steps_done: done, created, finished, by } = run;
     return html`<tr>
-      <td data-label="State"><${State} name=${state} /></td>
+      <td><${State} name=${state} /></td>
       <th scope="row"><a href=${link(['runs', id])}>${subject}</a>${reason && html`<span class="reason">${reason}</span>`}</th>
-      <td data-label="Kind">${kind}</td>
-      <td data-label="Steps" class="steps"><span class="number">${done} of ${steps}</span>${isLiveState(state) && html`<${Bar} done=${done} total=${steps} label=${`steps of ${subject}`} />`}</td>
+      ${!isBrief && html`<td data-label="Kind">${kind}</td>
+      <td data-label="Steps" class="steps"><span class="number">${done} of ${steps}</span>${isLiveState(state) && html`<${Bar} done=${done} total=${steps} label=${`steps of ${subject}`} />`}</td>`}
       <td data-label="Begun"><${Time} at=${created} /></td>
       <td data-label="Took" class="number">${finished ? duration(secondsBetween(created, finished)) : html`<${Counting} from=${created} isOn=${isLiveState(state)} />`}</td>
-      <td data-label="By">${by}</td>
+      ${!isBrief && html`<td data-label="By">${by}</td>`}
     </tr>`;
   }
 }

@@ -24,5 +24,5 @@ export function ThemeSwitch() {
     set(next);
     say(`Colours: ${next}`);
   };
-  return html`<button type="button" class="plain" onClick=${change} aria-label=${`Colours: ${theme}. Change to ${NEXT[theme]}`}><${Icon} name="theme" /><span>${theme}</span></button>`;
+  return html`<button type="button" class="plain" onClick=${change} aria-label=${`Colours: ${theme}. Change to ${NEXT[theme]}`}><${Icon} name="theme" /><span>Colours: ${theme}</span></button>`;
 }

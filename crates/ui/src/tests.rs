@@ -120,12 +120,3 @@ fn pages_keep_to_their_own_policy() {
     }
     assert!(!CONTENT_SECURITY_POLICY.contains('\n') && !CONTENT_SECURITY_POLICY.contains("unsafe"));
 }
-
-#[test]
-fn the_vendored_file_is_the_one_that_was_noted() {
-    let (_, bytes) = FILES.iter().find(|(name, _)| name.ends_with("standalone.module.js")).unwrap();
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let note = std::fs::read_to_string(ui().join("vendor/README.md")).unwrap();
-    assert!(note.contains(&hex), "vendor/README.md does not have {hex}");
-}
