@@ -7,6 +7,7 @@ mod limit;
 mod location;
 mod output;
 mod place;
+mod place_of_site;
 mod progress;
 mod prompt;
 mod requests;
@@ -20,8 +21,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use verb::{
-    backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, key, label, lock,
-    mount, push, quickstart, repository, restore, retain, seed, serve, snapshots, sync, thaw, token,
+    backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, import, key, label,
+    lock, mount, push, quickstart, repository, restore, retain, runs, seed, serve, server, snapshots, sync,
+    thaw, token,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -78,6 +80,9 @@ enum Verb {
     /// Make the index anew from the packs alone
     RebuildIndex,
     Serve(serve::ServeArguments),
+    Server(server::ServerArguments),
+    Run(runs::RunsArguments),
+    Import(import::ImportArguments),
     #[command(subcommand)]
     Token(token::TokenVerb),
     #[command(subcommand)]
@@ -131,6 +136,9 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::check(&arguments, repository, &output),
         Verb::Stats => check::stats(repository, &output),
         Verb::RebuildIndex => check::rebuild_index(repository, &output),
+        Verb::Server(arguments) => server::run(&arguments, &output),
+        Verb::Run(arguments) => runs::run(&arguments, &output),
+        Verb::Import(arguments) => import::run(&arguments, &output),
         Verb::Serve(arguments) => serve::run(&arguments, repository, &output),
         Verb::Token(verb) => token::run(verb, &output),
         Verb::ChangedBlocks(verb) => changed_blocks::run(&verb, &output),

@@ -47,6 +47,11 @@ pub struct UnlockArguments {
 }
 
 impl UnlockArguments {
+    /// What opens a repository with the secrets of these files.
+    pub fn of_files(passphrase_file: Option<PathBuf>, key: Option<PathBuf>) -> Self {
+        Self { passphrase_file, key, ..Self::default() }
+    }
+
     /// What was given, where anything was.
     fn given(&self) -> Result<Option<Credential>, Failure> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());

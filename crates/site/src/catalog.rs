@@ -151,7 +151,9 @@ impl Catalog {
     pub fn due(&self, now: Timestamp, most: u32) -> Result<Vec<Hint>> {
         let connection = self.lock();
         let mut statement = connection
-            .prepare_cached("SELECT * FROM hints WHERE state = 'waiting' AND due <= ?1 ORDER BY number LIMIT ?2")
+            .prepare_cached(
+                "SELECT * FROM hints WHERE state = 'waiting' AND due <= ?1 ORDER BY number LIMIT ?2",
+            )
             .map_err(self.failed("read events"))?;
         statement
             .query_map(params![now.as_microsecond(), most], hint)
@@ -235,7 +237,8 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found == 0 {
-        connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
+        connection
+            .execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
     }
     Ok(())
 }

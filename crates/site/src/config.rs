@@ -110,7 +110,12 @@ pub struct RunSettings {
 
 impl Default for RunSettings {
     fn default() -> Self {
-        Self { steps: 32, pools: BTreeMap::from([("imports".to_owned(), 3)]), keep_days: 90, lease_seconds: 30 }
+        Self {
+            steps: 32,
+            pools: BTreeMap::from([("imports".to_owned(), 3)]),
+            keep_days: 90,
+            lease_seconds: 30,
+        }
     }
 }
 

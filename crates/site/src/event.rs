@@ -108,7 +108,8 @@ mod tests {
                 "additionalDetails": {"bucketName": "b", "namespace": "n", "eTag": "e1"},
             },
         });
-        let object = EventObject { bucket: "b".into(), object: "disk 1.qcow2".into(), version: Some("e1".into()) };
+        let object =
+            EventObject { bucket: "b".into(), object: "disk 1.qcow2".into(), version: Some("e1".into()) };
         assert_eq!(parse(&event).unwrap(), [object]);
         let other = json!({"eventType": "com.oraclecloud.objectstorage.deleteobject", "data": {}});
         assert_eq!(parse(&other).unwrap(), []);
@@ -117,10 +118,9 @@ mod tests {
 
     #[test]
     fn a_notification_of_s3_names_all_its_objects() {
-        let record = |name: &str, key: &str| {
-            json!({"eventName": name, "s3": {"bucket": {"name": "b"}, "object": {"key": key, "eTag": ""}}})
-        };
-        let records = [record("s3:ObjectCreated:Put", "a+b%2F%C3%A9.raw"), record("ObjectRemoved:Delete", "c")];
+        let record = |name: &str, key: &str| json!({"eventName": name, "s3": {"bucket": {"name": "b"}, "object": {"key": key, "eTag": ""}}});
+        let records =
+            [record("s3:ObjectCreated:Put", "a+b%2F%C3%A9.raw"), record("ObjectRemoved:Delete", "c")];
         let found = parse(&json!({ "Records": records })).unwrap();
         assert_eq!(found, [EventObject { bucket: "b".into(), object: "a b/é.raw".into(), version: None }]);
         parse(&json!({"Records": [record("ObjectCreated:Put", "%F")]})).unwrap_err();

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use leeward_import::job::Places;
 use leeward_store::ErrorKind as StoreKind;
 
 use crate::catalog::{Hint, HintState, NewHint};
@@ -59,7 +58,10 @@ fn look(site: &Arc<Inner>, name: &str) -> Result<()> {
         let page = objects.list(prefix, after.as_deref())?;
         for object in &page.objects {
             let modified = object.modified.map(|time| time.to_string()).unwrap_or_default();
-            let version = object.version.as_ref().map_or_else(|| format!("{} {modified}", object.bytes), |version| version.0.clone());
+            let version = object
+                .version
+                .as_ref()
+                .map_or_else(|| format!("{} {modified}", object.bytes), |version| version.0.clone());
             if site.catalog.has_seen(name, &object.name, &version)? {
                 continue;
             }
@@ -89,7 +91,11 @@ fn act(site: &Arc<Inner>) -> Result<()> {
             match decide(site, &hint) {
                 Decision::Begun(outcome) => site.catalog.settle(hint.number, HintState::Acted, &outcome)?,
                 Decision::Ignored(why) => {
-                    site.complain(&format!("{}: {}: nothing is imported: {why}", hint.source, shown(&hint.object)));
+                    site.complain(&format!(
+                        "{}: {}: nothing is imported: {why}",
+                        hint.source,
+                        shown(&hint.object)
+                    ));
                     site.catalog.settle(hint.number, HintState::Ignored, &why)?;
                 }
                 Decision::Later(why) => {
@@ -151,19 +157,21 @@ fn decide(site: &Arc<Inner>, hint: &Hint) -> Decision {
 }
 
 fn objects_name(object: &str) -> Result<(), String> {
-    leeward_remote::objects::check_name(object).map_err(|error| error.to_string())
+    leeward_remote::objects::check_name("the source", object).map_err(|error| error.to_string())
 }
 
 /// Whether a name is one of an image, by its ending.
 fn may_be_image(object: &str) -> Result<(), String> {
-    let ending = object.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map(|(_, ending)| ending.to_lowercase());
+    let ending = object
+        .rsplit('/')
+        .next()
+        .and_then(|name| name.rsplit_once('.'))
+        .map(|(_, ending)| ending.to_lowercase());
     match ending {
         Some(ending) if EXTENSIONS.contains(&ending.as_str()) => Ok(()),
-        Some(ending) => Err(format!(
-            "{:?} is no ending of an image; taken are {}",
-            shown(&ending),
-            EXTENSIONS.join(", ")
-        )),
+        Some(ending) => {
+            Err(format!("{:?} is no ending of an image; taken are {}", shown(&ending), EXTENSIONS.join(", ")))
+        }
         None => Err(format!("the name has no ending; taken are {}", EXTENSIONS.join(", "))),
     }
 }

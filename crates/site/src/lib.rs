@@ -20,4 +20,4 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{EventObject, parse as parse_event};
 pub use intake::EXTENSIONS;
 pub use overview::{ImageLine, ImageSummary, Overview, RunCount};
-pub use site::{ImportRequest, OpenRepository, Site};
+pub use site::{ImportOptions, ImportRequest, OpenRepository, Site};

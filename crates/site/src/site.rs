@@ -117,7 +117,8 @@ impl Site {
             ..EngineOptions::new(owner)
         };
         let kinds: Vec<Arc<dyn leeward_runs::step::Kind>> = vec![Arc::new(ImportKind::new(&places))];
-        let engine = Engine::start(state, kinds, options).map_err(Error::io(&place, "start the threads of"))?;
+        let engine =
+            Engine::start(state, kinds, options).map_err(Error::io(&place, "start the threads of"))?;
         let inner = Arc::new(Inner {
             runs: engine.runs().clone(),
             config,
@@ -193,11 +194,16 @@ impl Site {
     pub fn hear(&self, source: &str, message: &serde_json::Value) -> Result<usize> {
         let configured = self.source_of(source)?;
         if !configured.watch.takes_events() {
-            return Err(Error::Invalid(format!("source {source} takes no events: its `watch` says otherwise")));
+            return Err(Error::Invalid(format!(
+                "source {source} takes no events: its `watch` says otherwise"
+            )));
         }
         let objects = event::parse(message).map_err(Error::Invalid)?;
         let bucket = bucket_of(&configured.location);
-        let mine: Vec<_> = objects.into_iter().filter(|object| bucket.is_none_or(|bucket| bucket == object.bucket)).collect();
+        let mine: Vec<_> = objects
+            .into_iter()
+            .filter(|object| bucket.is_none_or(|bucket| bucket == object.bucket))
+            .collect();
         for object in &mine {
             let hint = NewHint {
                 source: source.to_owned(),
@@ -282,7 +288,8 @@ impl Inner {
         if !self.config.targets.contains_key(&target) {
             return Err(Error::NotFound(format!("this site has no target {target}")));
         }
-        leeward_remote::objects::check_name(&request.object).map_err(|error| Error::Invalid(error.to_string()))?;
+        leeward_remote::objects::check_name(&request.source, &request.object)
+            .map_err(|error| Error::Invalid(error.to_string()))?;
         let options = request.options.clone();
         let inputs = Inputs {
             source: request.source.clone(),

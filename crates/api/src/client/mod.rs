@@ -14,8 +14,8 @@ mod tls;
 mod transport;
 
 pub use location::Location;
-pub use site::{SiteClient, SiteError};
 pub use retry::Patience;
+pub use site::{SiteClient, SiteError};
 pub use tls::Trust;
 
 use std::collections::BTreeMap;

@@ -114,19 +114,36 @@ impl SiteClient {
         self.exchange(Method::POST, path, Some(body))
     }
 
-    fn exchange<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&Value>) -> Result<T, SiteError> {
+    fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, SiteError> {
         let site = self.location.to_string();
         let nonsense = |what: String| SiteError::Nonsense { site: site.clone(), what };
         let (status, bytes) = self.runtime.block_on(self.talk(method, path, body))?;
         if (200..300).contains(&status) {
-            return serde_json::from_slice(&bytes).map_err(|error| nonsense(format!("the answer makes no sense: {error}")));
+            return serde_json::from_slice(&bytes)
+                .map_err(|error| nonsense(format!("the answer makes no sense: {error}")));
         }
         let problem: Problem = serde_json::from_slice(&bytes)
             .map_err(|_| nonsense(format!("the answer is of status {status} and none of a site's")))?;
-        Err(SiteError::Refused { site, status, title: problem.title, detail: problem.detail, hint: problem.hint })
+        Err(SiteError::Refused {
+            site,
+            status,
+            title: problem.title,
+            detail: problem.detail,
+            hint: problem.hint,
+        })
     }
 
-    async fn talk(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(u16, Bytes), SiteError> {
+    async fn talk(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Bytes), SiteError> {
         let site = || self.location.to_string();
         let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = Request::builder()

@@ -63,7 +63,8 @@ pub(super) fn network(state: &SiteState, asking: &Asking) -> Result<(), Problem>
     let Some(peer) = &asking.peer else { return Ok(()) };
     match networks.is_empty() || networks.iter().any(|network| network.has(peer.address)) {
         true => Ok(()),
-        false => Err(Problem::denied("requests from this address are not taken").hint("see `allow_from` in the site's configuration")),
+        false => Err(Problem::denied("requests from this address are not taken")
+            .hint("see `allow_from` in the site's configuration")),
     }
 }
 
@@ -82,7 +83,11 @@ pub(super) fn find(state: &SiteState, asking: &Asking, text: &TokenText) -> Resu
         Problem::busy("the daemon cannot read its tokens; its log says why")
     })?;
     let Some(token) = tokens.find(text) else {
-        return Err(refused(state, asking, "the token is not known here: it was removed, or is of another site".to_owned()));
+        return Err(refused(
+            state,
+            asking,
+            "the token is not known here: it was removed, or is of another site".to_owned(),
+        ));
     };
     if token.has_expired(Timestamp::now()) {
         return Err(refused(state, asking, format!("token {:?} has expired", token.name)));
@@ -104,7 +109,8 @@ fn token_text(asking: &Asking) -> Option<TokenText> {
         return Some(TokenText::new(text.trim()));
     }
     use base64::Engine;
-    let decoded = base64::engine::general_purpose::STANDARD.decode(value.strip_prefix("Basic ")?.trim()).ok()?;
+    let decoded =
+        base64::engine::general_purpose::STANDARD.decode(value.strip_prefix("Basic ")?.trim()).ok()?;
     let decoded = String::from_utf8(decoded).ok()?;
     decoded.split_once(':').map(|(_, password)| TokenText::new(password))
 }

@@ -128,7 +128,9 @@ fn number(value: Option<&Value>) -> Result<Option<u32>, Problem> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.is_empty() => Ok(None),
         Some(Value::String(text)) => text.trim().parse().map(Some).map_err(|_| wrong()),
-        Some(value) => value.as_u64().and_then(|number| u32::try_from(number).ok()).map(Some).ok_or_else(wrong),
+        Some(value) => {
+            value.as_u64().and_then(|number| u32::try_from(number).ok()).map(Some).ok_or_else(wrong)
+        }
     }
 }
 

@@ -35,15 +35,13 @@ pub(super) async fn handle(state: &SiteState, asking: &Asking, caller: &Caller) 
     let run: Option<RunId> = query.value("run")?;
     let after = match asking.header("last-event-id") {
         None => None,
-        Some(text) => {
-            Some(text.parse::<u64>().map_err(|_| Problem::invalid(format!("Last-Event-ID {text:?} is no number")))?)
-        }
+        Some(text) => Some(
+            text.parse::<u64>()
+                .map_err(|_| Problem::invalid(format!("Last-Event-ID {text:?} is no number")))?,
+        ),
     };
-    let (watcher, receiver) = state
-        .0
-        .feed
-        .watch()
-        .ok_or_else(|| Problem::busy(format!("{WATCHERS_MAX} watch already")))?;
+    let (watcher, receiver) =
+        state.0.feed.watch().ok_or_else(|| Problem::busy(format!("{WATCHERS_MAX} watch already")))?;
     let reader = Arc::clone(state.0.feed.state());
     let after = match after {
         Some(after) => after,

@@ -55,7 +55,8 @@ impl Feed {
     }
 
     fn start(&self) {
-        let (state, sender, watchers) = (Arc::clone(&self.state), self.sender.clone(), Arc::clone(&self.watchers));
+        let (state, sender, watchers) =
+            (Arc::clone(&self.state), self.sender.clone(), Arc::clone(&self.watchers));
         tokio::spawn(async move {
             let mut last: Option<u64> = None;
             let mut tick = tokio::time::interval(EVERY);
@@ -70,9 +71,9 @@ impl Feed {
                 let reader = Arc::clone(&state);
                 let news = tokio::task::spawn_blocking(move || match last {
                     None => reader.last_event().map(|last| (last, Vec::new())),
-                    Some(after) => reader.events(None, after, BEHIND_MAX / 2).map(|events| {
-                        (events.last().map_or(after, |event| event.number), events)
-                    }),
+                    Some(after) => reader
+                        .events(None, after, BEHIND_MAX / 2)
+                        .map(|events| (events.last().map_or(after, |event| event.number), events)),
                 });
                 // A state that fails for a while is asked again.
                 let Ok(Ok((newest, events))) = news.await else { continue };

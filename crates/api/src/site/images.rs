@@ -21,8 +21,10 @@ pub(super) async fn handle(
     match rest {
         [] => Ok(json(&state.call(|site| Ok(site.images()?)).await?)),
         [name @ .., "snapshots"] if !name.is_empty() => {
-            let name = decoded(&name.join("/")).ok_or_else(|| Problem::invalid("the image's name is no text"))?;
-            let name: ImageName = name.parse().map_err(|error| Problem::not_found(format!("{name:?}: {error}")))?;
+            let name =
+                decoded(&name.join("/")).ok_or_else(|| Problem::invalid("the image's name is no text"))?;
+            let name: ImageName =
+                name.parse().map_err(|error| Problem::not_found(format!("{name:?}: {error}")))?;
             Ok(json(&state.call(move |site| Ok(site.image(&name)?)).await?))
         }
         _ => Err(Problem::not_found(format!("there is nothing at {}", asking.path))),

@@ -55,32 +55,13 @@ struct Inner {
     failures: FailureBound,
     calls: Semaphore,
     feed: Feed,
-    pages: Option<Pages>,
     started: Instant,
 }
-
-/// Answers requests for pages: a path, and its bytes with their headers where there is such a page.
-pub type Pages = fn(&str) -> Option<Page>;
-
-/// A page of the web interface.
-#[derive(Debug, Clone)]
-pub struct Page {
-    /// Its bytes.
-    pub bytes: &'static [u8],
-    /// Its type.
-    pub content_type: &'static str,
-    /// Its entity tag, with quotes.
-    pub etag: String,
-}
-
-/// What the web pages may do: nothing that does not come from the daemon itself.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-    connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
 impl SiteState {
     /// The state of the routes. `networks` are those from which requests are taken; all where empty.
     #[must_use]
-    pub fn new(site: Arc<Site>, tokens: TokenBook, audit: Audit, networks: Vec<Network>, pages: Option<Pages>) -> Self {
+    pub fn new(site: Arc<Site>, tokens: TokenBook, audit: Audit, networks: Vec<Network>) -> Self {
         let feed = Feed::new(Arc::clone(site.runs().state()));
         Self(Arc::new(Inner {
             site,
@@ -90,7 +71,6 @@ impl SiteState {
             failures: FailureBound::default(),
             calls: Semaphore::new(CALLS_MAX),
             feed,
-            pages,
             started: Instant::now(),
         }))
     }
@@ -173,7 +153,7 @@ async fn dispatch(
         ["v1", "hear", source] => return imports::hear(state, asking, source, body).await,
         ["auth", "token"] => return airflow::token(state, asking, body).await,
         ["v1" | "api" | "metrics", ..] => {}
-        _ if is_read => return page(state, asking),
+        _ if is_read => return page(asking),
         _ => return Err(Problem::not_found(format!("there is nothing at {}", asking.path))),
     }
     let found = access::caller(state, asking)?;
@@ -189,7 +169,9 @@ async fn dispatch(
         ["v1", "heard"] => imports::heard(state, asking, &found).await,
         ["v1", "sources", source, "objects"] => imports::objects(state, asking, &found, source).await,
         ["v1", "images", rest @ ..] => images::handle(state, asking, &found, rest).await,
-        ["api", "v1" | "v2", "dags", dag, rest @ ..] => airflow::handle(state, asking, &found, dag, rest, body).await,
+        ["api", "v1" | "v2", "dags", dag, rest @ ..] => {
+            airflow::handle(state, asking, &found, dag, rest, body).await
+        }
         _ => Err(Problem::not_found(format!("there is nothing at {}", asking.path))),
     }
 }
@@ -224,18 +206,25 @@ struct Line<'a> {
     status: u16,
 }
 
-fn page(state: &SiteState, asking: &Asking) -> Result<Response, Problem> {
-    let pages = state.0.pages.ok_or_else(|| Problem::not_found("this daemon has no web pages".to_owned()))?;
-    let found = pages(&asking.path).ok_or_else(|| Problem::not_found(format!("there is nothing at {}", asking.path)))?;
+fn page(asking: &Asking) -> Result<Response, Problem> {
+    let found = leeward_ui::asset(&asking.path)
+        .ok_or_else(|| Problem::not_found(format!("there is nothing at {}", asking.path)))?;
     let is_known = asking.header("if-none-match") == Some(found.etag.as_str());
-    let mut response = Response::new(if is_known { Body::empty() } else { Body::from(found.bytes) });
+    let cache = found.cache_control();
+    let bytes = match found.bytes {
+        std::borrow::Cow::Borrowed(bytes) => Body::from(bytes),
+        std::borrow::Cow::Owned(bytes) => Body::from(bytes),
+    };
+    let mut response = Response::new(if is_known { Body::empty() } else { bytes });
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(found.content_type));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+    for (name, value) in leeward_ui::HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     if let Ok(etag) = HeaderValue::from_str(&found.etag) {
         headers.insert(header::ETAG, etag);
     }
@@ -257,7 +246,8 @@ fn finish(mut response: Response, id: &str) -> Response {
 async fn body_of<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, Problem> {
     let bytes = bytes_of(body).await?;
     let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-    serde_json::from_slice(bytes).map_err(|error| Problem::invalid(format!("the body makes no sense: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::invalid(format!("the body makes no sense: {error}")))
 }
 
 async fn bytes_of(body: Body) -> Result<bytes::Bytes, Problem> {
@@ -282,7 +272,9 @@ fn text(text: impl Into<Body>) -> Response {
 
 /// Refuses other methods than these.
 fn only(asking: &Asking, methods: &[Method]) -> Result<(), Problem> {
-    match methods.contains(&asking.method) || (asking.method == Method::HEAD && methods.contains(&Method::GET)) {
+    match methods.contains(&asking.method)
+        || (asking.method == Method::HEAD && methods.contains(&Method::GET))
+    {
         true => Ok(()),
         false => Err(Problem::method(methods)),
     }

@@ -55,8 +55,13 @@ impl Problem {
     }
 
     pub fn too_many() -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many", "Too many failures", "too many requests without a valid token")
-            .hint("wait a minute, and send a valid token")
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many",
+            "Too many failures",
+            "too many requests without a valid token",
+        )
+        .hint("wait a minute, and send a valid token")
     }
 
     pub fn denied(detail: impl Into<String>) -> Self {
@@ -65,7 +70,8 @@ impl Problem {
     }
 
     pub fn conflict(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "conflict", "Not in this state", detail).hint("look at it again and decide anew")
+        Self::new(StatusCode::CONFLICT, "conflict", "Not in this state", detail)
+            .hint("look at it again and decide anew")
     }
 
     pub fn changed(detail: impl Into<String>) -> Self {
@@ -78,7 +84,8 @@ impl Problem {
     }
 
     pub fn failed(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "The daemon failed", detail).hint("see the daemon's log")
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "The daemon failed", detail)
+            .hint("see the daemon's log")
     }
 
     pub fn not_offered(detail: impl Into<String>) -> Self {
@@ -87,13 +94,23 @@ impl Problem {
     }
 
     pub fn too_large(most: usize) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large", format!("at most {most} bytes are taken"))
-            .hint("send less")
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            "The body is too large",
+            format!("at most {most} bytes are taken"),
+        )
+        .hint("send less")
     }
 
     pub fn too_slow() -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "The body came too slowly", "it was waited for 30 s")
-            .hint("send it again")
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "too-slow",
+            "The body came too slowly",
+            "it was waited for 30 s",
+        )
+        .hint("send it again")
     }
 
     pub fn method(allowed: &[Method]) -> Self {
@@ -101,7 +118,8 @@ impl Problem {
         let allow = names.join(", ");
         let detail = format!("here one can {allow}");
         let mut problem =
-            Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", "Another method is needed", detail).hint("see /v1/openapi.json");
+            Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", "Another method is needed", detail)
+                .hint("see /v1/openapi.json");
         problem.allow = Some(allow);
         problem
     }

@@ -17,7 +17,10 @@ impl Query {
                 return Err(Problem::invalid("the query is not percent-encoded text"));
             };
             if !known.contains(&name.as_str()) {
-                return Err(Problem::invalid(format!("{name:?} is not asked here; known are {}", known.join(", "))));
+                return Err(Problem::invalid(format!(
+                    "{name:?} is not asked here; known are {}",
+                    known.join(", ")
+                )));
             }
             if values.insert(name.clone(), value).is_some() {
                 return Err(Problem::invalid(format!("{name} is given twice")));
@@ -32,8 +35,12 @@ impl Query {
     }
 
     /// A value of some other type.
-    pub fn value<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
-        let parse = |text: &str| text.parse().map_err(|error| Problem::invalid(format!("{name}={text}: {error}")));
+    pub fn value<T: std::str::FromStr<Err: std::fmt::Display>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, Problem> {
+        let parse =
+            |text: &str| text.parse().map_err(|error| Problem::invalid(format!("{name}={text}: {error}")));
         self.text(name).map(parse).transpose()
     }
 

@@ -69,7 +69,12 @@ async fn list(state: &SiteState, asking: &Asking, caller: &Caller) -> Result<Res
     Ok(json(&page))
 }
 
-async fn detail(state: &SiteState, asking: &Asking, caller: &Caller, id: &RunId) -> Result<Response, Problem> {
+async fn detail(
+    state: &SiteState,
+    asking: &Asking,
+    caller: &Caller,
+    id: &RunId,
+) -> Result<Response, Problem> {
     only(asking, &[Method::GET])?;
     caller.needs(Right::See)?;
     let id = id.clone();
@@ -160,14 +165,21 @@ async fn command_of(verb: &str, body: Body) -> Result<Command, Problem> {
     })
 }
 
-async fn command_run(state: &SiteState, asking: &Asking, id: RunId, command: Command) -> Result<Response, Problem> {
+async fn command_run(
+    state: &SiteState,
+    asking: &Asking,
+    id: RunId,
+    command: Command,
+) -> Result<Response, Problem> {
     // With If-Match the command is given to the run that the person has seen, or not at all.
     let seen = asking.header("if-match").map(str::to_owned);
     let run = state
         .call(move |site| {
             if let Some(seen) = seen {
-                let (run, _) = site.runs().state().load(&id)?.ok_or(leeward_runs::Error::NoRun(id.clone()))?;
-                let is_same = seen.trim_matches('"').split('.').next() == Some(run.sequence.to_string().as_str());
+                let (run, _) =
+                    site.runs().state().load(&id)?.ok_or(leeward_runs::Error::NoRun(id.clone()))?;
+                let is_same =
+                    seen.trim_matches('"').split('.').next() == Some(run.sequence.to_string().as_str());
                 if !is_same {
                     return Err(Problem::changed(format!("run {id} has changed since you looked at it")));
                 }

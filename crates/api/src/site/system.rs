@@ -89,14 +89,22 @@ pub(super) async fn site(state: &SiteState, asking: &Asking, caller: &Caller) ->
     }))
 }
 
-pub(super) async fn overview(state: &SiteState, asking: &Asking, caller: &Caller) -> Result<Response, Problem> {
+pub(super) async fn overview(
+    state: &SiteState,
+    asking: &Asking,
+    caller: &Caller,
+) -> Result<Response, Problem> {
     only(asking, &[Method::GET])?;
     caller.needs(Right::See)?;
     Ok(json(&state.call(|site| Ok(site.overview()?)).await?))
 }
 
 /// Figures for Prometheus.
-pub(super) async fn metrics(state: &SiteState, asking: &Asking, caller: &Caller) -> Result<Response, Problem> {
+pub(super) async fn metrics(
+    state: &SiteState,
+    asking: &Asking,
+    caller: &Caller,
+) -> Result<Response, Problem> {
     only(asking, &[Method::GET])?;
     caller.needs(Right::See)?;
     let overview = state.call(|site| Ok(site.overview()?)).await?;
@@ -114,19 +122,37 @@ fn write_figures(figures: &mut String, overview: &Overview, seconds: u64) -> std
     writeln!(figures, "leeward_up_seconds {seconds}")?;
     writeln!(figures, "# HELP leeward_runs Runs by kind and state.\n# TYPE leeward_runs gauge")?;
     for run in &overview.runs {
-        writeln!(figures, "leeward_runs{{kind=\"{}\",state=\"{}\"}} {}", label(&run.kind), run.state.name(), run.count)?;
+        writeln!(
+            figures,
+            "leeward_runs{{kind=\"{}\",state=\"{}\"}} {}",
+            label(&run.kind),
+            run.state.name(),
+            run.count
+        )?;
     }
     let Some(images) = &overview.images else { return Ok(()) };
     let help = "Age of the newest snapshot of an image.";
     writeln!(figures, "# HELP leeward_image_age_seconds {help}\n# TYPE leeward_image_age_seconds gauge")?;
     for image in images {
         if let Some(age) = image.age_seconds {
-            writeln!(figures, "leeward_image_age_seconds{{image=\"{}\"}} {age}", label(image.image.as_str()))?;
+            writeln!(
+                figures,
+                "leeward_image_age_seconds{{image=\"{}\"}} {age}",
+                label(image.image.as_str())
+            )?;
         }
     }
-    writeln!(figures, "# HELP leeward_image_snapshots Snapshots of an image.\n# TYPE leeward_image_snapshots gauge")?;
+    writeln!(
+        figures,
+        "# HELP leeward_image_snapshots Snapshots of an image.\n# TYPE leeward_image_snapshots gauge"
+    )?;
     for image in images {
-        writeln!(figures, "leeward_image_snapshots{{image=\"{}\"}} {}", label(image.image.as_str()), image.snapshots)?;
+        writeln!(
+            figures,
+            "leeward_image_snapshots{{image=\"{}\"}} {}",
+            label(image.image.as_str()),
+            image.snapshots
+        )?;
     }
     Ok(())
 }

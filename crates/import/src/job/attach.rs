@@ -31,7 +31,13 @@ pub(super) struct Devices {
 pub(super) struct Attach(pub Arc<dyn Places>);
 
 impl Attach {
-    fn spec(&self, context: &Context, target: &Target, number: usize, volume: &VolumeId) -> Result<AttachmentSpec, Fault> {
+    fn spec(
+        &self,
+        context: &Context,
+        target: &Target,
+        number: usize,
+        volume: &VolumeId,
+    ) -> Result<AttachmentSpec, Fault> {
         let here = target.cloud.attachments.here().map_err(|error| fault::of_cloud(&error))?;
         let instance = target.writer.clone().or(here.map(|here| here.instance)).ok_or_else(|| {
             Fault::lasting(
@@ -72,8 +78,12 @@ impl Step for Attach {
         for (number, volume) in volumes.volumes.iter().enumerate() {
             context.check()?;
             let spec = self.spec(context, &target, number, &volume.id)?;
-            let attachment = target.cloud.attachments.attach(&spec).map_err(|error| fault::of_cloud(&error))?;
-            context.say(format!("volume {} to instance {}: {}", volume.id, spec.instance, attachment.state.word));
+            let attachment =
+                target.cloud.attachments.attach(&spec).map_err(|error| fault::of_cloud(&error))?;
+            context.say(format!(
+                "volume {} to instance {}: {}",
+                volume.id, spec.instance, attachment.state.word
+            ));
             attachments.push(attachment.id);
         }
         Outcome::done(&Attached { attachments })
@@ -118,9 +128,7 @@ impl Wait {
 
 fn path_of(target: &Target, attachment: &Attachment) -> Result<PathBuf, Fault> {
     match &attachment.device {
-        Some(Device::Path(path)) => {
-            Ok(target.device_root.join(path.strip_prefix("/").unwrap_or(path)))
-        }
+        Some(Device::Path(path)) => Ok(target.device_root.join(path.strip_prefix("/").unwrap_or(path))),
         Some(Device::Iscsi { portal, .. }) => Err(Fault::lasting(
             format!("attachment {} is by iSCSI at {portal}, which this daemon does not speak", attachment.id),
             "see the target's settings: paravirtualized attachments are needed",
@@ -164,13 +172,17 @@ fn detach(context: &Context, target: &Target, volume: &VolumeId) -> Result<(), F
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(fault::of_cloud(&error)),
         };
-        let left: Vec<_> =
-            found.iter().filter(|attachment| attachment.state.progress(Goal::End) != Progress::Ready).collect();
+        let left: Vec<_> = found
+            .iter()
+            .filter(|attachment| attachment.state.progress(Goal::End) != Progress::Ready)
+            .collect();
         if left.is_empty() {
             context.say(format!("volume {volume} is attached to nothing"));
             return Ok(());
         }
-        for attachment in left.iter().filter(|attachment| attachment.state.progress(Goal::End) == Progress::Broken) {
+        for attachment in
+            left.iter().filter(|attachment| attachment.state.progress(Goal::End) == Progress::Broken)
+        {
             match attachments.detach(&attachment.id) {
                 // One that is still being attached can be detached later.
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
@@ -181,7 +193,6 @@ fn detach(context: &Context, target: &Target, volume: &VolumeId) -> Result<(), F
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,7 +201,10 @@ mod tests {
     fn further_disks_have_further_letters() {
         let device = Path::new("/dev/oracleoci/oraclevdb");
         let text = |number| numbered(device, number).display().to_string();
-        assert_eq!((text(0).as_str(), text(2).as_str()), ("/dev/oracleoci/oraclevdb", "/dev/oracleoci/oraclevdd"));
+        assert_eq!(
+            (text(0).as_str(), text(2).as_str()),
+            ("/dev/oracleoci/oraclevdb", "/dev/oracleoci/oraclevdd")
+        );
         assert_eq!(numbered(Path::new("/dev/x0"), 1), Path::new("/dev/x01"));
     }
 }

@@ -10,14 +10,19 @@ pub(super) fn of_cloud(error: &leeward_cloud::Error) -> Fault {
     let text = told(error);
     match error.kind() {
         CloudKind::Cancelled => Fault::Stopped,
-        CloudKind::Limit => Fault::passing(text, "raise the limit or free what is not needed, then retry the step"),
-        CloudKind::NotFound => {
-            Fault::passing(text, "see that it is there and that the daemon has the right to see it, then retry the step")
+        CloudKind::Limit => {
+            Fault::passing(text, "raise the limit or free what is not needed, then retry the step")
         }
+        CloudKind::NotFound => Fault::passing(
+            text,
+            "see that it is there and that the daemon has the right to see it, then retry the step",
+        ),
         CloudKind::Passing | CloudKind::Io | CloudKind::Busy | CloudKind::Conflict => {
             Fault::passing(text, "see that the provider answers, then retry the step")
         }
-        CloudKind::Denied => Fault::lasting(text, "see the daemon's credentials and rights, then retry the step"),
+        CloudKind::Denied => {
+            Fault::lasting(text, "see the daemon's credentials and rights, then retry the step")
+        }
         _ => Fault::lasting(text, "change what was asked for, then retry the step"),
     }
 }
@@ -27,11 +32,19 @@ pub(super) fn of_import(error: &Error) -> Fault {
     let text = told(error);
     match error.kind() {
         ErrorKind::Cancelled => Fault::Stopped,
-        ErrorKind::Replaced => Fault::lasting(text, "cancel this run; the new object has a run of its own, or begin one by hand"),
-        _ if error.is_transient() => Fault::passing(text, "see that the source and the volume answer, then retry the step"),
-        ErrorKind::NotFound => Fault::lasting(text, "see that the object is there and may be read, then retry the step"),
-        ErrorKind::Volume => Fault::lasting(text, "see the volume, then retry the step"),
-        ErrorKind::Input => Fault::lasting(text, "edit the inputs or the object's metadata, then retry the step"),
+        ErrorKind::Replaced => {
+            Fault::lasting(text, "cancel this run; the new object has a run of its own, or begin one by hand")
+        }
+        _ if error.is_transient() => {
+            Fault::passing(text, "see that the source and the volume answer, then retry the step")
+        }
+        ErrorKind::Access => {
+            Fault::lasting(text, "see that the object is there and may be read, then retry the step")
+        }
+        ErrorKind::Space => Fault::lasting(text, "see the volume, then retry the step"),
+        ErrorKind::Usage => {
+            Fault::lasting(text, "edit the inputs or the object's metadata, then retry the step")
+        }
         _ => Fault::lasting(text, "upload a sound image; see it with: leeward disk info"),
     }
 }
@@ -43,7 +56,9 @@ pub(super) fn of_store(error: &leeward_store::Error) -> Fault {
         leeward_store::ErrorKind::NotFound => {
             Fault::lasting(text, "see that the object is there and may be read, then retry the step")
         }
-        leeward_store::ErrorKind::Conflict => Fault::lasting(text, "the object was replaced; begin a new import of it"),
+        leeward_store::ErrorKind::Conflict => {
+            Fault::lasting(text, "the object was replaced; begin a new import of it")
+        }
         _ => Fault::passing(text, "see that the source answers, then retry the step"),
     }
 }

@@ -88,7 +88,8 @@ fn judge(context: &Context, reports: &[FileSystemReport], verdict: Verdict) -> R
     if !reports.iter().any(FileSystemReport::has_errors) {
         return Ok(());
     }
-    let what = "a file system on the volume has errors; they were in the image, as all its bytes were compared";
+    let what =
+        "a file system on the volume has errors; they were in the image, as all its bytes were compared";
     match verdict {
         Verdict::Warn => {
             context.log(Level::Warning, what);
@@ -115,7 +116,11 @@ impl Step for Performance {
             return Ok(Outcome::Skipped("no performance is configured for this target".to_owned()));
         };
         for volume in &volumes.volumes {
-            target.cloud.volumes.set_performance(&volume.id, &wanted).map_err(|error| fault::of_cloud(&error))?;
+            target
+                .cloud
+                .volumes
+                .set_performance(&volume.id, &wanted)
+                .map_err(|error| fault::of_cloud(&error))?;
             wait_usable(context, &target, &volume.id)?;
             context.say(format!("volume {} has {wanted}", volume.id));
         }

@@ -70,7 +70,10 @@ impl Step for Head {
         let head = source.head(&inputs.object).map_err(|error| fault::of_store(&error))?;
         if let Some(version) = inputs.version.as_ref().filter(|version| **version != head.version.0) {
             return Err(Fault::lasting(
-                format!("{}: version {version} is meant, and the object is now {}", inputs.object, head.version.0),
+                format!(
+                    "{}: version {version} is meant, and the object is now {}",
+                    inputs.object, head.version.0
+                ),
                 "cancel this run; the new object has a run of its own, or begin one by hand",
             ));
         }
@@ -102,7 +105,8 @@ impl Step for Open {
             .collect();
         for disk in &seen {
             let wrapped = disk.wrappings.iter().map(|name| format!(" in {name}")).collect::<String>();
-            context.say(format!("{} disk of {} bytes{wrapped} {}", disk.format, disk.virtual_bytes, disk.name));
+            context
+                .say(format!("{} disk of {} bytes{wrapped} {}", disk.format, disk.virtual_bytes, disk.name));
         }
         context.say("nothing is downloaded: the image is read where it lies");
         Outcome::done(&Image { disks: seen, expanded: image.expanded })
@@ -118,9 +122,9 @@ pub(super) fn open(
     let inputs: Inputs = context.inputs()?;
     let seen: Seen = context.needed("get_file_head")?;
     let source = places.source(&inputs.source).map_err(fault::of_place)?;
-    let options = ImageOptions { format: seen.wishes.format, expanded: expanded.clone(), ..ImageOptions::default() };
+    let options =
+        ImageOptions { format: seen.wishes.format, expanded: expanded.clone(), ..ImageOptions::default() };
     let watching = Watching { context, note: "opening the image" };
     crate::image::open(&source, &inputs.object, &seen.head, &options, &watching)
         .map_err(|error| fault::of_import(&error))
 }
-

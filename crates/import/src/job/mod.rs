@@ -11,8 +11,8 @@ mod attach;
 mod fault;
 mod finish;
 mod inspect;
-mod plan;
 mod place;
+mod plan;
 mod volume;
 mod write;
 

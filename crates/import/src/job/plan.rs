@@ -49,7 +49,10 @@ fn step(number: usize) -> StepPlan {
         deadline_seconds: deadline(name),
         may_skip: matches!(
             name,
-            "fsck_on_block_volume" | "terminate_instance" | "update_performance_of_bv" | "setup_backup_policy"
+            "fsck_on_block_volume"
+                | "terminate_instance"
+                | "update_performance_of_bv"
+                | "setup_backup_policy"
         ),
         has_undo: matches!(name, "create_instance" | "create_block_volume" | "attach_block_volume"),
     }

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use leeward_cloud::provider::{
-    GIB, Goal, Owner, Performance, Progress, VolumeId, VolumeSpec, choose_domain,
-};
+use leeward_cloud::provider::{GIB, Goal, Owner, Performance, Progress, VolumeId, VolumeSpec, choose_domain};
 use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
 use serde::{Deserialize, Serialize};
@@ -45,20 +43,31 @@ pub(super) fn owner(context: &Context, step: &str, number: usize) -> Owner {
 }
 
 impl Create {
-    fn domain(&self, context: &Context, inputs: &Inputs, target: &Target, seen: &Seen) -> Result<String, Fault> {
+    fn domain(
+        &self,
+        context: &Context,
+        inputs: &Inputs,
+        target: &Target,
+        seen: &Seen,
+    ) -> Result<String, Fault> {
         let domains = target.cloud.volumes.domains().map_err(|error| fault::of_cloud(&error))?;
         let here = target.cloud.attachments.here().map_err(|error| fault::of_cloud(&error))?;
         let number = inputs.ad_number.or(seen.wishes.ad_number).unwrap_or(0);
         let provider = target.cloud.volumes.name();
         let bound = here.and_then(|here| here.domain);
-        if number == 0 && let Some(domain) = bound {
+        if number == 0
+            && let Some(domain) = bound
+        {
             return Ok(domain);
         }
         let chosen = choose_domain(provider, &domains, number, context.run_id().as_str())
             .map_err(|error| fault::of_cloud(&error))?;
         match bound {
             Some(domain) if domain != chosen.name => Err(Fault::lasting(
-                format!("the volume is to be in {}, and the machine that writes it is in {domain}", chosen.name),
+                format!(
+                    "the volume is to be in {}, and the machine that writes it is in {domain}",
+                    chosen.name
+                ),
                 "configure a target whose instance is in that domain, or ask for the other one",
             )),
             _ => Ok(chosen.name.clone()),
@@ -98,7 +107,13 @@ impl Create {
     fn make(&self, context: &Context, target: &Target, spec: &VolumeSpec) -> Result<Made, Fault> {
         let volumes = &target.cloud.volumes;
         let mut volume = volumes.create_volume(spec).map_err(|error| fault::of_cloud(&error))?;
-        context.say(format!("volume {} ({}, {} GiB) in {}", volume.id, spec.name, spec.bytes >> 30, spec.domain));
+        context.say(format!(
+            "volume {} ({}, {} GiB) in {}",
+            volume.id,
+            spec.name,
+            spec.bytes >> 30,
+            spec.domain
+        ));
         loop {
             match volume.state.progress(Goal::Use) {
                 Progress::Ready => break,
@@ -172,7 +187,9 @@ fn wait_gone(context: &Context, target: &Target, id: &VolumeId) -> Result<(), Fa
     let volumes = &target.cloud.volumes;
     loop {
         match volumes.volume(id) {
-            Ok(volume) if volume.state.progress(Goal::End) == Progress::Changing => context.wait(volumes.poll_interval())?,
+            Ok(volume) if volume.state.progress(Goal::End) == Progress::Changing => {
+                context.wait(volumes.poll_interval())?
+            }
             Ok(volume) if volume.state.progress(Goal::End) == Progress::Ready => return Ok(()),
             Ok(volume) => {
                 return Err(Fault::passing(

@@ -102,15 +102,15 @@ impl Job<'_> {
         if let Some(from) = from {
             self.context.say(format!("going on at byte {} of {}", from.position, self.disk.virtual_size()));
         }
-        let target = VolumeTarget::open(self.device, self.disk.virtual_size()).map_err(|error| self.failed(&error))?;
+        let target =
+            VolumeTarget::open(self.device, self.disk.virtual_size()).map_err(|error| self.failed(&error))?;
         let options = WriteOptions { limit: self.target.limit.clone(), ..WriteOptions::default() };
         let keep = |checkpoint: &Checkpoint| {
             self.keep(&Kept { write: Some(checkpoint.clone()), verify: None, ..kept.clone() })
         };
         let watching = Watching { context: self.context, note: "writing" };
-        let written =
-            write(self.disk, &target, self.volume.id.as_str(), from, &options, &watching, &keep)
-                .map_err(|error| self.failed(&error))?;
+        let written = write(self.disk, &target, self.volume.id.as_str(), from, &options, &watching, &keep)
+            .map_err(|error| self.failed(&error))?;
         self.context.say(format!(
             "{} bytes of data on {}; digest of the object: {}",
             written.checkpoint.data_bytes,
@@ -144,7 +144,11 @@ impl Job<'_> {
         // What is on the volume cannot be believed: the next attempt writes all of it again.
         self.context.keep(&Kept { write: None, verify: None, ..kept.clone() })?;
         Err(Fault::passing(
-            format!("volume {} does not hold what was written: {} ranges differ", self.volume.id, verified.differences.len()),
+            format!(
+                "volume {} does not hold what was written: {} ranges differ",
+                self.volume.id,
+                verified.differences.len()
+            ),
             "it is written again; if that does not help, the volume's medium is not sound: remove it and retry create_block_volume",
         ))
     }

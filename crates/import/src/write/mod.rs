@@ -13,8 +13,8 @@ mod in_order;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leeward_disk::zero::split_zeros;
 use leeward_disk::is_zero;
+use leeward_disk::zero::split_zeros;
 use leeward_store::RateLimit;
 use serde::{Deserialize, Serialize};
 

@@ -31,28 +31,35 @@ pub struct ServeArguments {
     /// The tokens that are let in, see leeward token; a change counts at once
     #[arg(long, value_name = "FILE")]
     tokens: PathBuf,
-    /// Certificate for TLS, with those between it and its authority
-    #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with = "tls_dir")]
-    tls_cert: Option<PathBuf>,
-    /// Key of the certificate
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// TLS with server-cert.pem and server-key.pem from this directory; where they are missing they are made, of an authority
-    /// of its own: give its ca-cert.pem to clients
-    #[arg(long, value_name = "DIR")]
-    tls_dir: Option<PathBuf>,
-    /// A name or address under which clients know this server, for a certificate that is made; may be given several times
-    #[arg(long = "tls-name", value_name = "NAME", requires = "tls_dir")]
-    tls_names: Vec<String>,
-    /// Demand a certificate of this authority from clients, beside their token
-    #[arg(long, value_name = "FILE")]
-    client_ca: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// Log changes to the end of this file [default: the error output]
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
     /// Memory for what clients are sending; it also bounds the size of an object
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size::parse)]
     memory: u64,
+}
+
+/// What a server shows of itself, and demands of clients.
+#[derive(Args)]
+pub struct TlsArguments {
+    /// Certificate for TLS, with those between it and its authority
+    #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with = "tls_dir")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// TLS with server-cert.pem and server-key.pem from this directory; where they are missing they are made, of an authority
+    /// of its own: give its ca-cert.pem to clients
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
+    /// A name or address under which clients know this server, for a certificate that is made; may be given several times
+    #[arg(long = "tls-name", value_name = "NAME", requires = "tls_dir")]
+    pub tls_names: Vec<String>,
+    /// Demand a certificate of this authority from clients, beside their token
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Runs the verb.
@@ -62,9 +69,9 @@ pub fn run(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let address = address(&arguments.listen)?;
-    let has_tls = arguments.tls_cert.is_some() || arguments.tls_dir.is_some();
+    let has_tls = arguments.tls.tls_cert.is_some() || arguments.tls.tls_dir.is_some();
     refuse_open(&arguments.listen, address, has_tls)?;
-    if arguments.client_ca.is_some() && !has_tls {
+    if arguments.tls.client_ca.is_some() && !has_tls {
         return Err(Failure::new(Code::Usage, "--client-ca goes with TLS")
             .hint("give --tls-cert or --tls-dir as well"));
     }
@@ -80,7 +87,7 @@ pub fn run(
             Failure::new(Code::Io, format!("{}: cannot write the log: {error}", path.display()))
         })?,
     };
-    let tls = tls_files(arguments, address.ip(), output)?
+    let tls = tls_files(&arguments.tls, address.ip(), output)?
         .map(|files| tls_config(&files))
         .transpose()
         .map_err(|what| Failure::new(Code::Usage, what).hint("give a certificate and its key as PEM"))?;
@@ -107,14 +114,14 @@ fn store_to_serve(place: &str) -> Result<leeward_store::SharedStore, Failure> {
     }
 }
 
-fn address(text: &str) -> Result<SocketAddr, Failure> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, Failure> {
     text.to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(|| {
         Failure::new(Code::Usage, format!("{text}: not a place to listen"))
             .hint("write HOST:PORT as in 127.0.0.1:7443")
     })
 }
 
-fn refuse_open(text: &str, address: SocketAddr, has_tls: bool) -> Result<(), Failure> {
+pub(super) fn refuse_open(text: &str, address: SocketAddr, has_tls: bool) -> Result<(), Failure> {
     match has_tls || address.ip().is_loopback() {
         true => Ok(()),
         false => Err(Failure::new(
@@ -125,8 +132,8 @@ fn refuse_open(text: &str, address: SocketAddr, has_tls: bool) -> Result<(), Fai
     }
 }
 
-fn tls_files(
-    arguments: &ServeArguments,
+pub(super) fn tls_files(
+    arguments: &TlsArguments,
     listen: IpAddr,
     output: &Output,
 ) -> Result<Option<TlsFiles>, Failure> {
@@ -166,7 +173,7 @@ fn own_names(given: &[String], listen: IpAddr) -> (Vec<String>, Vec<IpAddr>) {
     (names, addresses)
 }
 
-fn announce(listener: &TcpListener, has_tls: bool, output: &Output) -> Result<(), Failure> {
+pub(super) fn announce(listener: &TcpListener, has_tls: bool, output: &Output) -> Result<(), Failure> {
     let address = listener
         .local_addr()
         .map_err(|error| Failure::new(Code::Io, format!("the listener has no address: {error}")))?;
@@ -182,19 +189,10 @@ fn announce(listener: &TcpListener, has_tls: bool, output: &Output) -> Result<()
 
 /// The store behind a server, as the environment has token and trust; with a witness of its refs.
 pub fn connect(text: &str) -> Result<leeward_store::SharedStore, Failure> {
-    use leeward_api::client::{ClientOptions, HttpStore, Location, Trust};
+    use leeward_api::client::{ClientOptions, HttpStore, Location};
     let location = Location::parse(text).map_err(|what| Failure::new(Code::Usage, what))?;
-    let file = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let certificate = match (file("LEEWARD_CLIENT_CERT"), file("LEEWARD_CLIENT_KEY")) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (None, None) => None,
-        _ => {
-            return Err(Failure::new(Code::Usage, "a client's certificate needs its key")
-                .hint("set both LEEWARD_CLIENT_CERT and LEEWARD_CLIENT_KEY, or neither"));
-        }
-    };
-    let trust = Trust { authority: file("LEEWARD_CA_FILE"), certificate };
-    let token = token_of(file("LEEWARD_TOKEN_FILE").as_deref())?;
+    let trust = trust_of_environment()?;
+    let token = token_of(std::env::var_os("LEEWARD_TOKEN_FILE").map(PathBuf::from).as_deref())?;
     let store = HttpStore::new(&location, token, &trust, ClientOptions::default())
         .map_err(|error| Failure::from(leeward_repository::Error::from(error)))?;
     let store: leeward_store::SharedStore = std::sync::Arc::new(store);
@@ -204,7 +202,22 @@ pub fn connect(text: &str) -> Result<leeward_store::SharedStore, Failure> {
     })
 }
 
-fn token_of(file: Option<&Path>) -> Result<leeward_api::token::TokenText, Failure> {
+/// Whom a client trusts and what certificate it shows, as the environment has it.
+pub fn trust_of_environment() -> Result<leeward_api::client::Trust, Failure> {
+    let file = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let certificate = match (file("LEEWARD_CLIENT_CERT"), file("LEEWARD_CLIENT_KEY")) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => {
+            return Err(Failure::new(Code::Usage, "a client's certificate needs its key")
+                .hint("set both LEEWARD_CLIENT_CERT and LEEWARD_CLIENT_KEY, or neither"));
+        }
+    };
+    Ok(leeward_api::client::Trust { authority: file("LEEWARD_CA_FILE"), certificate })
+}
+
+/// The token in a file, or in LEEWARD_TOKEN.
+pub fn token_of(file: Option<&Path>) -> Result<leeward_api::token::TokenText, Failure> {
     let text = match file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|error| Failure::new(Code::Usage, format!("{}: cannot read the token: {error}", path.display())))?,

@@ -1,7 +1,7 @@
 //! `leeward server`: the daemon of a site.
 
-mod run;
 mod init;
+mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -64,8 +64,11 @@ impl PlaceArgument {
     fn load(&self) -> Result<Config, Failure> {
         let file = self.file()?;
         if !file.exists() {
-            return Err(Failure::new(Code::NotFound, format!("{}: there is no configuration", file.display()))
-                .hint("write one with: leeward server init"));
+            return Err(Failure::new(
+                Code::NotFound,
+                format!("{}: there is no configuration", file.display()),
+            )
+            .hint("write one with: leeward server init"));
         }
         Config::load(&file).map_err(failure)
     }
@@ -109,5 +112,6 @@ pub fn failure(error: leeward_site::Error) -> Failure {
         text = format!("{text}: {cause}");
         next = cause.source();
     }
-    Failure::new(code, text).hint("see docs/site.md, and the comments in the configuration that leeward server init writes")
+    Failure::new(code, text)
+        .hint("see docs/site.md, and the comments in the configuration that leeward server init writes")
 }

@@ -106,7 +106,7 @@ pub struct LogLine {
 }
 
 /// A line of a step's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedLine {
     /// Its number; grows.
     pub number: u64,

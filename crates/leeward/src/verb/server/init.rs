@@ -59,11 +59,14 @@ fn make(directory: &Path) -> Result<(), Failure> {
 /// Writes a file for its owner alone; one that is there stays as it is.
 fn write_new(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let opened = File::options().write(true).create_new(true).mode(0o600).open(path);
-    opened.and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all())).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            Failure::new(Code::Refused, format!("{}: it is there already, and is left as it is", path.display()))
-                .hint("start the daemon with: leeward server; or name another place with --config")
+    opened.and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all())).map_err(|error| {
+        match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Failure::new(
+                Code::Refused,
+                format!("{}: it is there already, and is left as it is", path.display()),
+            )
+            .hint("start the daemon with: leeward server; or name another place with --config"),
+            _ => Failure::new(Code::Io, format!("{}: cannot be written: {error}", path.display())),
         }
-        _ => Failure::new(Code::Io, format!("{}: cannot be written: {error}", path.display())),
     })
 }

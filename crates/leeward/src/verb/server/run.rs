@@ -13,8 +13,9 @@ use leeward_site::{Config, OpenRepository, Site};
 
 use super::super::serve as listening;
 use crate::failure::{Code, Failure};
+use crate::interrupt;
 use crate::output::Output;
-use crate::{interrupt, unlock};
+use crate::unlock::UnlockArguments;
 
 pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> {
     let server = config.server.clone();
@@ -34,7 +35,7 @@ pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> 
     let owner = format!("{}:{}", leeward_repository::host_name(), std::process::id());
     let site = Arc::new(Site::start(config, &owner, repository).map_err(super::failure)?);
     listening::announce(&listener, tls.is_some(), output)?;
-    let state = SiteState::new(Arc::clone(&site), tokens, audit, networks, Some(pages));
+    let state = SiteState::new(Arc::clone(&site), tokens, audit, networks);
     serve(listener, tls, routes(state), ListenOptions::default(), &interrupt::is_requested)
         .map_err(|error| Failure::new(Code::Io, format!("the daemon failed: {error}")))?;
     // Requests have ended, so this is the last hold on it.
@@ -56,33 +57,26 @@ fn tls_arguments(server: &Server) -> listening::TlsArguments {
 }
 
 fn networks(server: &Server) -> Result<Vec<Network>, Failure> {
-    let parse = |text: &String| text.parse().map_err(|what: String| Failure::new(Code::Usage, format!("allow_from: {what}")));
+    let parse = |text: &String| {
+        text.parse().map_err(|what: String| Failure::new(Code::Usage, format!("allow_from: {what}")))
+    };
     server.allow_from.iter().map(parse).collect()
 }
 
 fn audit(server: &Server) -> Result<Audit, Failure> {
     match &server.audit_log {
         None => Ok(Audit::to_stderr()),
-        Some(path) => Audit::to_file(path)
-            .map_err(|error| Failure::new(Code::Io, format!("{}: cannot write the log: {error}", path.display()))),
+        Some(path) => Audit::to_file(path).map_err(|error| {
+            Failure::new(Code::Io, format!("{}: cannot write the log: {error}", path.display()))
+        }),
     }
 }
 
 fn open_repository(place: RepositoryPlace) -> OpenRepository {
     Box::new(move || {
-        let store = crate::location::open_cached_store(&place.location).map_err(|failure| failure.to_string())?;
-        let unlock = unlock::from_files(place.passphrase_file.as_deref(), place.key_file.as_deref())
-            .map_err(|failure| failure.to_string())?;
-        Repository::open_with(store, unlock.as_ref()).map_err(|error| error.to_string())
-    })
-}
-
-/// The web pages, from the binary.
-fn pages(path: &str) -> Option<leeward_api::site::Page> {
-    let found = leeward_ui::page(path)?;
-    Some(leeward_api::site::Page {
-        bytes: found.bytes,
-        content_type: found.content_type,
-        etag: found.etag,
+        let store =
+            crate::location::open_cached_store(&place.location).map_err(|failure| failure.to_string())?;
+        let unlock = UnlockArguments::of_files(place.passphrase_file.clone(), place.key_file.clone());
+        Repository::open_with(store, &unlock).map_err(|error| error.to_string())
     })
 }

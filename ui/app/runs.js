@@ -1,0 +1,136 @@
+// The list of runs: filtered by state, kind and text, a page at a time, following what happens.
+
+import { address, get } from './api.js';
+import { counted, duration, secondsBetween } from './format.js';
+import { useEvents, useStill, useTick } from './hooks.js';
+import { Component, html, useEffect, useRef, useState } from './html.js';
+import { isLive, onEvent } from './live.js';
+import { Bar, Empty, Head, NotOffered, ProblemBox, State, Time } from './parts.js';
+import { link, replaceQuery } from './router.js';
+import { GROUPS, isLiveState, RUN_STATES, stateOf } from './states.js';
+
+const PAGE_ROWS = 100;
+const TYPING_MS = 250;
+
+export function Runs({ query }) {
+  const filter = { state: query.get('state') ?? '', kind: query.get('kind') ?? '', text: query.get('text') ?? '' };
+  const change = (part) => replaceQuery(['runs'], { ...filter, ...part });
+  return html`<${Head} title="Runs" />
+    <${Filter} filter=${filter} change=${change} /><${Listing} filter=${filter} />`;
+}
+
+function Filter({ filter, change }) {
+  const [text, setText] = useState(filter.text);
+  const still = useStill(text, TYPING_MS);
+  useEffect(() => {
+    if (still !== filter.text) change({ text: still });
+  }, [still]);
+  const isFiltered = filter.state || filter.kind || filter.text;
+  const clear = () => (setText(''), change({ state: '', kind: '', text: '' }));
+  return html`<form class="filter" role="search" aria-label="Filter runs" onSubmit=${(event) => event.preventDefault()}>
+    <label>State <select name="state" value=${filter.state} onChange=${(event) => change({ state: event.target.value })}>
+      <option value="">any</option>
+      ${GROUPS.map(({ value, word }) => html`<option key=${value} value=${value}>${word}</option>`)}
+      <optgroup label="exactly">${RUN_STATES.map((state) => html`<option key=${state} value=${state}>${stateOf(state).word}</option>`)}</optgroup>
+    </select></label>
+    <label>Kind <input name="kind" value=${filter.kind} placeholder="any" size="10" onChange=${(event) => change({ kind: event.target.value.trim() })} /></label>
+    <label class="grow">Subject <input type="search" name="text" value=${text} placeholder="has this text" onInput=${(event) => setText(event.target.value)} /></label>
+    ${isFiltered && html`<button type="button" onClick=${clear}>Show all</button>`}
+  </form>`;
+}
+
+/** Reads pages, keeps what was read, and lets events change it. */
+export function useRuns(filter) {
+  const key = JSON.stringify(filter);
+  const most = filter.most ?? PAGE_ROWS;
+  const [state, set] = useState({ key, runs: [], next: null, problem: null, isLoading: true });
+  const present = useRef(key);
+  present.current = key;
+  const read = async (past, merge) => {
+    try {
+      const page = await get(address('runs', { ...filter, past, most }));
+      if (present.current === key) set((before) => ({ ...merge(before, page), key, problem: null, isLoading: false }));
+    } catch (problem) {
+      if (present.current === key) set((before) => ({ ...before, key, problem, isLoading: false }));
+    }
+  };
+  const first = () => read(null, (before, page) => withFirstPage(before.key === key ? before : { runs: [], next: null }, page));
+  const more = () => read(state.next, (before, page) => ({ runs: [...before.runs, ...page.runs], next: page.next }));
+  useEffect(() => {
+    set((before) => ({ ...before, isLoading: true }));
+    first();
+  }, [key]);
+  useEffect(() => onEvent((event) => set((before) => changed(before, event))), []);
+  useEvents(first, (event) => event.event === 'created' || event.event === 'moved' || event.event === 'cleared', isLive() ? 30_000 : 5_000);
+  return { ...state, isOld: state.key !== key, more, first };
+}
+
+/** What is known, with its first page read anew; rows that are gone from it are dropped. */
+export function withFirstPage(before, page) {
+  const fresh = new Set(page.runs.map((run) => run.id));
+  const oldest = page.runs.at(-1)?.id;
+  const keeps = page.next && oldest && before.runs.length > page.runs.length;
+  const known = new Map(before.runs.map((run) => [run.id, run]));
+  // A row that is as it was stays the same object, so it is not drawn again.
+  const head = page.runs.map((run) => (sameRow(known.get(run.id), run) ? known.get(run.id) : run));
+  const tail = keeps ? before.runs.filter((run) => run.id < oldest && !fresh.has(run.id)) : [];
+  return { runs: [...head, ...tail], next: keeps && tail.length > 0 ? before.next : page.next };
+}
+
+const sameRow = (a, b) => a && a.state === b.state && a.steps_done === b.steps_done && a.reason === b.reason && a.finished === b.finished;
+
+/** What an event makes of the rows, until they are read again. */
+export function changed(before, event) {
+  const at = before.runs.findIndex((run) => run.id === event.run);
+  if (at < 0) return before;
+  const run = { ...before.runs[at] };
+  if (event.event === 'moved') Object.assign(run, { state: event.state, reason: event.reason });
+  else if (event.event === 'succeeded' || event.event === 'skipped') run.steps_done = Math.min(run.steps, run.steps_done + 1);
+  else return before;
+  return { ...before, runs: before.runs.with(at, run) };
+}
+
+function Listing({ filter }) {
+  const { runs, next, problem, isLoading, isOld, more, first } = useRuns(filter);
+  if (problem?.isNotOffered || problem?.status === 404) return html`<${NotOffered} what="a list of runs" />`;
+  return html`<${ProblemBox} problem=${problem} retry=${first} />
+    <p class="sum" role="status">${isLoading && runs.length === 0 ? 'Loading runs…' : `${counted(runs.length, 'run')}${next ? ', and more' : ''}`}</p>
+    ${runs.length > 0 && html`<div class=${`panel ${isOld ? 'stale' : ''}`}><${Table} runs=${runs} /></div>`}
+    ${runs.length === 0 && !isLoading && !problem && html`<${Empty}>No run is like that.</${Empty}>`}
+    ${next && html`<button type="button" class="more" onClick=${more}>Show ${PAGE_ROWS} more</button>`}`;
+}
+
+/** With `isBrief`, without what is the same in every row or matters less. */
+export function Table({ runs, isBrief = false }) {
+  if (runs.length === 0) return null;
+  const also = isBrief ? [] : ['Kind', 'Steps'];
+  return html`<table class="runs cards">
+    <thead><tr><th scope="col">State</th><th scope="col">Subject</th>${also.map((word) => html`<th scope="col" key=${word}>${word}</th>`)}<th scope="col">Begun</th><th scope="col">Took</th>${!isBrief && html`<th scope="col">By</th>`}</tr></thead>
+    <tbody>${runs.map((run) => html`<${Row} key=${run.id} run=${run} isBrief=${isBrief} />`)}</tbody>
+  </table>`;
+}
+
+/** A row is drawn again only when its run has changed: a thousand of them stay light. */
+class Row extends Component {
+  shouldComponentUpdate({ run }) {
+    return run !== this.props.run;
+  }
+
+  render({ run, isBrief }) {
+    const { id, state, subject, reason, kind, steps, steps_done: done, created, finished, by } = run;
+    return html`<tr>
+      <td><${State} name=${state} /></td>
+      <th scope="row"><a href=${link(['runs', id])}>${subject}</a>${reason && html`<span class="reason">${reason}</span>`}</th>
+      ${!isBrief && html`<td data-label="Kind">${kind}</td>
+      <td data-label="Steps" class="steps"><span class="number">${done} of ${steps}</span>${isLiveState(state) && html`<${Bar} done=${done} total=${steps} label=${`steps of ${subject}`} />`}</td>`}
+      <td data-label="Begun"><${Time} at=${created} /></td>
+      <td data-label="Took" class="number">${finished ? duration(secondsBetween(created, finished)) : html`<${Counting} from=${created} isOn=${isLiveState(state)} />`}</td>
+      ${!isBrief && html`<td data-label="By">${by}</td>`}
+    </tr>`;
+  }
+}
+
+function Counting({ from, isOn }) {
+  useTick(isOn ? 1000 : 0);
+  return duration(secondsBetween(from));
+}

@@ -1,0 +1,89 @@
+// A headless Chromium, and what every test looks at beside its own matter: violations of the policy, errors of the page.
+
+import { existsSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import puppeteer from 'puppeteer-core';
+
+const CANDIDATES = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
+export const SHOTS = process.env.LEEWARD_UI_SHOTS ?? fileURLToPath(new URL('shots', import.meta.url));
+
+export async function launch() {
+  const executablePath = CANDIDATES.find((path) => path && existsSync(path));
+  if (!executablePath) throw new Error('no Chromium: install Debian’s package chromium, or set CHROMIUM to its path');
+  await mkdir(SHOTS, { recursive: true });
+  const args = ['--disable-gpu', '--hide-scrollbars', '--lang=en-GB', '--disable-dev-shm-usage', ...(process.getuid?.() === 0 ? ['--no-sandbox'] : [])];
+  return puppeteer.launch({ executablePath, args, env: { ...process.env, TZ: 'Europe/Berlin', LANG: 'en_GB.UTF-8' } });
+}
+
+/** A page of its own session; `page.troubles` gathers what must stay empty. */
+export async function open(browser, { width = 1280, height = 860, dark = false } = {}) {
+  const context = await browser.createBrowserContext();
+  const page = await context.newPage();
+  page.troubles = [];
+  await page.setViewport({ width, height });
+  await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }]);
+  await page.evaluateOnNewDocument(() => {
+    globalThis.violations = [];
+    addEventListener('securitypolicyviolation', (event) => globalThis.violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`));
+  });
+  page.on('pageerror', (error) => page.troubles.push(`error: ${error.stack ?? error.message}`));
+  page.on('console', (message) => {
+    if (/Content Security Policy/i.test(message.text())) page.troubles.push(message.text());
+    if (message.type() === 'error' && !/Failed to load resource|ERR_/.test(message.text())) page.troubles.push(message.text());
+  });
+  page.on('request', (request) => {
+    const isOwn = request.url().startsWith(page.origin ?? request.url()) || /^(data|blob|about):/.test(request.url());
+    if (!isOwn) page.troubles.push(`asks another place: ${request.url()}`);
+  });
+  return page;
+}
+
+/** Every trouble so far, the page's own count of violations included. */
+export async function troubles(page) {
+  return [...page.troubles, ...(await page.evaluate(() => globalThis.violations ?? []))];
+}
+
+/** Opens the pages and logs in by typing. */
+export async function logIn(page, site, hash = '#/') {
+  page.origin = site.url;
+  await page.goto(site.url + hash);
+  await page.waitForSelector('#token');
+  await page.type('#token', site.token);
+  await page.keyboard.press('Enter');
+  await page.waitForSelector('main h1');
+  await page.waitForSelector('.top nav');
+}
+
+/** Goes to another page of the pages, and waits for its heading. */
+export async function visit(page, hash, heading) {
+  await page.evaluate((to) => (location.hash = to), hash);
+  await see(page, 'main h1', heading);
+}
+
+/** Waits until an element that fits has this text. */
+export async function see(page, selector, text, timeout = 8000) {
+  const fits = (chosen, wanted) => [...document.querySelectorAll(chosen)].some((element) => element.textContent.includes(wanted));
+  try {
+    await page.waitForFunction(fits, { timeout, polling: 50 }, selector, text);
+  } catch (error) {
+    const found = await page.evaluate((chosen) => [...document.querySelectorAll(chosen)].map((element) => element.textContent.slice(0, 200)), selector);
+    throw new Error(`${selector} never has “${text}”; it has ${JSON.stringify(found)}`, { cause: error });
+  }
+}
+
+/** Presses the button with this text, inside `scope`. */
+export async function press(page, text, scope = 'main') {
+  const find = (inside, wanted) => [...document.querySelectorAll(`${inside} button`)].find((button) => button.textContent.trim() === wanted && !button.disabled);
+  const handle = await page.waitForFunction(find, { timeout: 8000, polling: 50 }, scope, text).catch(() => {
+    throw new Error(`no button “${text}” in ${scope}`);
+  });
+  await handle.asElement().click();
+}
+
+export const texts = (page, selector) => page.$$eval(selector, (all) => all.map((element) => element.textContent.trim()));
+
+export async function shot(page, name, fullPage = true) {
+  await page.evaluate(() => scrollTo(0, 0));
+  return page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage });
+}
