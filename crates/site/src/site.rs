@@ -37,6 +37,8 @@ pub struct ImportRequest {
     pub target: Option<String>,
     /// The version that is meant.
     pub version: Option<String>,
+    /// Whether each step waits until it is released by name, for runs that somebody else conducts.
+    pub gated: bool,
     /// What the object's metadata would otherwise say.
     pub options: ImportOptions,
 }
@@ -305,14 +307,14 @@ impl Inner {
             filesystem_errors: options.filesystem_errors,
             move_gpt: options.move_gpt,
         };
-        self.begin(&inputs, by, unique)
+        self.begin(&inputs, request.gated, by, unique)
     }
 
-    fn begin(&self, inputs: &Inputs, by: &str, unique: Option<&str>) -> Result<(RunId, bool)> {
+    fn begin(&self, inputs: &Inputs, gated: bool, by: &str, unique: Option<&str>) -> Result<(RunId, bool)> {
         let now = self.runs.state().now()?;
         let id = RunId::new(now).map_err(leeward_runs::Error::Random)?;
         let value = serde_json::to_value(inputs).map_err(|error| Error::Other(error.to_string()))?;
-        let run = Run::new(id.clone(), &inputs.object, plan(inputs), value, by, now);
+        let run = Run { gated, ..Run::new(id.clone(), &inputs.object, plan(inputs), value, by, now) };
         Ok(match self.runs.begin(&run, unique)? {
             Inserted::New => (id, true),
             Inserted::Exists(found) => (found, false),

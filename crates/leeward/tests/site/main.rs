@@ -1,0 +1,8 @@
+//! A site's daemon as a person meets it: the binary, its configuration, HTTP, and disks that are compared byte by byte.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
+
+mod api;
+mod daemon;
+mod imports;
+mod kills;
