@@ -1,5 +1,7 @@
 //! The site itself.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -13,6 +15,8 @@ use leeward_repository::Repository;
 use leeward_runs::engine::{Engine, EngineOptions, Runs};
 use leeward_runs::state::{Inserted, SqliteState, State};
 use leeward_runs::{Run, RunId};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Hint, NewHint};
@@ -99,6 +103,8 @@ pub struct Site {
     engine: Option<Engine>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    // Dropped last: another daemon may begin only when this one's engine has ended.
+    _alone: File,
 }
 
 impl Site {
@@ -109,7 +115,10 @@ impl Site {
     pub fn start(config: Config, owner: &str, open_repository: Option<OpenRepository>) -> Result<Self> {
         let place = config.state.display().to_string();
         make_private(&config.state).map_err(Error::io(&place, "make the directory of the daemon's state"))?;
-        let state: Arc<dyn State> = Arc::new(SqliteState::open(&config.runs_file())?);
+        let alone = be_alone(&config.state)?;
+        let state = SqliteState::open(&config.runs_file())?;
+        state.end_leases()?;
+        let state: Arc<dyn State> = Arc::new(state);
         let catalog = Catalog::open(&config.catalog_file())?;
         let places: Arc<dyn Places> = Arc::new(SitePlaces::new(&config));
         let options = EngineOptions {
@@ -130,7 +139,8 @@ impl Site {
             open_repository,
             repository: Mutex::default(),
         });
-        let mut site = Self { inner, engine: Some(engine), stop: Arc::default(), threads: Vec::new() };
+        let mut site =
+            Self { inner, engine: Some(engine), stop: Arc::default(), threads: Vec::new(), _alone: alone };
         site.spawn("intake", intake::work)?;
         site.spawn("history", forget)?;
         Ok(site)
@@ -254,6 +264,22 @@ impl Drop for Site {
 fn bucket_of(location: &str) -> Option<&str> {
     let (_, rest) = location.split_once("://")?;
     rest.split(['/', '?', '@']).next()
+}
+
+/// Holds the state for this process alone; the kernel lets go of it however the process ends.
+fn be_alone(directory: &Path) -> Result<File> {
+    let path = directory.join("daemon.lock");
+    let place = path.display().to_string();
+    let open = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = open.map_err(Error::io(&place, "open the lock of the daemon's state"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(Error::Config {
+            place,
+            what: "another daemon has this state; stop it first, or give this one another `state`".to_owned(),
+        }),
+        Err(error) => Err(Error::io(&place, "lock the daemon's state")(error.into())),
+    }
 }
 
 fn make_private(path: &Path) -> std::io::Result<()> {

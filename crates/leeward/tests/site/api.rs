@@ -18,7 +18,8 @@ fn token(daemon: &Daemon, name: &str, role: &str, more: &[&str]) -> String {
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let value: Value = serde_json::from_slice(made.stdout.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+    let value: Value =
+        serde_json::from_slice(made.stdout.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
     value["token"].as_str().unwrap().to_owned()
 }
 
@@ -65,7 +66,7 @@ fn each_role_may_what_it_may() {
         _ => true,
     };
     for role in ["reader", "writer", "operator", "admin"] {
-        let bearer = format!("Bearer {}", token(&daemon, role, role, &[]).as_str());
+        let bearer = format!("Bearer {}", token(&daemon, &format!("a-{role}"), role, &[]).as_str());
         for (method, path, body, right) in &routes {
             let answer = daemon.ask(method, path, &[("authorization", &bearer)], body);
             let is_denied = answer.status == 403;
@@ -100,7 +101,12 @@ fn problems_name_the_thing_and_the_next_step() {
         ("POST", "/v1/imports", "{", 400),
         ("POST", "/v1/imports", "{\"source\": \"inbox\", \"object\": \"a\", \"more\": 1}", 400),
         ("POST", "/v1/imports", "{\"source\": \"nowhere\", \"object\": \"a.raw\"}", 404),
-        ("POST", "/v1/imports", "{\"source\": \"inbox\", \"object\": \"a.raw\", \"target\": \"nowhere\"}", 404),
+        (
+            "POST",
+            "/v1/imports",
+            "{\"source\": \"inbox\", \"object\": \"a.raw\", \"target\": \"nowhere\"}",
+            404,
+        ),
         ("GET", "/v1/images", "", 404),
         ("GET", "/v1/sources/nowhere/objects", "", 404),
         ("POST", "/api/v1/dags/another/dagRuns", "{}", 404),
@@ -142,7 +148,14 @@ fn asking_twice_with_one_key_begins_one_run_and_a_seen_run_is_not_steered_blindl
     assert_eq!(daemon.ask("GET", &path, &headers, "").status, 304);
     let steer = |tag: &str| {
         let body = json!({"step": "setup_backup_policy"}).to_string();
-        daemon.ask("POST", &format!("{path}/retry"), &[("authorization", &daemon.bearer()), ("if-match", tag)], &body).status
+        daemon
+            .ask(
+                "POST",
+                &format!("{path}/retry"),
+                &[("authorization", &daemon.bearer()), ("if-match", tag)],
+                &body,
+            )
+            .status
     };
     assert_eq!(steer("\"1.0\""), 412);
     assert_eq!(steer(&tag), 200);
@@ -154,7 +167,8 @@ fn events(daemon: &Daemon, after: Option<u64>) -> Vec<u64> {
     let mut stream = TcpStream::connect(&daemon.address).unwrap();
     stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
     let last = after.map(|after| format!("last-event-id: {after}\r\n")).unwrap_or_default();
-    let request = format!("GET /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\n{last}\r\n", daemon.bearer());
+    let request =
+        format!("GET /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\n{last}\r\n", daemon.bearer());
     stream.write_all(request.as_bytes()).unwrap();
     let mut numbers = Vec::new();
     for line in BufReader::new(stream).lines() {
@@ -190,8 +204,10 @@ fn the_published_function_begins_an_import_unchanged() {
     disk(&daemon.path("inbox/fn.raw"), 1 << 20, 1);
     let basic = base64::engine::general_purpose::STANDARD.encode(format!("airflow:{}", daemon.token));
     let dag = "dags/1_virtual_disk_to_oci_block_volume/dagRuns";
-    let body = json!({"conf": {"bucket_name": "inbox", "object_name": "fn.raw", "ad_number": "0"}}).to_string();
-    let first = daemon.ask("POST", &format!("/api/v1/{dag}"), &[("authorization", &format!("Basic {basic}"))], &body);
+    let body =
+        json!({"conf": {"bucket_name": "inbox", "object_name": "fn.raw", "ad_number": "0"}}).to_string();
+    let first =
+        daemon.ask("POST", &format!("/api/v1/{dag}"), &[("authorization", &format!("Basic {basic}"))], &body);
     assert_eq!(first.status, 200, "{}", String::from_utf8_lossy(&first.body));
     assert_eq!(first.json()["dag_id"], "1_virtual_disk_to_oci_block_volume");
     let run = first.json()["dag_run_id"].as_str().unwrap().to_owned();
@@ -221,7 +237,8 @@ fn the_document_of_the_api_names_every_route_that_the_pages_use() {
             if path == "/v1/events" {
                 continue;
             }
-            let answer = daemon.ask(&method.to_uppercase(), &path, &[("authorization", &daemon.bearer())], "{}");
+            let answer =
+                daemon.ask(&method.to_uppercase(), &path, &[("authorization", &daemon.bearer())], "{}");
             assert_ne!(answer.status, 405, "{method} {path}");
             let text = String::from_utf8_lossy(&answer.body).into_owned();
             assert!(!text.contains("there is nothing at"), "{method} {path}: {text}");

@@ -27,7 +27,8 @@ pub struct Answer {
 
 impl Answer {
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&self.body)))
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -84,9 +85,14 @@ impl Daemon {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.find_map(|line| line.ok().filter(|line| line.contains("Serving at"))).unwrap_or_else(|| {
-            panic!("the daemon does not start: {}", std::fs::read_to_string(self.path("daemon.log")).unwrap())
-        });
+        let line = lines
+            .find_map(|line| line.ok().filter(|line| line.contains("Serving at")))
+            .unwrap_or_else(|| {
+                panic!(
+                    "the daemon does not start: {}",
+                    std::fs::read_to_string(self.path("daemon.log")).unwrap()
+                )
+            });
         self.address = line.split("http://").nth(1).unwrap().trim().to_owned();
         std::thread::spawn(move || lines.for_each(drop));
         self.child = Some(child);
@@ -111,14 +117,19 @@ impl Daemon {
     pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n", self.address, body.len());
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n",
+            self.address,
+            body.len()
+        );
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
         stream.write_all(format!("{request}\r\n{body}").as_bytes()).unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an answer has a head") + 4;
+        let end =
+            bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an answer has a head") + 4;
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
@@ -204,7 +215,8 @@ fn unchunked(mut rest: &[u8]) -> Vec<u8> {
 pub fn image(raw: &Path, path: &Path, format: &str, options: &[&str]) {
     let mut arguments = vec!["convert", "-f", "raw", "-O", format];
     arguments.extend(options);
-    let made = Command::new("qemu-img").args(arguments).arg(raw).arg(path).output().expect("qemu-img is there");
+    let made =
+        Command::new("qemu-img").args(arguments).arg(raw).arg(path).output().expect("qemu-img is there");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 

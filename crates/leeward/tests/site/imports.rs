@@ -31,7 +31,11 @@ fn a_newcomer_imports_an_image_by_hand() {
     let run: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
     assert_eq!((run["state"].as_str(), run["by"].as_str()), (Some("succeeded"), Some("admin")));
     let run = daemon.run(run["id"].as_str().unwrap());
-    assert_eq!(outputs(&run, "create_block_volume")["volumes"][0]["name"], "my.first.disk.qcow2", "names keep their dots");
+    assert_eq!(
+        outputs(&run, "create_block_volume")["volumes"][0]["name"],
+        "my.first.disk.qcow2",
+        "names keep their dots"
+    );
     assert_eq!(state_of(&run, "create_instance"), "skipped");
     assert_eq!(state_of(&run, "setup_backup_policy"), "skipped");
     let log = daemon.leeward(&["run", "log", run["id"].as_str().unwrap()]);
@@ -70,7 +74,9 @@ fn every_format_ends_as_the_same_bytes() {
 
 #[test]
 fn what_is_put_into_a_watched_folder_is_imported_once_and_other_files_say_why_not() {
-    let watch = |text: String| text.replace("watch = \"off\"", "watch = \"poll\"").replace("poll_seconds = 60", "poll_seconds = 1");
+    let watch = |text: String| {
+        text.replace("watch = \"off\"", "watch = \"poll\"").replace("poll_seconds = 60", "poll_seconds = 1")
+    };
     let mut daemon = Daemon::new(watch);
     let raw = daemon.path("disk.raw");
     disk(&raw, 8 << 20, 3);
@@ -116,7 +122,11 @@ fn events_are_hints_and_a_repeated_one_begins_nothing_new() {
     let send = |path: &str| daemon.ask("POST", path, &[], &event.to_string()).status;
     assert_eq!(send("/v1/hear/inbox"), 401);
     assert_eq!(send("/v1/hear/inbox?token=wrong"), 401);
-    assert_eq!(send("/v1/hear/nowhere?token=s3cret-of-the-bucket"), 401, "it does not tell which sources there are");
+    assert_eq!(
+        send("/v1/hear/nowhere?token=s3cret-of-the-bucket"),
+        401,
+        "it does not tell which sources there are"
+    );
     for _ in 0..5 {
         assert_eq!(send("/v1/hear/inbox?token=s3cret-of-the-bucket"), 202);
         std::thread::sleep(std::time::Duration::from_millis(200));
@@ -132,7 +142,10 @@ fn events_are_hints_and_a_repeated_one_begins_nothing_new() {
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert_eq!(runs().len(), 1);
     let audit = std::fs::read_to_string(daemon.path("daemon.log")).unwrap();
-    assert!(audit.contains("/v1/hear/inbox") && !audit.contains("s3cret-of-the-bucket"), "the log has no secret");
+    assert!(
+        audit.contains("/v1/hear/inbox") && !audit.contains("s3cret-of-the-bucket"),
+        "the log has no secret"
+    );
     // Another version of the object is another import.
     disk(&raw, 8 << 20, 6);
     image(&raw, &daemon.path("inbox/event.vmdk"), "vmdk", &[]);
@@ -162,7 +175,9 @@ fn a_held_run_says_what_to_do_and_goes_on_with_other_inputs() {
 
 #[test]
 fn a_cancelled_import_leaves_no_volume() {
-    let daemon = Daemon::start(|text| text.replace("#limit_bytes_per_second = 100000000", "limit_bytes_per_second = 400000"));
+    let daemon = Daemon::start(|text| {
+        text.replace("#limit_bytes_per_second = 100000000", "limit_bytes_per_second = 400000")
+    });
     let raw = daemon.path("inbox/slow.raw");
     disk(&raw, 64 << 20, 13);
     let run = daemon.import("slow.raw", json!({}));

@@ -25,7 +25,11 @@ const STEPS: [&str; 14] = [
 ];
 
 fn begun(run: &serde_json::Value, step: &str) -> bool {
-    run["steps"].as_array().unwrap().iter().any(|found| found["name"] == step && found["tries"].as_u64() > Some(0))
+    run["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|found| found["name"] == step && found["tries"].as_u64() > Some(0))
 }
 
 /// Kills as soon as the step was seen to have begun.
@@ -85,6 +89,10 @@ fn killed_at_random_moments_it_goes_on_where_it_was() {
         ended["steps"].as_array().unwrap().iter().map(|step| step["interruptions"].as_u64().unwrap()).sum();
     assert!(interruptions >= 2, "{ended:#}");
     let log = daemon.get(&format!("/v1/runs/{run}/log?step=write_image_to_bv&most=1000")).json();
-    let resumed = log["lines"].as_array().unwrap().iter().filter(|line| line["text"].as_str().unwrap().contains("going on at byte"));
+    let resumed = log["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|line| line["text"].as_str().unwrap().contains("going on at byte"));
     assert!(resumed.count() >= 1, "{log:#}");
 }

@@ -65,6 +65,19 @@ impl SqliteState {
         Ok(Self { place, writer: Mutex::new(writer), reader: Mutex::new(reader) })
     }
 
+    /// Ends all leases, for a daemon that knows that it is the only one: what a killed one had is taken at once, and what it
+    /// may still say is refused by the fence.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn end_leases(&self) -> Result<()> {
+        self.write("end leases", |transaction| {
+            transaction
+                .execute("UPDATE runs SET lease_until = NULL WHERE lease_until IS NOT NULL", [])
+                .map(|_| ())
+        })
+    }
+
     fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error + use<> {
         let place = self.place.clone();
         move |source| Error::Database { place, action, source: source.into() }
