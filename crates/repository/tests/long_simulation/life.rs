@@ -13,6 +13,8 @@ use crate::stage::{Death, Stage};
 use crate::worlds::World;
 
 const WRITERS: u64 = 10;
+/// Processes are spread over so many machines.
+pub const MACHINES: u64 = 3;
 const DISK_BYTES: usize = 160_000;
 /// So many snapshots are left alone by those who forget.
 const KEPT_MIN: usize = 12;
@@ -103,7 +105,7 @@ impl Life<'_> {
     /// A repository as a process sees it: on one of three machines, of which one gets a new name every other round,
     /// each with a clock of its own.
     fn open(&mut self, number: u64) -> Repository {
-        let host = match number % 3 {
+        let host = match number % MACHINES {
             0 => format!("machine-{}", self.round / 2),
             other => format!("host-{other}"),
         };
