@@ -38,8 +38,7 @@ fn count(bucket: &MemoryBucket, act: impl FnOnce()) -> BTreeMap<(String, String)
     })));
     act();
     bucket.set_hook(None);
-    let counts = counts.lock().unwrap().clone();
-    counts
+    counts.lock().unwrap().clone()
 }
 
 #[test]
