@@ -152,7 +152,7 @@ impl Location {
     /// It is no address, or not safe.
     pub fn origin(&self, endpoint: &str) -> Result<String> {
         let endpoint = endpoint.trim_end_matches('/');
-        let url: reqwest::Url = endpoint
+        let url: url::Url = endpoint
             .parse()
             .map_err(|error| self.wrong(format!("the endpoint {endpoint} is no address ({error})")))?;
         let host = url.host_str().ok_or_else(|| self.wrong("the endpoint names no host"))?;

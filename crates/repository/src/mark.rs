@@ -8,7 +8,7 @@ use crate::frame::BlobKind;
 use crate::id::{BlobId, PackId, SnapshotId};
 use crate::image::SnapshotEntry;
 use crate::index::{Index, PackState, Place};
-use crate::repository::Repository;
+use crate::repository::{Repository, SNAPSHOTS};
 use crate::session::State;
 use crate::snapshot::Snapshot;
 use crate::{Error, ErrorKind, Result};
@@ -138,6 +138,18 @@ impl Repository {
         Ok(live)
     }
 
+    /// The trees of snapshots that have one: snapshot, root and its level. They are read in one go after a listing, which
+    /// vouches for the manifests that a local cache has; else each of them is a request.
+    fn roots(&self, entries: &[SnapshotEntry]) -> Result<Vec<(SnapshotId, BlobId, u8)>> {
+        self.store().list(SNAPSHOTS)?;
+        let mut roots = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let snapshot = self.snapshot(entry.id)?;
+            roots.extend(snapshot.root.map(|root| (entry.id, root, snapshot.root_level)));
+        }
+        Ok(roots)
+    }
+
     /// Marks what the live snapshots need.
     ///
     /// # Errors
@@ -146,12 +158,9 @@ impl Repository {
     pub(crate) fn mark(&self, blobs: &Blobs, live: &Live) -> Result<Marks> {
         let index = blobs.index();
         let mut marker = Marker::new(blobs, &index);
-        for entry in &live.published {
-            let snapshot = self.snapshot(entry.id)?;
-            marker.snapshot = Some(entry.id);
-            if let Some(root) = snapshot.root {
-                marker.tree(root, snapshot.root_level)?;
-            }
+        for (id, root, level) in self.roots(&live.published)? {
+            marker.snapshot = Some(id);
+            marker.tree(root, level)?;
         }
         for (_, snapshot) in &live.stranded {
             let Some(root) = snapshot.root else { continue };

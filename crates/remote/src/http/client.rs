@@ -3,14 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::BodyExt;
+use hyper::Uri;
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_LENGTH, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
+use hyper_util::client::legacy::Client as Connections;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use leeward_store::bucket::{RequestClass, Requests};
 
 use super::upload::{Movement, Upload};
+use super::way::Way;
 use super::{Fault, Method, Request, Response};
 use crate::runtime;
 
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const NAME: HeaderValue = HeaderValue::from_static(concat!("leeward/", env!("CARGO_PKG_VERSION")));
 /// How long nothing may move. A service may think about a large write for a while.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long an unused connection is kept.
@@ -19,7 +25,8 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 /// Sends requests, and counts them.
 #[derive(Clone)]
 pub struct Client {
-    inner: reqwest::Client,
+    connections: Connections<Way, Upload>,
+    way: Way,
     requests: Arc<Requests>,
     idle_timeout: Duration,
 }
@@ -28,9 +35,9 @@ impl Client {
     /// A client that counts into `requests`.
     ///
     /// # Errors
-    /// TLS cannot be set up: there are no certificates of authorities, for instance.
+    /// TLS cannot be set up.
     pub fn new(requests: Arc<Requests>) -> Result<Self, Fault> {
-        Self::build(requests, builder())
+        Self::by(requests, Way::of_environment())
     }
 
     /// A client that trusts the authorities in a PEM file beside those of the system.
@@ -38,18 +45,16 @@ impl Client {
     /// # Errors
     /// The file holds none, or TLS cannot be set up.
     pub fn trusting(requests: Arc<Requests>, pem: &[u8]) -> Result<Self, Fault> {
-        let impossible = |what: String| Fault::Impossible { what };
-        let authorities = reqwest::Certificate::from_pem_bundle(pem)
-            .map_err(|error| impossible(format!("the file of authorities is none: {error}")))?;
-        if authorities.is_empty() {
-            return Err(impossible("the file of authorities holds no certificate".to_owned()));
-        }
-        Self::build(requests, builder().tls_certs_merge(authorities))
+        Self::by(requests, Way::trusting(pem))
     }
 
-    fn build(requests: Arc<Requests>, builder: reqwest::ClientBuilder) -> Result<Self, Fault> {
-        let inner = builder.build().map_err(|error| Fault::of(&error, ""))?;
-        Ok(Self { inner, requests, idle_timeout: IDLE_TIMEOUT })
+    fn by(requests: Arc<Requests>, way: Result<Way, String>) -> Result<Self, Fault> {
+        let way = way.map_err(|what| Fault::Impossible { what })?;
+        let connections = Connections::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(KEPT_FOR)
+            .build(way.clone());
+        Ok(Self { connections, way, requests, idle_timeout: IDLE_TIMEOUT })
     }
 
     /// The same client, which gives up when nothing has moved for so long.
@@ -72,12 +77,12 @@ impl Client {
     pub fn send(&self, request: Request, class: RequestClass) -> Result<Response, Fault> {
         let host = request.host().to_owned();
         self.requests.count(class, request.body_bytes());
-        let (client, idle) = (self.inner.clone(), self.idle_timeout);
+        let (client, idle) = (self.clone(), self.idle_timeout);
         let answer = runtime::wait(async move {
             let movement = Movement::begin();
             let host = request.host().to_owned();
             tokio::select! {
-                answer = exchange(&client, request, &movement) => answer,
+                answer = client.exchange(request, &movement) => answer,
                 () = movement.stalls(idle) => Err(Fault::Stalled { host, after: idle }),
             }
         });
@@ -88,47 +93,78 @@ impl Client {
     }
 }
 
-fn builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(KEPT_FOR)
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("leeward/", env!("CARGO_PKG_VERSION")))
+impl Client {
+    async fn exchange(&self, request: Request, movement: &Arc<Movement>) -> Result<Response, Fault> {
+        let host = request.host().to_owned();
+        let is_head = request.method == Method::HEAD;
+        let size_max = request.answer_bytes_max;
+        let outgoing = self.outgoing(request, movement)?;
+        let answer = self.connections.request(outgoing).await.map_err(|error| Fault::of(&error, &host))?;
+        movement.note();
+        let (head, body) = answer.into_parts();
+        let status = head.status.as_u16();
+        // An error's text comes instead of the object that was asked for, and is small.
+        let bytes_max = if (200..300).contains(&status) { size_max } else { super::ANSWER_BYTES_MAX };
+        let announced = body.size_hint().exact().filter(|_| !is_head);
+        if announced.is_some_and(|size| size > bytes_max) {
+            return Err(Fault::TooLarge { host, size: announced, size_max });
+        }
+        let room = usize::try_from(announced.unwrap_or(0)).unwrap_or(0).min(256 << 20);
+        let mut content = Vec::with_capacity(room);
+        if !read(body, &mut content, bytes_max, movement)
+            .await
+            .map_err(|error| Fault::midway(&error, &host))?
+        {
+            return Err(Fault::TooLarge { host, size: None, size_max });
+        }
+        Ok(Response { status, headers: head.headers, body: content })
+    }
+
+    /// The request as it leaves.
+    fn outgoing(&self, request: Request, movement: &Arc<Movement>) -> Result<hyper::Request<Upload>, Fault> {
+        let uri = address(&request)?;
+        let needs_length = request.body.is_empty() && matches!(request.method, Method::PUT | Method::POST);
+        let credential = self.way.credential(&uri);
+        let mut outgoing = hyper::Request::new(Upload::new(request.body, Arc::clone(movement)));
+        (*outgoing.method_mut(), *outgoing.uri_mut()) = (request.method, uri);
+        *outgoing.headers_mut() = request.headers;
+        let headers = outgoing.headers_mut();
+        headers.insert(USER_AGENT, NAME);
+        if needs_length {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        if let Some(credential) = credential {
+            headers.insert(PROXY_AUTHORIZATION, credential);
+        }
+        Ok(outgoing)
+    }
 }
 
-async fn exchange(
-    client: &reqwest::Client,
-    request: Request,
-    movement: &Arc<Movement>,
-) -> Result<Response, Fault> {
-    let host = request.host().to_owned();
-    // An address may hold a signature that is as good as a password.
-    let fault = |error: reqwest::Error| Fault::of(&error.without_url(), &host);
-    let is_head = request.method == Method::HEAD;
-    let size_max = request.answer_bytes_max;
-    let mut builder = client.request(request.method.clone(), request.url()).headers(request.headers);
-    if !request.body.is_empty() {
-        builder = builder.body(reqwest::Body::wrap(Upload::new(request.body, Arc::clone(movement))));
-    } else if matches!(request.method, Method::PUT | Method::POST) {
-        builder = builder.header(reqwest::header::CONTENT_LENGTH, "0");
-    }
-    let mut answer = builder.send().await.map_err(fault)?;
-    movement.note();
-    let (status, headers) = (answer.status().as_u16(), std::mem::take(answer.headers_mut()));
-    let announced = answer.content_length().filter(|_| !is_head);
-    let too_large = |size| Fault::TooLarge { host: host.clone(), size, size_max };
-    // An error's text comes instead of the object that was asked for, and is small.
-    let bytes_max = if (200..300).contains(&status) { size_max } else { super::ANSWER_BYTES_MAX };
-    if announced.is_some_and(|size| size > bytes_max) {
-        return Err(too_large(announced));
-    }
-    let mut body = Vec::with_capacity(usize::try_from(announced.unwrap_or(0)).unwrap_or(0).min(256 << 20));
-    while let Some(chunk) = answer.chunk().await.map_err(fault)? {
+/// Where a request goes. What is wrong with an address is told without it: it may hold a signature that is as good as a
+/// password.
+fn address(request: &Request) -> Result<Uri, Fault> {
+    let impossible = |what: String| Fault::Impossible { what };
+    // Names of hosts in other scripts are spelt as the resolver knows them.
+    let url: url::Url =
+        request.url().parse().map_err(|error: url::ParseError| impossible(error.to_string()))?;
+    url.as_str().parse().map_err(|error: hyper::http::uri::InvalidUri| impossible(error.to_string()))
+}
+
+/// Reads a body to its end, or says `false` when it has more than `bytes_max`.
+async fn read(
+    mut body: Incoming,
+    content: &mut Vec<u8>,
+    bytes_max: u64,
+    movement: &Movement,
+) -> Result<bool, hyper::Error> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame?;
         movement.note();
-        if (body.len() + chunk.len()) as u64 > bytes_max {
-            return Err(too_large(None));
+        let Some(data) = frame.data_ref() else { continue };
+        if (content.len() + data.len()) as u64 > bytes_max {
+            return Ok(false);
         }
-        body.extend_from_slice(&chunk);
+        content.extend_from_slice(data);
     }
-    Ok(Response { status, headers, body })
+    Ok(true)
 }

@@ -82,12 +82,10 @@ impl Fault {
     }
 
     /// What became of an attempt to send.
-    pub(super) fn of(error: &reqwest::Error, host: &str) -> Self {
+    pub(super) fn of(error: &hyper_util::client::legacy::Error, host: &str) -> Self {
         let (host, what) = (host.to_owned(), innermost(error));
         let whole = chain(error);
-        if error.is_builder() {
-            Self::Impossible { what }
-        } else if !error.is_connect() {
+        if !error.is_connect() {
             Self::Broken { host, what }
         } else if whole.contains("dns error") || whole.contains("lookup address") {
             Self::NoName { host, what }
@@ -96,6 +94,11 @@ impl Fault {
         } else {
             Self::NoRoute { host, what }
         }
+    }
+
+    /// What became of an answer that had begun.
+    pub(super) fn midway(error: &hyper::Error, host: &str) -> Self {
+        Self::Broken { host: host.to_owned(), what: innermost(error) }
     }
 }
 

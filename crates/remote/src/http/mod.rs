@@ -6,15 +6,17 @@
 
 mod client;
 mod fault;
+mod prompt;
 mod upload;
+mod way;
 
 pub use client::Client;
 pub use fault::Fault;
 
 use bytes::Bytes;
-pub use reqwest::Method;
-pub use reqwest::header::HeaderMap;
-use reqwest::header::{HeaderName, HeaderValue};
+pub use hyper::Method;
+pub use hyper::header::HeaderMap;
+use hyper::header::{HeaderName, HeaderValue};
 
 use crate::encode;
 

@@ -51,7 +51,7 @@ impl Way<'_> {
 
 /// Origin and path of an address, the path without a slash at its end.
 pub(super) fn split(address: &str) -> Result<(String, String), String> {
-    let url: reqwest::Url = address.parse().map_err(|error| format!("{address} is no address ({error})"))?;
+    let url: url::Url = address.parse().map_err(|error| format!("{address} is no address ({error})"))?;
     let origin = url.origin().ascii_serialization();
     let path = url.path().trim_end_matches('/');
     if path.contains('%') || url.query().is_some() || !url.username().is_empty() || url.password().is_some() {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use leeward_remote::{Connection, Environment, Location, connect};
+use leeward_store::simulation::conformance::Extent;
 
 /// Where the test beds keep their state.
 pub fn beds() -> PathBuf {
@@ -39,6 +40,11 @@ pub fn answers(endpoint: &str) -> bool {
 pub fn skipped<T>(why: &str) -> Option<T> {
     println!("SKIPPED: {why}");
     None
+}
+
+/// How much of the suite is played where each change of an object takes many requests.
+pub fn extent() -> Extent {
+    if std::env::var_os("LEEWARD_ROUNDS").is_some() { Extent::WHOLE } else { Extent::SMALL }
 }
 
 /// A server of S3, with an empty place in it.

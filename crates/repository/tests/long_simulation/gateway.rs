@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use leeward_remote::{Connection, Environment, Location, connect};
 use leeward_repository::PREFIXES;
-use leeward_store::bucket::{BucketStore, Comparison};
-use leeward_store::{Entry, Key, Object, Result, SharedStore, Store, Version};
+use leeward_store::bucket::{BucketStore, Comparison, RequestCounts};
+use leeward_store::{CACHE_BYTES_MAX, CacheOptions, CachedStore, Key, Result, SharedStore};
+use tempfile::TempDir;
 
+use crate::life::MACHINES;
+use crate::stage::{Stage, Staged};
 use crate::worlds::World;
 
 /// A bucket of its own, so that nobody else's objects are in the way or at risk.
 const BUCKET: &str = "leeward-long-simulation";
-/// The runs here are small.
-const RUN_BYTES_MAX: u64 = 1 << 20;
 
 /// What the test bed says of itself.
 fn exported() -> Option<HashMap<String, String>> {
@@ -36,6 +37,9 @@ fn answers(endpoint: &str) -> bool {
 /// One prefix of the bucket; it is emptied in the end, also when the test fails.
 pub struct GatewayWorld {
     connection: Connection,
+    /// The caches of the machines, and of each who examines.
+    caches: TempDir,
+    opened: AtomicU64,
 }
 
 impl GatewayWorld {
@@ -55,7 +59,8 @@ impl GatewayWorld {
         let connection = connect(&location, &Environment::of(&variables)).unwrap();
         connection.bare.use_bare_tags(true);
         connection.bare.make().unwrap();
-        Ok(Self { connection })
+        let caches = tempfile::tempdir().map_err(|error| format!("no directory for caches: {error}"))?;
+        Ok(Self { connection, caches, opened: AtomicU64::new(0) })
     }
 
     fn empty(&self) -> Result<()> {
@@ -77,72 +82,40 @@ impl Drop for GatewayWorld {
     }
 }
 
-impl World for GatewayWorld {
-    fn plain(&self) -> SharedStore {
+/// Whether an object is what its key says, as the command line judges it before it keeps one.
+fn is_sound(key: &Key, content: &[u8]) -> bool {
+    leeward_repository::verify::verify_object(key.as_str(), content).is_ok()
+}
+
+impl GatewayWorld {
+    fn store(&self) -> SharedStore {
         let bucket = Arc::clone(&self.connection.bucket);
-        Arc::new(WholeRuns(BucketStore::new(bucket, Comparison::Native).unwrap()))
+        Arc::new(BucketStore::new(bucket, Comparison::Native).unwrap())
+    }
+
+    fn cached(&self, store: SharedStore, directory: &str, keeps_writes: bool) -> SharedStore {
+        let directory = self.caches.path().join(directory);
+        CachedStore::wrap(
+            store,
+            &CacheOptions { directory, bytes_max: CACHE_BYTES_MAX, keeps_writes, is_sound },
+        )
     }
 }
 
-/// A store that reads the runs of the index whole when they are opened, as the local cache of the command line does: a lookup
-/// in one reads 48 bytes, and each of them would be a request.
-struct WholeRuns(BucketStore);
-
-struct InMemory(Vec<u8>);
-
-impl Object for InMemory {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
+impl World for GatewayWorld {
+    /// With an empty cache, as the command line has it for those who examine a repository: nothing comes from earlier.
+    fn plain(&self) -> SharedStore {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        self.cached(self.store(), &format!("examined-{number}"), false)
     }
 
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let start = offset as usize;
-        buffer.copy_from_slice(&self.0[start..start + buffer.len()]);
-        Ok(())
-    }
-}
-
-impl Store for WholeRuns {
-    fn name(&self) -> &str {
-        self.0.name()
+    /// With the cache of its machine, above the stage: what the cache answers takes no turn.
+    fn staged(&self, stage: &Arc<Stage>, process: u64) -> SharedStore {
+        let staged = Staged { store: self.store(), stage: Arc::clone(stage), process };
+        self.cached(Arc::new(staged), &format!("machine-{}", process % MACHINES), true)
     }
 
-    fn requests_at_once(&self) -> usize {
-        self.0.requests_at_once()
-    }
-
-    fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
-        if !key.as_str().starts_with("index/") {
-            return self.0.open(key);
-        }
-        Ok(Arc::new(InMemory(self.0.get(key, RUN_BYTES_MAX)?.0)))
-    }
-
-    fn get(&self, key: &Key, size_max: u64) -> Result<(Vec<u8>, Version)> {
-        self.0.get(key, size_max)
-    }
-
-    fn put_if_absent(&self, key: &Key, parts: &[&[u8]]) -> Result<()> {
-        self.0.put_if_absent(key, parts)
-    }
-
-    fn put_if_match(&self, key: &Key, content: &[u8], expected: &Version) -> Result<()> {
-        self.0.put_if_match(key, content, expected)
-    }
-
-    fn delete(&self, key: &Key) -> Result<bool> {
-        self.0.delete(key)
-    }
-
-    fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
-        self.0.list(prefix)
-    }
-
-    fn settle(&self, prefix: &str) -> Result<()> {
-        self.0.settle(prefix)
-    }
-
-    fn sweep_leftovers(&self) -> Result<u64> {
-        self.0.sweep_leftovers()
+    fn requests(&self) -> Option<RequestCounts> {
+        Some(self.connection.requests.counts())
     }
 }

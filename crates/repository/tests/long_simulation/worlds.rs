@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leeward_repository::PREFIXES;
-use leeward_store::bucket::{Comparison, SharedBucket, VersionedStore};
+use leeward_store::bucket::{Comparison, RequestCounts, SharedBucket, VersionedStore};
 use leeward_store::simulation::SimulatedFileSystem;
 use leeward_store::simulation::bucket::{Habits, MemoryBucket};
 use leeward_store::{DirectoryStore, SharedStore};
@@ -35,6 +35,11 @@ pub trait World {
 
     /// Lets the service fail as it does now and then, or not at all.
     fn set_failing(&self, _fails: bool) {}
+
+    /// What requests the service was sent, where there is one.
+    fn requests(&self) -> Option<RequestCounts> {
+        None
+    }
 }
 
 /// A directory on a file system in memory; each process has its own view.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use super::Random;
 use crate::{Error, ErrorKind, Key, Store, Version};
@@ -27,6 +28,26 @@ pub enum Deletion {
     IsToldToSome,
 }
 
+/// How often the suite does what it does; it leaves nothing out.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// Objects in a listing.
+    objects: usize,
+    /// Times that something is raced for.
+    races: u8,
+    /// Times that each of the racing threads adds to what they all change.
+    marks: u8,
+    /// Contents that an object has one after the other: so many tens.
+    tens: u8,
+}
+
+impl Extent {
+    /// As much as shows what happens one time in hundreds.
+    pub const WHOLE: Self = Self { objects: 300, races: 20, marks: 10, tens: 6 };
+    /// For services at which each change of an object takes many requests: a tenth of them.
+    pub const SMALL: Self = Self { objects: 24, races: 2, marks: 2, tens: 1 };
+}
+
 /// Runs the whole suite on a store that tells a deletion once.
 pub fn run(store: &Arc<dyn Store>) {
     run_with(store, Deletion::IsToldOnce);
@@ -34,18 +55,31 @@ pub fn run(store: &Arc<dyn Store>) {
 
 /// Runs the whole suite.
 pub fn run_with(store: &Arc<dyn Store>, deletion: Deletion) {
+    run_to(store, deletion, Extent::WHOLE);
+}
+
+/// Runs the suite to some extent, and prints how long each promise takes.
+pub fn run_to(store: &Arc<dyn Store>, deletion: Deletion, extent: Extent) {
     let store = store.as_ref();
-    objects_come_back(store);
-    absence_and_size_are_told(store);
-    listings_are_in_order_and_complete(store);
-    deleting_is_told(store, deletion);
-    one_creator_wins(store);
-    one_replacement_wins(store, deletion);
-    collecting_by_replacement_loses_nothing(store, deletion);
-    no_part_of_an_object_is_ever_seen(store);
-    creating_and_deleting_race(store, deletion);
+    timed("objects come back", || objects_come_back(store));
+    timed("absence and size are told", || absence_and_size_are_told(store));
+    timed("listings are in order and complete", || listings_are_in_order_and_complete(store, extent));
+    timed("deleting is told", || deleting_is_told(store, deletion, extent));
+    timed("one creator wins", || one_creator_wins(store, extent));
+    timed("one replacement wins", || one_replacement_wins(store, deletion, extent));
+    timed("collecting by replacement loses nothing", || {
+        collecting_by_replacement_loses_nothing(store, deletion, extent);
+    });
+    timed("no part of an object is ever seen", || no_part_of_an_object_is_ever_seen(store, extent));
+    timed("creating and deleting race", || creating_and_deleting_race(store, deletion, extent));
     store.settle("things").unwrap();
     store.sweep_leftovers().unwrap();
+}
+
+fn timed(promise: &str, check: impl FnOnce()) {
+    let began = Instant::now();
+    check();
+    println!("{promise}: {:.1} s", began.elapsed().as_secs_f64());
 }
 
 fn all(store: &dyn Store, key: &Key) -> Vec<u8> {
@@ -98,10 +132,10 @@ fn absence_and_size_are_told(store: &dyn Store) {
     assert!(store.delete(&absent).unwrap());
 }
 
-fn listings_are_in_order_and_complete(store: &dyn Store) {
+fn listings_are_in_order_and_complete(store: &dyn Store, extent: Extent) {
     assert!(store.list("things").unwrap().is_empty());
     let mut random = Random::new(2);
-    let mut names: Vec<String> = (0..300).map(|_| format!("{:016x}", random.number())).collect();
+    let mut names: Vec<String> = (0..extent.objects).map(|_| format!("{:016x}", random.number())).collect();
     for name in &names {
         store.put_if_absent(&key(name), &[name.as_bytes()]).unwrap();
     }
@@ -118,8 +152,8 @@ fn listings_are_in_order_and_complete(store: &dyn Store) {
     assert!(store.delete(&Key::under("names", "other").unwrap()).unwrap());
 }
 
-fn deleting_is_told(store: &dyn Store, deletion: Deletion) {
-    for round in 0..20 {
+fn deleting_is_told(store: &dyn Store, deletion: Deletion, extent: Extent) {
+    for round in 0..extent.races {
         let key = key("deleted");
         store.put_if_absent(&key, &[&[round]]).unwrap();
         let winners = race(|_| store.delete(&key).unwrap());
@@ -143,8 +177,8 @@ fn race(act: impl Fn(usize) -> bool + Sync) -> usize {
     winners.into_inner()
 }
 
-fn one_creator_wins(store: &dyn Store) {
-    for round in 0..20 {
+fn one_creator_wins(store: &dyn Store, extent: Extent) {
+    for round in 0..extent.races {
         let key = key(&format!("race-{round}"));
         let winner = AtomicUsize::new(THREADS);
         let winners = race(|thread| match store.put_if_absent(&key, &[&[thread as u8; 5000]]) {
@@ -164,10 +198,10 @@ fn one_creator_wins(store: &dyn Store) {
     }
 }
 
-fn one_replacement_wins(store: &dyn Store, deletion: Deletion) {
+fn one_replacement_wins(store: &dyn Store, deletion: Deletion, extent: Extent) {
     let key = key("replaced");
     store.put_if_absent(&key, &[b"start"]).unwrap();
-    for round in 0..20_u8 {
+    for round in 0..extent.races {
         let (before, version) = store.get(&key, 100).unwrap();
         let winner = AtomicUsize::new(THREADS);
         let winners = race(|thread| match store.put_if_match(&key, &[round, thread as u8], &version) {
@@ -192,12 +226,11 @@ fn is_refusal(error: &Error, deletion: Deletion) -> bool {
 }
 
 /// Every thread adds its own marks to one object. Who is not certain looks whether the mark is there.
-fn collecting_by_replacement_loses_nothing(store: &dyn Store, deletion: Deletion) {
-    const TIMES: u8 = 10;
+fn collecting_by_replacement_loses_nothing(store: &dyn Store, deletion: Deletion, extent: Extent) {
     let key = key("marks");
     store.put_if_absent(&key, &[]).unwrap();
     race(|thread| {
-        for time in 0..TIMES {
+        for time in 0..extent.marks {
             let mark = [thread as u8, time];
             loop {
                 let (marks, version) = store.get(&key, 1000).unwrap();
@@ -214,7 +247,7 @@ fn collecting_by_replacement_loses_nothing(store: &dyn Store, deletion: Deletion
     });
     let mut marks: Vec<[u8; 2]> = all(store, &key).chunks(2).map(|mark| [mark[0], mark[1]]).collect();
     marks.sort_unstable();
-    let expected = (0..THREADS as u8).flat_map(|thread| (0..TIMES).map(move |time| [thread, time]));
+    let expected = (0..THREADS as u8).flat_map(|thread| (0..extent.marks).map(move |time| [thread, time]));
     assert!(marks.into_iter().eq(expected), "each mark is there once");
     store.delete(&key).unwrap();
 }
@@ -224,7 +257,7 @@ fn uniform(value: u8) -> Vec<u8> {
     vec![value; 1000 + 4096 * usize::from(value)]
 }
 
-fn no_part_of_an_object_is_ever_seen(store: &dyn Store) {
+fn no_part_of_an_object_is_ever_seen(store: &dyn Store, extent: Extent) {
     let key = key("whole");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -244,7 +277,7 @@ fn no_part_of_an_object_is_ever_seen(store: &dyn Store) {
                 }
             });
         }
-        for value in 0..60_u8 {
+        for value in 0..10 * extent.tens {
             if value % 10 == 0 {
                 store.put_if_absent(&key, &[&uniform(value)]).unwrap();
             } else {
@@ -258,11 +291,11 @@ fn no_part_of_an_object_is_ever_seen(store: &dyn Store) {
     });
 }
 
-fn creating_and_deleting_race(store: &dyn Store, deletion: Deletion) {
+fn creating_and_deleting_race(store: &dyn Store, deletion: Deletion, extent: Extent) {
     let key = key("to-and-fro");
     let (created, deleted) = (AtomicUsize::new(0), AtomicUsize::new(0));
     race(|thread| {
-        for _ in 0..20 {
+        for _ in 0..extent.races {
             if thread % 2 == 0 {
                 if store.put_if_absent(&key, &[b"x"]).is_ok() {
                     created.fetch_add(1, Ordering::SeqCst);
