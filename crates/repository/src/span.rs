@@ -31,6 +31,17 @@ impl Reach {
         }
     }
 
+    /// As this, but nothing is read that is not wanted.
+    pub(crate) fn without_gaps(self) -> Self {
+        Self { gap_bytes: 0, ..self }
+    }
+
+    /// As this, but so short that there are spans for so many readers at once, of `bytes` in all.
+    pub(crate) fn for_readers(self, readers: usize, bytes: u64) -> Self {
+        let share = u32::try_from(bytes / readers.max(1) as u64).unwrap_or(u32::MAX);
+        Self { span_bytes: self.span_bytes.min(share), ..self }
+    }
+
     /// Whether several frames are ever read together.
     pub(crate) fn joins(self) -> bool {
         self.span_bytes > 0
@@ -104,6 +115,9 @@ mod tests {
             "a local disk reads frame by frame"
         );
         assert_eq!(cut(&[], reach), [0; 0]);
+        let even: Vec<_> = (0..12).map(|number| frame(1, number * 10, 10)).collect();
+        assert_eq!(cut(&even, reach.for_readers(4, 120)), [3; 4], "every reader gets something to do");
+        assert_eq!(cut(&even, reach.for_readers(1, u64::MAX)), [10, 2]);
     }
 
     #[test]
