@@ -136,9 +136,9 @@ fn fixture() -> Fixture {
 /// The repository as seen over a network, and how often and how much of its packs was read.
 fn far(near: &Repository) -> (Repository, Arc<AtomicU64>, Arc<AtomicU64>) {
     let (reads, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let far = near.clone().map_store(|store| {
-        Arc::new(Distant { store, reads: Arc::clone(&reads), bytes: Arc::clone(&bytes) })
-    });
+    let far = near
+        .clone()
+        .map_store(|store| Arc::new(Distant { store, reads: Arc::clone(&reads), bytes: Arc::clone(&bytes) }));
     (far, reads, bytes)
 }
 
@@ -171,11 +171,13 @@ fn a_patch_reads_what_differs_and_little_else() {
     let target = MemoryTarget::with(before.clone());
     let mode_source = MemoryDisk::plain(before);
     let snapshot = far.snapshot(fixture.ids[1]).unwrap();
-    let outcome =
-        far.restore(&snapshot, RestoreMode::Patch(&target, &mode_source), 2, &Unattended).unwrap();
+    let outcome = far.restore(&snapshot, RestoreMode::Patch(&target, &mode_source), 2, &Unattended).unwrap();
     assert!(target.into_content() == fixture.days[1]);
     let RestoreOutcome { written_bytes, differing_bytes, differing_offsets, .. } = outcome;
-    assert_eq!((written_bytes, differing_bytes), (3 * CHUNK_BYTES as u64 - 1000, 3 * CHUNK_BYTES as u64 - 1000));
+    assert_eq!(
+        (written_bytes, differing_bytes),
+        (3 * CHUNK_BYTES as u64 - 1000, 3 * CHUNK_BYTES as u64 - 1000)
+    );
     assert_eq!(differing_offsets.len(), 3);
     assert!(reads.load(Ordering::Relaxed) <= 12, "{reads:?}");
     assert!(bytes.load(Ordering::Relaxed) < packs_bytes(&fixture.near) / 3, "{bytes:?}");

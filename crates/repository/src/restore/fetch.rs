@@ -3,11 +3,11 @@
 //! A backup puts what it stores of one aligned stretch of disk (a unit, 2 MiB by default) into one frame. So the place of
 //! the first chunk of each unit tells where nearly all of the others lie, and the index, which may be far away or not in
 //! memory, is asked once for a unit. A decoded frame is compared with the names of all chunks that are wanted, so what was
-//! guessed wrong is only looked up, in a second round. Frames that lie near each other are read together
-//! ([`crate::span`]).
+//! guessed wrong is only looked up: later, together with what was left elsewhere, for what a later backup stored of many
+//! units lies close together. Frames that lie near each other are read together ([`crate::span`]).
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use leeward_disk::Target;
 
@@ -17,10 +17,13 @@ use crate::frame::BlobKind;
 use crate::id::BlobId;
 use crate::index::Location;
 use crate::span::spans;
+use crate::writer::lock;
 use crate::{Error, Result};
 
 /// A decoded frame is kept for others when no more than one in so many of its chunks was wanted here.
 const KEEP_SHARE: usize = 2;
+/// Chunks that wait to be looked up together, at most, beside those of one task.
+const LEFT_MAX: usize = 512;
 
 /// A chunk that is to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,17 +37,29 @@ pub(super) struct Wanted {
 /// Chunks that are still to be written, with the numbers of their places on the disk.
 type Rest = HashMap<BlobId, Vec<u64>>;
 
-/// Writes chunks of a repository to a disk.
+/// Writes chunks of a repository to a disk, for several threads.
 pub(super) struct Fetch<'a> {
-    pub(super) blobs: &'a Blobs,
-    pub(super) target: &'a dyn Target,
+    blobs: &'a Blobs,
+    target: &'a dyn Target,
     /// Bytes of the disk that belong to the snapshot.
-    pub(super) disk_size: u64,
-    pub(super) control: &'a dyn Control,
+    disk_size: u64,
+    control: &'a dyn Control,
+    /// What was not where it was likely to be.
+    left: Mutex<Rest>,
 }
 
-impl Fetch<'_> {
-    /// Writes all chunks that are wanted, given in the order of the disk; tells `written` how many bytes each write had.
+impl<'a> Fetch<'a> {
+    pub(super) fn new(
+        blobs: &'a Blobs,
+        target: &'a dyn Target,
+        disk_size: u64,
+        control: &'a dyn Control,
+    ) -> Self {
+        Self { blobs, target, disk_size, control, left: Mutex::default() }
+    }
+
+    /// Writes chunks, given in the order of the disk, or leaves some for later; tells `written` how many bytes each write
+    /// had.
     pub(super) fn write(&self, wanted: &[Wanted], written: &mut dyn FnMut(usize)) -> Result<()> {
         let mut rest = Rest::with_capacity(wanted.len());
         for chunk in wanted {
@@ -54,10 +69,30 @@ impl Fetch<'_> {
         let unit_chunks = (config.frame_bytes() / config.chunk_bytes()).max(1) as u64;
         let units = wanted.chunk_by(|a, b| a.number / unit_chunks == b.number / unit_chunks);
         self.round(units.filter_map(<[Wanted]>::first).map(|chunk| chunk.id), &mut rest, written)?;
-        let others: Vec<BlobId> = rest.keys().copied().collect();
-        self.round(others.into_iter(), &mut rest, written)?;
+        let full = {
+            let mut left = lock(&self.left);
+            for (id, numbers) in rest {
+                left.entry(id).or_default().extend(numbers);
+            }
+            if left.len() >= LEFT_MAX { std::mem::take(&mut *left) } else { Rest::new() }
+        };
+        self.look_up(full, written)
+    }
+
+    /// Writes what was left so far.
+    pub(super) fn finish(&self, written: &mut dyn FnMut(usize)) -> Result<()> {
+        let left = std::mem::take(&mut *lock(&self.left));
+        self.look_up(left, written)
+    }
+
+    fn look_up(&self, mut rest: Rest, written: &mut dyn FnMut(usize)) -> Result<()> {
+        let ids: Vec<BlobId> = rest.keys().copied().collect();
+        self.round(ids.into_iter(), &mut rest, written)?;
         // The pack has gone, moved or is damaged: one chunk by the way that looks again and tries other copies.
         for (id, numbers) in rest {
+            if self.control.is_cancelled() {
+                return Err(Error::Interrupted);
+            }
             self.blobs
                 .chunk(id, |bytes| {
                     let pieces: Vec<_> = numbers.iter().map(|number| (*number, 0)).collect();

@@ -94,9 +94,16 @@ impl Repository {
         {
             return Err(self.damaged("snapshots", "the snapshot was cut otherwise than this repository"));
         }
+        let fetch = match mode {
+            RestoreMode::Write(target) | RestoreMode::Patch(target, _) => {
+                Some(Fetch::new(&blobs, target, snapshot.virtual_size, control))
+            }
+            RestoreMode::Compare(_) => None,
+        };
         let job = Restore {
             blobs: &blobs,
             mode,
+            fetch,
             disk_size: snapshot.virtual_size,
             chunk_bytes: self.config().chunk_bytes() as u64,
             data: AtomicU64::new(0),
@@ -135,6 +142,8 @@ enum Task {
 struct Restore<'a> {
     blobs: &'a Blobs,
     mode: RestoreMode<'a>,
+    /// What writes chunks; nothing does when a disk is only compared.
+    fetch: Option<Fetch<'a>>,
     disk_size: u64,
     chunk_bytes: u64,
     data: AtomicU64,
@@ -223,7 +232,7 @@ impl Restore<'_> {
         let mut existing = vec![0; self.chunk_bytes as usize];
         loop {
             let task = lock(tasks).recv();
-            let Ok(task) = task else { return Ok(()) };
+            let Ok(task) = task else { break };
             if self.control.is_cancelled() {
                 return Err(Error::Interrupted);
             }
@@ -240,26 +249,33 @@ impl Restore<'_> {
                 Task::Leaves(leaves) => self.leaves(&leaves, &mut existing)?,
             }
         }
+        // Whoever comes to the end last finds all that is left.
+        match &self.fetch {
+            Some(fetch) => fetch.finish(&mut |length| self.written(length)),
+            None => Ok(()),
+        }
     }
 
     /// Deals with the disk under these leaves.
     fn leaves(&self, leaves: &[(u64, BlobId)], existing: &mut [u8]) -> Result<()> {
         let mut wanted = Vec::new();
-        // What is left to tell of, when all that is written was told of.
         let mut bytes = 0;
         for &(first, id) in leaves {
             bytes += self.leaf(first, id, existing, &mut wanted)?;
         }
-        if let RestoreMode::Write(target) | RestoreMode::Patch(target, _) = self.mode {
-            let fetch = Fetch { blobs: self.blobs, target, disk_size: self.disk_size, control: self.control };
-            fetch.write(&wanted, &mut |written| {
-                self.written.fetch_add(written as u64, Ordering::Relaxed);
-                self.control.advance(written as u64);
-                bytes = bytes.saturating_sub(written as u64);
-            })?;
+        // What is written is told when it is.
+        let wanted_bytes: u64 =
+            wanted.iter().map(|chunk| self.chunk_length(chunk.number * self.chunk_bytes) as u64).sum();
+        self.control.advance(bytes.saturating_sub(wanted_bytes));
+        match &self.fetch {
+            Some(fetch) => fetch.write(&wanted, &mut |length| self.written(length)),
+            None => Ok(()),
         }
-        self.control.advance(bytes);
-        Ok(())
+    }
+
+    fn written(&self, length: usize) {
+        self.written.fetch_add(length as u64, Ordering::Relaxed);
+        self.control.advance(length as u64);
     }
 
     /// A stretch that is to read as zeros.

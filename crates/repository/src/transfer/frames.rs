@@ -309,7 +309,8 @@ impl Shared<'_> {
     fn move_span(&self, span: &[Task], worker: &mut Worker) -> Result<()> {
         let mut result = Ok(());
         // The index may say anything of how long a frame is.
-        let is_sound = |task: &Task| task.location.length as usize <= CONTENT_BYTES_MAX + FRAME_OVERHEAD_BYTES;
+        let is_sound =
+            |task: &Task| task.location.length as usize <= CONTENT_BYTES_MAX + FRAME_OVERHEAD_BYTES;
         let mut taken = 0;
         if span.iter().all(is_sound) {
             let frames: Vec<Location> = span.iter().map(|task| task.location).collect();
