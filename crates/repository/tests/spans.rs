@@ -94,7 +94,8 @@ impl Store for Distant {
     }
 }
 
-/// Two days of a disk, in which a chunk of each unit has changed and some chunks are alike, and the repository they are in.
+/// Two days of a disk, in which some chunks of each unit have changed, more in all than wait to be looked up together, and
+/// some chunks are alike; and the repository they are in.
 struct Fixture {
     machine: Machine,
     near: Repository,
@@ -124,8 +125,10 @@ fn fixture() -> Fixture {
     first.copy_within(UNIT_BYTES..UNIT_BYTES + 9 * CHUNK_BYTES, 7 * UNIT_BYTES + 3 * CHUNK_BYTES);
     let mut second = first.clone();
     for unit in second.chunks_mut(UNIT_BYTES) {
-        let at = random.below((unit.len() / CHUNK_BYTES) as u64) as usize * CHUNK_BYTES;
-        random.fill(&mut unit[at..at + 500]);
+        for _ in 0..24 {
+            let at = random.below((unit.len() / CHUNK_BYTES) as u64) as usize * CHUNK_BYTES;
+            random.fill(&mut unit[at..at + 500]);
+        }
     }
     let machine = Machine::new();
     let near = near(&machine);
