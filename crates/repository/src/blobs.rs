@@ -12,6 +12,7 @@ use crate::frame::{BlobKind, FrameDecoder};
 use crate::id::{BlobId, PackId};
 use crate::index::{Index, Location};
 use crate::repository::{Repository, pack_key};
+use crate::span::Reach;
 use crate::tree::Node;
 use crate::writer::lock;
 use crate::{Error, ErrorKind, Result};
@@ -143,26 +144,45 @@ impl Blobs {
         if kind == BlobKind::Chunk {
             self.repository.require_chunk_access()?;
         }
-        let key = (location.pack, location.offset);
-        if let Some(content) = lock(&self.frames).get(&key) {
+        if let Some(content) = self.kept(location) {
             return Ok(content);
         }
         let content = Arc::new(self.read_frame(kind, location)?);
-        let oldest = lock(&self.frames).put(key, Arc::clone(&content));
-        // Somebody may still be reading the oldest; then its buffer goes when they are done.
-        if let Some(buffer) = oldest.and_then(Arc::into_inner) {
-            let mut spare = lock(&self.spare);
-            if spare.len() < SPARE_MAX {
-                spare.push(buffer);
-            }
-        }
+        self.keep(location, Arc::clone(&content));
         Ok(content)
     }
 
     fn read_frame(&self, kind: BlobKind, location: &Location) -> Result<Vec<u8>> {
-        let mut content = lock(&self.spare).pop().unwrap_or_default();
+        let mut content = self.spare();
         self.with_stored(location, |decoder, stored| decoder.decode(kind, stored, &mut content))?;
         Ok(content)
+    }
+
+    /// The decoded frame at a location if it is in memory.
+    pub(crate) fn kept(&self, location: &Location) -> Option<Content> {
+        lock(&self.frames).get(&(location.pack, location.offset))
+    }
+
+    /// Keeps a decoded frame in memory, in place of the one that was put there first.
+    pub(crate) fn keep(&self, location: &Location, content: Content) {
+        let oldest = lock(&self.frames).put((location.pack, location.offset), content);
+        // Somebody may still be reading the oldest; then its buffer goes when they are done.
+        if let Some(buffer) = oldest.and_then(Arc::into_inner) {
+            self.give_back(buffer);
+        }
+    }
+
+    /// A buffer for a decoded frame.
+    pub(crate) fn spare(&self) -> Vec<u8> {
+        lock(&self.spare).pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer that is not needed any more.
+    pub(crate) fn give_back(&self, buffer: Vec<u8>) {
+        let mut spare = lock(&self.spare);
+        if spare.len() < SPARE_MAX {
+            spare.push(buffer);
+        }
     }
 
     /// Decodes the frame of chunks at a location as far as byte `end` of its content, and hands on its blocks of one
@@ -187,26 +207,58 @@ impl Blobs {
         decode: impl FnOnce(&mut FrameDecoder, &[u8]) -> Result<(), String>,
     ) -> Result<()> {
         let key = pack_key(location.pack)?;
-        let damaged = |what: String| self.repository.damaged(key.as_str(), what);
-        let object = self.pack(location.pack)?;
-        let end = u64::from(location.offset) + u64::from(location.length);
+        let mut decode = Some(decode);
+        let mut result = Ok(());
+        self.with_span(&[*location], |decoder, _, stored| {
+            if let Some(decode) = decode.take() {
+                result = decode(decoder, stored).map_err(|what| {
+                    let what = format!("at offset {}: {what}", location.offset);
+                    self.repository.damaged(key.as_str(), what)
+                });
+            }
+        })?;
+        result
+    }
+
+    /// How near each other frames have to lie to be read together.
+    pub(crate) fn reach(&self) -> Reach {
+        Reach::of(&self.repository)
+    }
+
+    /// Reads frames of one pack in order, with all that lies between them, by one request, and calls `take` with each
+    /// frame's number and stored bytes. Fails before the first call or not at all.
+    pub(crate) fn with_span(
+        &self,
+        frames: &[Location],
+        mut take: impl FnMut(&mut FrameDecoder, usize, &[u8]),
+    ) -> Result<()> {
+        let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(()) };
+        let object = self.pack(first.pack)?;
+        let start = u64::from(first.offset);
+        let end = u64::from(last.offset) + u64::from(last.length);
         if end > object.size() {
-            return Err(damaged(format!("it ends before the frame at offset {}", location.offset)));
+            let what = format!("it ends before the frame at offset {}", last.offset);
+            return Err(self.repository.damaged(pack_key(first.pack)?.as_str(), what));
         }
         let mut decoding = match lock(&self.decoders).pop() {
             Some(decoding) => decoding,
             None => Decoding { decoder: self.repository.frame_decoder()?, stored: Vec::new() },
         };
+        let Decoding { decoder, stored } = &mut decoding;
         // Grown once, then overwritten: the object's size bounds it.
-        let length = location.length as usize;
-        if decoding.stored.len() < length {
-            decoding.stored.resize(length, 0);
+        let length = end.saturating_sub(start) as usize;
+        if stored.len() < length {
+            stored.resize(length, 0);
         }
-        let stored = &mut decoding.stored[..length];
-        let result = object.read_at(stored, u64::from(location.offset)).map_err(Error::from).and_then(|()| {
-            decode(&mut decoding.decoder, stored)
-                .map_err(|what| damaged(format!("at offset {}: {what}", location.offset)))
-        });
+        let result = object.read_at(&mut stored[..length], start).map_err(Error::from);
+        if result.is_ok() {
+            for (number, frame) in frames.iter().enumerate() {
+                let at = frame.offset.saturating_sub(first.offset) as usize;
+                // Frames that are no span are empty, and then do not decode.
+                let bytes = stored[..length].get(at..at + frame.length as usize).unwrap_or_default();
+                take(decoder, number, bytes);
+            }
+        }
         lock(&self.decoders).push(decoding);
         result
     }

@@ -46,6 +46,7 @@ mod retention;
 mod session;
 mod snapshot;
 mod source;
+mod span;
 mod statistics;
 pub mod transfer;
 mod tree;

@@ -1,8 +1,9 @@
 //! Moving missing chunks: frames are read at the source, checked, and given to the target's writer.
 //!
 //! A frame of which (nearly) all chunks are wanted is passed on as it is stored. Of another one the wanted chunks are
-//! taken out and encoded anew, together with those of other frames. Several frames are under way at once; memory is
-//! bounded by their number.
+//! taken out and encoded anew, together with those of other frames. Frames that follow each other at a source over a
+//! network are read by one request ([`crate::span`]). Several such spans are under way at once; memory is bounded by
+//! their number.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use crate::frame::{BlobKind, CONTENT_BYTES_MAX, Frame, FrameEncoder};
 use crate::id::{BlobId, domain, stored_digest};
 use crate::index::Location;
 use crate::repository::Repository;
+use crate::span::spans;
 use crate::writer::{Writer, lock};
 use crate::{Error, Result};
 
@@ -47,7 +49,7 @@ pub(super) struct Shared<'a> {
     pub(super) control: &'a dyn Control,
     /// Whether frames may be passed on as they are stored.
     pub(super) as_stored: bool,
-    /// Tasks that were handed out and are not done.
+    /// Spans that were handed out and are not done.
     under_way: Mutex<usize>,
     all_done: Condvar,
     /// Chunks that cannot be had at the source, and the first reason.
@@ -119,7 +121,7 @@ impl<'a> Shared<'a> {
 /// Threads that move frames.
 pub(super) struct Mover<'scope, 'a> {
     shared: &'scope Shared<'a>,
-    queue: Option<SyncSender<Task>>,
+    queue: Option<SyncSender<Vec<Task>>>,
     threads: Vec<ScopedJoinHandle<'scope, ()>>,
     encoder: FrameEncoder,
     batch: Vec<(Location, BlobId)>,
@@ -137,7 +139,7 @@ impl<'scope, 'a> Mover<'scope, 'a> {
         'env: 'scope,
     {
         let threads = threads.max(1);
-        let (queue, tasks) = sync_channel::<Task>(threads * 2);
+        let (queue, tasks) = sync_channel::<Vec<Task>>(threads * 2);
         // Owned by the threads alone: when all of them have ended the queue is closed.
         let tasks = Arc::new(Mutex::new(tasks));
         let threads = (0..threads)
@@ -190,10 +192,13 @@ impl<'scope, 'a> Mover<'scope, 'a> {
                 _ => tasks.push(Task { location, wanted: vec![place] }),
             }
         }
-        for task in tasks {
+        // What lies between two frames would travel for nothing.
+        let bytes = tasks.iter().map(|task| u64::from(task.location.length)).sum();
+        let reach = self.shared.from.reach().without_gaps().for_readers(self.threads.len(), bytes);
+        for span in spans(tasks, reach, |task| &task.location) {
             *lock(&self.shared.under_way) += 1;
             let is_refused = match &self.queue {
-                Some(queue) if !self.shared.has_failed() => queue.send(task).is_err(),
+                Some(queue) if !self.shared.has_failed() => queue.send(span).is_err(),
                 _ => true,
             };
             if is_refused {
@@ -264,7 +269,6 @@ impl Loose {
 
 /// Buffers of a thread.
 struct Worker {
-    stored: Vec<u8>,
     content: Vec<u8>,
     /// Made when it is first needed: most frames travel as they are.
     encoder: Option<FrameEncoder>,
@@ -281,17 +285,17 @@ impl Worker {
 }
 
 impl Shared<'_> {
-    fn work(&self, tasks: &Mutex<Receiver<Task>>) {
+    fn work(&self, tasks: &Mutex<Receiver<Vec<Task>>>) {
         let target = self.writer.repository().clone();
-        let mut worker = Worker { stored: Vec::new(), content: Vec::new(), encoder: None, target };
+        let mut worker = Worker { content: Vec::new(), encoder: None, target };
         loop {
-            let Ok(task) = lock(tasks).recv() else { return };
+            let Ok(span) = lock(tasks).recv() else { return };
             // Tasks are taken from the queue also when all is lost, so that whoever fills it never waits for nobody.
             if !self.has_failed() {
                 let moved = if self.control.is_cancelled() {
                     Err(Error::Interrupted)
                 } else {
-                    self.move_frame(&task, &mut worker)
+                    self.move_span(&span, &mut worker)
                 };
                 if let Err(error) = moved {
                     lock(&self.fatal).get_or_insert(error);
@@ -301,30 +305,51 @@ impl Shared<'_> {
         }
     }
 
-    /// Moves what is wanted of a frame. Errors are those that end the transfer.
-    fn move_frame(&self, task: &Task, worker: &mut Worker) -> Result<()> {
+    /// Moves what is wanted of frames that are read together. Errors are those that end the transfer.
+    fn move_span(&self, span: &[Task], worker: &mut Worker) -> Result<()> {
+        let mut result = Ok(());
+        // The index may say anything of how long a frame is.
+        let is_sound =
+            |task: &Task| task.location.length as usize <= CONTENT_BYTES_MAX + FRAME_OVERHEAD_BYTES;
+        let mut taken = 0;
+        if span.iter().all(is_sound) {
+            let frames: Vec<Location> = span.iter().map(|task| task.location).collect();
+            // What went wrong is found again, and told, where each chunk is looked for by itself.
+            let _ = self.from.with_span(&frames, |decoder, number, bytes| {
+                taken += 1;
+                if result.is_ok() {
+                    let is_read = decoder.decode(BlobKind::Chunk, bytes, &mut worker.content).is_ok();
+                    result = self.move_frame(&span[number], is_read.then_some(bytes), worker);
+                }
+            });
+        }
+        span[taken..].iter().try_for_each(|task| self.move_frame(task, None, worker)).and(result)
+    }
+
+    /// Moves what is wanted of a frame: `stored` as it is stored, its content in the worker; or, where it could not be
+    /// read, from elsewhere.
+    fn move_frame(&self, task: &Task, stored: Option<&[u8]>, worker: &mut Worker) -> Result<()> {
         let chunk_bytes = self.from.repository().config().chunk_bytes();
         let keys = self.from.repository().keys();
-        let is_read = self.read(task, worker);
         let chunk_at = |offset: u32| {
             let start = offset as usize;
             worker.content.get(start..start.checked_add(chunk_bytes)?)
         };
         let is_sound =
             |(offset, id): &(u32, BlobId)| chunk_at(*offset).is_some_and(|bytes| keys.chunk(bytes) == *id);
-        let (sound, unsound): (Vec<_>, Vec<_>) = match is_read {
-            true => task.wanted.iter().copied().partition(is_sound),
-            false => (Vec::new(), task.wanted.clone()),
+        let (sound, unsound): (Vec<_>, Vec<_>) = match stored {
+            Some(_) => task.wanted.iter().copied().partition(is_sound),
+            None => (Vec::new(), task.wanted.clone()),
         };
         let count = worker.content.len() / chunk_bytes;
-        let is_whole = self.as_stored
-            && is_read
-            && worker.content.len().is_multiple_of(chunk_bytes)
-            && is_worth_whole(sound.len(), count);
-        if is_whole {
+        let whole = stored.filter(|_| {
+            self.as_stored
+                && worker.content.len().is_multiple_of(chunk_bytes)
+                && is_worth_whole(sound.len(), count)
+        });
+        if let Some(bytes) = whole {
             let ids = worker.content.chunks_exact(chunk_bytes).map(|bytes| keys.chunk(bytes)).collect();
-            let frame =
-                Frame { bytes: &worker.stored, digest: stored_digest(domain::FRAME, &[&worker.stored]) };
+            let frame = Frame { bytes, digest: stored_digest(domain::FRAME, &[bytes]) };
             self.writer.push_chunks(&frame, ids)?;
             self.counters.untouched.fetch_add(1, Ordering::Relaxed);
             self.counters.chunks.fetch_add(sound.len() as u64, Ordering::Relaxed);
@@ -349,22 +374,6 @@ impl Shared<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Reads and decodes a frame; whether that went well.
-    fn read(&self, task: &Task, worker: &mut Worker) -> bool {
-        if task.location.length as usize > CONTENT_BYTES_MAX + FRAME_OVERHEAD_BYTES {
-            return false;
-        }
-        let Worker { stored, content, .. } = worker;
-        let read = self.from.with_stored(&task.location, |decoder, bytes| {
-            decoder.decode(BlobKind::Chunk, bytes, content)?;
-            stored.clear();
-            stored.extend_from_slice(bytes);
-            Ok(())
-        });
-        // What went wrong is found again, and told, where each chunk is looked for by itself.
-        read.is_ok()
     }
 
     /// Takes one chunk from wherever it can be had.

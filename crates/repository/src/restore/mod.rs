@@ -1,7 +1,9 @@
 //! From a snapshot to a disk: writing it, patching an existing disk into it, comparing a disk with it.
 //!
-//! One thread walks the tree, workers take leaves. A worker reads the frames that its chunks lie in, compares every
-//! chunk with its name, and writes runs of neighbours in one go.
+//! One thread walks the tree, workers take leaves, over a network several at a time. A worker finds out which chunks of
+//! them are to be written, and [`fetch`] does that.
+
+mod fetch;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -11,7 +13,6 @@ use leeward_disk::{Source, Target, is_zero, walk_extents};
 
 use crate::backup::Control;
 use crate::blobs::Blobs;
-use crate::frame::BlobKind;
 use crate::id::BlobId;
 use crate::repository::Repository;
 use crate::snapshot::Snapshot;
@@ -19,10 +20,17 @@ use crate::walk::{Stretch, walk};
 use crate::writer::lock;
 use crate::{Error, Result};
 
+use fetch::{Fetch, Wanted};
+
 /// Differences that a comparison remembers by offset, at most.
 const DIFFERENCES_MAX: usize = 16;
 /// Zeros that one task covers, at most, so that progress moves and workers share.
 const ZERO_TASK_BYTES: u64 = 1 << 30;
+/// Disk that one task covers where frames are read together, unless a leaf covers more: enough that several requests of
+/// full length come of it, and little enough that small disks give every worker something to do.
+const GROUP_BYTES: u64 = 32 << 20;
+/// Tasks that there should be for each worker, where the disk is small.
+const GROUPS_PER_WORKER: u64 = 4;
 
 /// What to do with a disk.
 #[derive(Clone, Copy)]
@@ -86,9 +94,16 @@ impl Repository {
         {
             return Err(self.damaged("snapshots", "the snapshot was cut otherwise than this repository"));
         }
+        let fetch = match mode {
+            RestoreMode::Write(target) | RestoreMode::Patch(target, _) => {
+                Some(Fetch::new(&blobs, target, snapshot.virtual_size, control))
+            }
+            RestoreMode::Compare(_) => None,
+        };
         let job = Restore {
             blobs: &blobs,
             mode,
+            fetch,
             disk_size: snapshot.virtual_size,
             chunk_bytes: self.config().chunk_bytes() as u64,
             data: AtomicU64::new(0),
@@ -116,9 +131,19 @@ impl Repository {
     }
 }
 
+/// A part of the work.
+enum Task {
+    /// Leaves of the tree: the number of the first chunk, and the node.
+    Leaves(Vec<(u64, BlobId)>),
+    /// Chunks `first` to `end` (not included) read as zeros.
+    Zeros { first: u64, end: u64 },
+}
+
 struct Restore<'a> {
     blobs: &'a Blobs,
     mode: RestoreMode<'a>,
+    /// What writes chunks; nothing does when a disk is only compared.
+    fetch: Option<Fetch<'a>>,
     disk_size: u64,
     chunk_bytes: u64,
     data: AtomicU64,
@@ -132,7 +157,7 @@ struct Restore<'a> {
 
 impl Restore<'_> {
     fn run(&self, snapshot: &Snapshot, threads: usize) -> Result<()> {
-        let (queue, tasks) = sync_channel::<Stretch>(threads * 4);
+        let (queue, tasks) = sync_channel::<Task>(threads * 4);
         // Owned by the workers alone: when all of them have failed the queue is closed, and whoever fills it wakes up.
         let tasks = Arc::new(Mutex::new(tasks));
         std::thread::scope(|scope| {
@@ -150,23 +175,11 @@ impl Restore<'_> {
                 })
                 .collect();
             drop(tasks);
-            let zero_chunks = (ZERO_TASK_BYTES / self.chunk_bytes).max(1);
-            let walked = walk(self.blobs, snapshot, &mut |stretch| {
-                let parts = match stretch {
-                    Stretch::Leaf { .. } => vec![stretch],
-                    Stretch::Zero { first, end } => (first..end)
-                        .step_by(zero_chunks as usize)
-                        .map(|first| Stretch::Zero { first, end: end.min(first + zero_chunks) })
-                        .collect(),
-                };
-                for part in parts {
-                    let stop = self.control.is_cancelled() || self.failed.load(Ordering::Relaxed);
-                    if stop || queue.send(part).is_err() {
-                        return Err(Error::Interrupted);
-                    }
-                }
-                Ok(())
-            });
+            let hand_out = |task| {
+                let stop = self.control.is_cancelled() || self.failed.load(Ordering::Relaxed);
+                if stop || queue.send(task).is_err() { Err(Error::Interrupted) } else { Ok(()) }
+            };
+            let walked = self.plan(snapshot, self.leaves_per_task(threads), &hand_out);
             drop(queue);
             let mut result = walked;
             for worker in workers {
@@ -181,11 +194,45 @@ impl Restore<'_> {
         })
     }
 
-    fn work(&self, tasks: &Mutex<Receiver<Stretch>>) -> Result<()> {
+    /// Leaves that one task has.
+    fn leaves_per_task(&self, threads: usize) -> usize {
+        if !self.blobs.reach().joins() {
+            return 1;
+        }
+        let leaf_bytes = self.blobs.repository().config().leaf_bytes();
+        let share = self.disk_size / (threads as u64 * GROUPS_PER_WORKER).max(1);
+        (GROUP_BYTES.min(share) / leaf_bytes).max(1) as usize
+    }
+
+    /// Cuts the disk into tasks.
+    fn plan(
+        &self,
+        snapshot: &Snapshot,
+        leaves_max: usize,
+        hand_out: &dyn Fn(Task) -> Result<()>,
+    ) -> Result<()> {
+        let zero_chunks = (ZERO_TASK_BYTES / self.chunk_bytes).max(1);
+        let mut leaves = Vec::new();
+        walk(self.blobs, snapshot, &mut |stretch| match stretch {
+            Stretch::Leaf { first, id } => {
+                leaves.push((first, id));
+                if leaves.len() < leaves_max {
+                    return Ok(());
+                }
+                hand_out(Task::Leaves(std::mem::take(&mut leaves)))
+            }
+            Stretch::Zero { first, end } => (first..end)
+                .step_by(zero_chunks as usize)
+                .try_for_each(|first| hand_out(Task::Zeros { first, end: end.min(first + zero_chunks) })),
+        })?;
+        if leaves.is_empty() { Ok(()) } else { hand_out(Task::Leaves(leaves)) }
+    }
+
+    fn work(&self, tasks: &Mutex<Receiver<Task>>) -> Result<()> {
         let mut existing = vec![0; self.chunk_bytes as usize];
         loop {
             let task = lock(tasks).recv();
-            let Ok(task) = task else { return Ok(()) };
+            let Ok(task) = task else { break };
             if self.control.is_cancelled() {
                 return Err(Error::Interrupted);
             }
@@ -193,15 +240,42 @@ impl Restore<'_> {
                 return Ok(());
             }
             match task {
-                Stretch::Zero { first, end } => {
+                Task::Zeros { first, end } => {
                     let (start, end) =
                         (first * self.chunk_bytes, (end * self.chunk_bytes).min(self.disk_size));
                     self.zeros(start, end)?;
                     self.control.advance(end - start);
                 }
-                Stretch::Leaf { first, id } => self.leaf(first, id, &mut existing)?,
+                Task::Leaves(leaves) => self.leaves(&leaves, &mut existing)?,
             }
         }
+        // Whoever comes to the end last finds all that is left.
+        match &self.fetch {
+            Some(fetch) => fetch.finish(&mut |length| self.written(length)),
+            None => Ok(()),
+        }
+    }
+
+    /// Deals with the disk under these leaves.
+    fn leaves(&self, leaves: &[(u64, BlobId)], existing: &mut [u8]) -> Result<()> {
+        let mut wanted = Vec::new();
+        let mut bytes = 0;
+        for &(first, id) in leaves {
+            bytes += self.leaf(first, id, existing, &mut wanted)?;
+        }
+        // What is written is told when it is.
+        let wanted_bytes: u64 =
+            wanted.iter().map(|chunk| self.chunk_length(chunk.number * self.chunk_bytes) as u64).sum();
+        self.control.advance(bytes.saturating_sub(wanted_bytes));
+        match &self.fetch {
+            Some(fetch) => fetch.write(&wanted, &mut |length| self.written(length)),
+            None => Ok(()),
+        }
+    }
+
+    fn written(&self, length: usize) {
+        self.written.fetch_add(length as u64, Ordering::Relaxed);
+        self.control.advance(length as u64);
     }
 
     /// A stretch that is to read as zeros.
@@ -256,149 +330,69 @@ impl Restore<'_> {
         self.chunk_bytes.min(self.disk_size - offset) as usize
     }
 
-    fn leaf(&self, first: u64, id: BlobId, existing: &mut [u8]) -> Result<()> {
-        let node = self.blobs.node(id, 0).map_err(|error| self.needed_at(error, first * self.chunk_bytes))?;
+    /// Makes zeros what is to read as zeros under a leaf, and adds to `wanted` the chunks that are to be written. Returns
+    /// how many bytes of disk the leaf has.
+    fn leaf(&self, first: u64, id: BlobId, existing: &mut [u8], wanted: &mut Vec<Wanted>) -> Result<u64> {
+        let node = self.blobs.node(id, 0).map_err(|error| needed_at(error, first * self.chunk_bytes))?;
         let start = first * self.chunk_bytes;
         let end = (start + node.children.len() as u64 * self.chunk_bytes).min(self.disk_size);
-        let mut index = 0;
-        while index < node.children.len() {
-            let offset = start + index as u64 * self.chunk_bytes;
-            let rest = &node.children[index..];
-            if offset >= end {
-                // A child beyond the end of the disk can only come from a hostile writer.
-                if rest.iter().any(Option::is_some) {
-                    return Err(self.blobs.repository().damaged(
-                        "snapshots",
-                        format!("tree node {id} has chunks beyond the end of the disk"),
-                    ));
+        let within = (end.saturating_sub(start)).div_ceil(self.chunk_bytes) as usize;
+        // A child beyond the end of the disk can only come from a hostile writer.
+        if node.children.iter().skip(within).any(Option::is_some) {
+            return Err(self
+                .blobs
+                .repository()
+                .damaged("snapshots", format!("tree node {id} has chunks beyond the end of the disk")));
+        }
+        let mut number = first;
+        for run in node.children[..within].chunk_by(|a, b| a.is_none() && b.is_none()) {
+            let offset = number * self.chunk_bytes;
+            match run.first() {
+                Some(Some(id)) if self.lacks(*id, offset, existing)? => {
+                    wanted.push(Wanted { id: *id, number })
                 }
-                break;
+                Some(Some(_)) => {}
+                _ => self.zeros(offset, (offset + run.len() as u64 * self.chunk_bytes).min(end))?,
             }
-            match rest[0] {
-                None => {
-                    let count = rest.iter().take_while(|child| child.is_none()).count();
-                    self.zeros(offset, (offset + count as u64 * self.chunk_bytes).min(end))?;
-                    index += count;
-                }
-                Some(chunk) => {
-                    index += match self.mode {
-                        RestoreMode::Write(target) => self.write_run(target, rest, offset, end)?,
-                        RestoreMode::Patch(..) | RestoreMode::Compare(_) => {
-                            self.compare_chunk(chunk, offset, existing)?;
-                            1
-                        }
-                    };
-                }
-            }
+            number += run.len() as u64;
         }
-        self.control.advance(end - start);
-        Ok(())
+        Ok(end.saturating_sub(start))
     }
 
-    fn needed_at(&self, error: Error, offset: u64) -> Error {
-        match error {
-            Error::MissingBlob { store, kind, id, .. } => Error::MissingBlob {
-                store,
-                kind,
-                id,
-                whom: format!(
-                    ", which offset {offset} of the disk needs — run check; another copy of the repository may have it"
-                ),
-            },
-            other => other,
-        }
-    }
-
-    /// Writes the chunks at the start of `children` that follow each other in one frame; returns how many.
-    fn write_run(
-        &self,
-        target: &dyn Target,
-        children: &[Option<BlobId>],
-        offset: u64,
-        end: u64,
-    ) -> Result<usize> {
-        let Some(first) = children[0] else { return Ok(1) };
-        match self.run_in_frame(target, children, first, offset, end) {
-            Ok(count) => Ok(count),
-            Err(Error::Disk(error)) => Err(error.into()),
-            // The pack has gone, moved or is damaged: one chunk by the way that looks again and tries other copies.
-            Err(_) => {
-                let length = self.chunk_length(offset);
-                self.blobs
-                    .chunk(first, |bytes| target.write_at(&bytes[..length], offset))
-                    .map_err(|error| self.needed_at(error, offset))??;
-                self.count(length);
-                Ok(1)
-            }
-        }
-    }
-
-    fn count(&self, written: usize) {
-        self.data.fetch_add(written as u64, Ordering::Relaxed);
-        self.written.fetch_add(written as u64, Ordering::Relaxed);
-    }
-
-    fn run_in_frame(
-        &self,
-        target: &dyn Target,
-        children: &[Option<BlobId>],
-        first: BlobId,
-        offset: u64,
-        end: u64,
-    ) -> Result<usize> {
-        let place = self.blobs.locate(BlobKind::Chunk, first)?;
-        let content = self.blobs.frame(BlobKind::Chunk, &place)?;
-        self.blobs.chunk_in(&content, &place, first)?;
-        let mut count = 1;
-        for child in &children[1..] {
-            let Some(id) = child else { break };
-            if offset + count as u64 * self.chunk_bytes >= end {
-                break;
-            }
-            // Most neighbours follow in the same frame; a digest tells at once, without asking the index.
-            let mut next = place;
-            next.content_offset += (count as u64 * self.chunk_bytes) as u32;
-            let Some(bytes) = content
-                .get(next.content_offset as usize..)
-                .and_then(|rest| rest.get(..self.chunk_bytes as usize))
-            else {
-                break;
-            };
-            if self.blobs.repository().keys().chunk(bytes) != *id {
-                break;
-            }
-            count += 1;
-        }
-        let from = place.content_offset as usize;
-        let length = (count as u64 * self.chunk_bytes).min(end - offset) as usize;
-        target.write_at(&content[from..from + length], offset)?;
-        self.count(length);
-        Ok(count)
-    }
-
-    /// Compares a chunk of the disk that is there with the snapshot's; writes it where that is the mode.
-    fn compare_chunk(&self, id: BlobId, offset: u64, existing: &mut [u8]) -> Result<()> {
-        let (RestoreMode::Patch(_, source) | RestoreMode::Compare(source)) = self.mode else { return Ok(()) };
+    /// Whether a chunk of the snapshot is to be written. Where there is something to compare it with, that is done here.
+    fn lacks(&self, id: BlobId, offset: u64, existing: &mut [u8]) -> Result<bool> {
         let length = self.chunk_length(offset);
+        self.data.fetch_add(length as u64, Ordering::Relaxed);
+        let (RestoreMode::Patch(_, source) | RestoreMode::Compare(source)) = self.mode else {
+            return Ok(true);
+        };
         source.read_at(&mut existing[..length], offset)?;
         existing[length..].fill(0);
-        self.data.fetch_add(length as u64, Ordering::Relaxed);
         if self.blobs.repository().keys().chunk(existing) == id {
-            return Ok(());
+            return Ok(false);
         }
         self.differs(offset, length as u64);
-        if let RestoreMode::Patch(target, _) = self.mode {
-            self.blobs
-                .chunk(id, |bytes| target.write_at(&bytes[..length], offset))
-                .map_err(|error| self.needed_at(error, offset))??;
-            self.written.fetch_add(length as u64, Ordering::Relaxed);
-        }
-        Ok(())
+        Ok(matches!(self.mode, RestoreMode::Patch(..)))
     }
 
     /// What a larger target has beyond the end of the snapshot must not keep what was there before.
     fn zero_tail(&self, size: u64) -> Result<()> {
         let start = self.disk_size;
         if size > start { self.zeros(start, size) } else { Ok(()) }
+    }
+}
+
+/// Says for what of the disk a blob was needed.
+fn needed_at(error: Error, offset: u64) -> Error {
+    match error {
+        Error::MissingBlob { store, kind, id, .. } => Error::MissingBlob {
+            store,
+            kind,
+            id,
+            whom: format!(
+                ", which offset {offset} of the disk needs — run check; another copy of the repository may have it"
+            ),
+        },
+        other => other,
     }
 }
