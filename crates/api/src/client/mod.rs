@@ -5,6 +5,7 @@
 //! acknowledged are compared with each other, and what does not fit is told as [`leeward_store::Error::Contradiction`] with
 //! the server's name. (What the bytes of objects are worth, the repository finds out by their digests.)
 
+mod control;
 mod lanes;
 mod location;
 mod object;
@@ -12,6 +13,7 @@ mod retry;
 mod tls;
 mod transport;
 
+pub use control::{PACKS_OF_TRANSFER_MAX, PassText, ServerControl, TransferOrder};
 pub use location::Location;
 pub use retry::Patience;
 pub use tls::Trust;

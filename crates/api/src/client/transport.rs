@@ -178,7 +178,7 @@ impl Transport {
             .method(request.method.clone())
             .uri(self.location.url(&request.path))
             .header(header::AUTHORIZATION, self.authorization.clone());
-        if request.method == Method::PUT {
+        if request.method == Method::PUT || !request.body.is_empty() {
             builder = builder.header(header::CONTENT_LENGTH, upload.left);
         }
         builder = match &request.condition {
