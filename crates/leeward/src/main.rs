@@ -10,6 +10,7 @@ mod place;
 mod progress;
 mod prompt;
 mod requests;
+mod servers;
 mod size;
 mod unlock;
 mod verb;

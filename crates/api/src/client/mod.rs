@@ -16,7 +16,7 @@ mod transport;
 pub use control::{PACKS_OF_TRANSFER_MAX, PassText, ServerControl, TransferOrder};
 pub use location::Location;
 pub use retry::Patience;
-pub use tls::Trust;
+pub use tls::{Trust, check_trust};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -11,6 +11,7 @@ use super::push::carry::{Carry, Sides};
 use super::repository::RepositoryArgument;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::servers::Side;
 
 /// Send all snapshots to another repository, and forget there what was forgotten here
 ///
@@ -37,9 +38,10 @@ pub fn run(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let sides = Sides::new(
-        repository.open()?,
-        repository.open_other(&arguments.to, &arguments.transfer.other)?,
+        (repository.open()?, Side::Own),
+        (repository.open_other(&arguments.to, &arguments.transfer.other)?, repository.other_side()),
         &arguments.transfer,
+        output,
     )?;
     let is_wanted = |image: &ImageName| {
         let filter = &arguments.filter;
