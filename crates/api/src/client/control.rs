@@ -31,6 +31,14 @@ pub struct PassText {
     pass: String,
 }
 
+impl PassText {
+    /// What is shown to the server that made it.
+    #[must_use]
+    pub fn text(&self) -> TokenText {
+        TokenText::new(self.pass.as_str())
+    }
+}
+
 /// A transfer to be begun.
 pub struct TransferOrder<'a> {
     /// 32 hexadecimal digits.

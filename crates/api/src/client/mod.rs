@@ -12,6 +12,7 @@ mod object;
 mod retry;
 mod tls;
 mod transport;
+mod trust;
 
 pub use control::{PACKS_OF_TRANSFER_MAX, PassText, ServerControl, TransferOrder};
 pub use location::Location;

@@ -23,6 +23,7 @@ use tokio::runtime::Runtime;
 
 use super::lanes::Lanes;
 use super::location::Location;
+use super::trust;
 use super::{ClientOptions, Trust};
 use crate::limits::{Pace, Pacer};
 use crate::problem::Problem;
@@ -107,6 +108,8 @@ pub(super) struct Answer {
 pub(super) enum Fault {
     /// The way there or back.
     Way { what: String, may_be_done: bool },
+    /// One side does not trust the other; trying again changes nothing.
+    Untrusted(String),
     /// More than the answer may have.
     TooLarge { size: u64, size_max: u64 },
     /// What came is no answer of this protocol.
@@ -268,6 +271,9 @@ impl Transport {
             })?;
             let Some(frame) = next else { return Ok(bytes) };
             let frame = frame.map_err(|error| {
+                if let Some(hint) = trust::hint(&error, &chain(&error)) {
+                    return Fault::Untrusted(format!("{} — {hint}", chain(&error)));
+                }
                 way(format!("the answer broke off after {} bytes: {}", bytes.len(), chain(&error)))
             })?;
             let Ok(data) = frame.into_data() else { continue };
@@ -323,6 +329,9 @@ fn problem(status: u16, body: &[u8]) -> Result<Problem, Fault> {
 
 fn failed(error: &hyper_util::client::legacy::Error) -> Fault {
     let what = chain(error);
+    if let Some(hint) = trust::hint(error, &what) {
+        return Fault::Untrusted(format!("{what} — {hint}"));
+    }
     match error.is_connect() {
         true => Fault::Way { what: format!("no connection: {what}"), may_be_done: false },
         false => way(what),

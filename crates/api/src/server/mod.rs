@@ -60,6 +60,8 @@ pub struct ServerOptions {
     pub page_entries: usize,
     /// Other servers that packs may be moved to and from.
     pub peers: Vec<PeerServer>,
+    /// How long a transfer goes on though nobody asks for it.
+    pub transfer_lease: Duration,
 }
 
 impl Default for ServerOptions {
@@ -71,6 +73,7 @@ impl Default for ServerOptions {
             queue_time: Duration::from_secs(60),
             page_entries: crate::limits::PAGE_ENTRIES_MAX,
             peers: Vec::new(),
+            transfer_lease: transfers::LEASE,
         }
     }
 }

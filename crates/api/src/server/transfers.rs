@@ -32,7 +32,7 @@ const RUNNING_MAX: usize = 4;
 /// How long what has ended can still be asked for, and how many such transfers are kept.
 const KEPT_TIME: Duration = Duration::from_secs(600);
 const KEPT_MAX: usize = 256;
-/// How long a transfer goes on without being asked for.
+/// How long a transfer goes on without being asked for, usually.
 pub(super) const LEASE: Duration = Duration::from_secs(120);
 
 /// Which way packs go.
@@ -99,10 +99,11 @@ struct Order {
 pub(super) struct Job {
     /// The id of the token that began it.
     token: String,
-    pub(super) status: Mutex<TransferStatus>,
+    status: Mutex<TransferStatus>,
     /// When it was last asked for.
-    pub(super) asked: Mutex<Instant>,
-    pub(super) is_cancelled: AtomicBool,
+    asked: Mutex<Instant>,
+    lease: Duration,
+    is_cancelled: AtomicBool,
 }
 
 impl Job {
@@ -116,7 +117,7 @@ impl Job {
 
     /// Whether it is to end: somebody said so, or nobody cares.
     pub(super) fn is_over(&self) -> bool {
-        self.is_cancelled.load(Ordering::Relaxed) || self.asked().elapsed() > LEASE
+        self.is_cancelled.load(Ordering::Relaxed) || self.asked().elapsed() > self.lease
     }
 }
 
@@ -237,6 +238,7 @@ pub(super) async fn begin(
         token: caller.token.id.clone(),
         status: Mutex::new(status),
         asked: Mutex::new(Instant::now()),
+        lease: state.0.options.transfer_lease,
         is_cancelled: AtomicBool::new(false),
     };
     let (job, is_new) = state.0.transfers.begin(&order.id, job)?;

@@ -20,7 +20,8 @@ use crate::verb::probe;
 /// Which repository.
 #[derive(Args, Debug, Clone)]
 pub struct RepositoryArgument {
-    /// The repository: a directory, or a place in an object store (s3://BUCKET/PREFIX)
+    /// The repository: a directory; https://HOST[:PORT] of a Leeward server; or a place in an object store: s3://, swift://,
+    /// oss://, oci://, azure://, gs:// or sftp:// (docs/stores.md says how each is spelt)
     #[arg(short, long, env = "LEEWARD_REPO", value_name = "REPO", global = true)]
     repo: Option<String>,
     #[command(flatten)]
@@ -230,7 +231,7 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
     };
     let config = opened.config();
     if output.is_json() {
-        output.json_line(config);
+        output.json_line(&info_of(&opened));
     } else {
         output.line(format!("repository   {}", config.repository_id));
         output.line(format!("location     {}", opened.location()));
@@ -246,6 +247,16 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
         output.line(format!("made         {} by {}", config.created, config.tool));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration, and what it does not say of itself, for programs.
+fn info_of(repository: &Repository) -> serde_json::Value {
+    let mut value = serde_json::to_value(repository.config()).unwrap_or_default();
+    value["location"] = repository.location().into();
+    value["encrypted"] = repository.access().is_some().into();
+    value["access"] = repository.access().map(KeyAccess::name).into();
+    value["fingerprint"] = repository.fingerprint().map(|fingerprint| fingerprint.to_string()).into();
+    value
 }
 
 fn encryption(repository: &Repository) -> &'static str {

@@ -95,11 +95,15 @@ fn export(
 ) -> Result<ExitCode, Failure> {
     let location = directory.display().to_string();
     let manifest = directory.join(MANIFEST);
+    let place;
     let to = match open_alike(&from, &location, repository.other_side(), repository, &arguments.other)? {
         Some(to) => to,
         None if arguments.dry_run => {
-            return Err(Failure::new(Code::NotFound, format!("{location}: there is no seed here yet"))
-                .hint("see what would travel into a new one with: leeward clone -n FROM DIR"));
+            // What would travel into an empty seed is told by one, which then goes again.
+            place = tempfile::tempdir()
+                .map_err(|error| Failure::new(Code::Io, format!("cannot make a folder: {error}")))?;
+            let empty = place.path().join("empty").display().to_string();
+            repository.make_alike(&from, &empty, repository.other_side())?
         }
         None => repository.make_alike(&from, &location, repository.other_side())?,
     };
@@ -156,6 +160,13 @@ fn import(
     let carry = Carry { verb: "seed import", options, dry_run: transfer.dry_run };
     let sides = Sides::new((from, repository.other_side()), (to, Side::Own), transfer, output)?;
     Ok(carry.run(&sides, &Selection::All, output)?.code())
+}
+
+/// Whether a location is a seed, which only carries what comes from elsewhere: its copies then say where that is, by whatever
+/// verb they are taken over.
+pub fn is_one(location: &str) -> bool {
+    let path = Path::new(location.strip_prefix("file:").unwrap_or(location));
+    read(&path.join(MANIFEST)).is_ok()
 }
 
 /// All snapshots of a repository.

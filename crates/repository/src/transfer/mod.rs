@@ -33,7 +33,7 @@ use serde::Serialize;
 
 pub use count::{CountedStore, Traffic, TrafficClass, TrafficReport};
 pub use estimate::Estimate;
-pub use mirror::Stale;
+pub use mirror::{Extra, Stale};
 pub use relay::{Relay, Relayed, WholePack};
 pub use select::{Pick, Selection};
 

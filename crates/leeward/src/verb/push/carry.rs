@@ -17,6 +17,7 @@ use crate::servers::Side;
 use crate::verb::push::TransferArguments;
 use crate::verb::push::direct::{self, Way};
 use crate::verb::repository::Watch;
+use crate::verb::seed;
 use crate::{requests, size};
 
 /// Both repositories, with counters on what passes.
@@ -96,7 +97,9 @@ impl Carry {
             Way::Direct(direct) => Some(direct.as_ref() as &dyn Relay),
             Way::Through(_) => None,
         };
-        let outcome = transfer.run_with(&self.options, relay, &watch);
+        let is_carried = self.options.is_carried || seed::is_one(sides.from.location());
+        let options = TransferOptions { is_carried, ..self.options.clone() };
+        let outcome = transfer.run_with(&options, relay, &watch);
         watch.finish();
         let outcome = outcome?;
         self.tell(sides, &outcome, started.elapsed(), output);
