@@ -265,7 +265,8 @@ impl Mover {
 
     /// What the peer's refusal means: for this pack, or for all.
     fn at_peer(&self, error: Error) -> Result<Outcome, Stop> {
-        let is_transient = error.is_transient();
+        // A pass that has ended is denied: with a new one it goes on.
+        let is_transient = error.is_transient() || matches!(error, Error::Denied { .. });
         match error {
             Error::NotFound { .. } => Ok(Outcome::Left("the peer does not have it any more".to_owned())),
             Error::Remote { what, is_transient: false, .. } => {

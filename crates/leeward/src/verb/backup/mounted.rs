@@ -21,11 +21,7 @@ pub fn places(source: &str) -> Vec<String> {
     let mut devices = BTreeSet::from([device]);
     let mut fresh: Vec<Device> = devices.iter().cloned().collect();
     for _ in 0..LEVELS_MAX {
-        fresh = fresh
-            .iter()
-            .flat_map(|device| upon(device))
-            .filter(|device| devices.insert(device.clone()))
-            .collect();
+        fresh = fresh.iter().flat_map(upon).filter(|device| devices.insert(device.clone())).collect();
         if fresh.is_empty() {
             break;
         }

@@ -100,10 +100,13 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, status: &TransferStatus) {
+    /// Counts a transfer that has ended, of packs of which so many were moved before.
+    fn add(&mut self, status: &TransferStatus, moved: u64) {
         self.packs += status.packs_moved;
         self.bytes += status.bytes_moved;
-        self.present += status.packs_present;
+        if status.state == TransferState::Done {
+            self.present += status.packs_present.saturating_sub(moved);
+        }
         if status.packs_left > 0
             && let Some(problem) = &status.problem
         {
@@ -117,19 +120,18 @@ impl Relay for DirectWay {
         let total = packs.iter().map(|pack| pack.size).sum();
         let progress = Progress::new(&self.output, total, "from server to server");
         let mut tally = Tally::default();
-        let mut left_because = None;
+        let mut gave_up = None;
         for batch in packs.chunks(BATCH_PACKS) {
             let ids: Vec<PackId> = batch.iter().map(|pack| pack.id).collect();
-            if let Some(why) = self.batch(&ids, &mut tally, &progress, control)? {
-                left_because = Some(why);
+            gave_up = self.batch(&ids, &mut tally, &progress, control)?;
+            if gave_up.is_some() {
                 break;
             }
         }
         progress.finish();
-        if let Some(what) = left_because.clone().filter(|_| self.must) {
-            let store = self.mover.location().to_string();
-            let (action, key) = ("move", format!("packs to or from peer {}", self.peer));
-            return Err(leeward_store::Error::Remote { store, action, key, what, is_transient: true }.into());
+        let left_because = gave_up.as_ref().map(told);
+        if let Some(error) = gave_up.filter(|_| self.must) {
+            return Err(error.into());
         }
         Ok(Relayed {
             by: self.by(),
@@ -160,23 +162,35 @@ impl DirectWay {
         tally: &mut Tally,
         progress: &Progress,
         control: &dyn Control,
-    ) -> leeward_repository::Result<Option<String>> {
-        let mut tries = 0;
+    ) -> leeward_repository::Result<Option<leeward_store::Error>> {
+        let (mut tries, mut moved) = (0, 0);
         loop {
-            let Seen { status, error } = self.once(packs, progress, control);
+            let Seen { status, error, is_refused } = self.once(packs, progress, control);
             if control.is_cancelled() {
                 return Err(Error::Interrupted);
             }
-            tally.add(&status);
+            tally.add(&status, moved);
+            moved += status.packs_moved;
             if status.state == TransferState::Done {
                 return Ok(None);
             }
             tries = if status.packs_moved > 0 { 1 } else { tries + 1 };
-            if tries >= TRIES_MAX {
-                let why = error.map(|error| told(&error)).or(status.problem);
-                return Ok(Some(why.unwrap_or_else(|| "somebody ended it".to_owned())));
+            let is_final = is_refused || status.state == TransferState::Failed && !status.is_transient;
+            if is_final || tries >= TRIES_MAX {
+                return Ok(Some(error.unwrap_or_else(|| self.failed(status))));
             }
             wait(Duration::from_secs(1 << tries.min(4)), control);
+        }
+    }
+
+    /// What the mover says of a transfer that failed.
+    fn failed(&self, status: TransferStatus) -> leeward_store::Error {
+        leeward_store::Error::Remote {
+            store: self.mover.location().to_string(),
+            action: "move",
+            key: format!("packs to or from peer {}", self.peer),
+            what: status.problem.unwrap_or_else(|| "somebody ended it".to_owned()),
+            is_transient: status.is_transient,
         }
     }
 
@@ -188,7 +202,7 @@ impl DirectWay {
         };
         let pass = match self.lender.make_pass(purpose, PASS_SECONDS) {
             Ok(pass) => pass,
-            Err(error) => return Seen { status: nothing(packs), error: Some(error) },
+            Err(error) => return refused(packs, error),
         };
         let seen = self.begin(packs, &pass, progress, control);
         self.lender.end_pass(&pass);
@@ -203,7 +217,7 @@ impl DirectWay {
         });
         match begun {
             Ok((id, status)) => self.watch(&id, status, progress, control),
-            Err(error) => Seen { status: nothing(packs), error: Some(error) },
+            Err(error) => refused(packs, error),
         }
     }
 
@@ -220,17 +234,17 @@ impl DirectWay {
             progress.add(status.bytes_moved.saturating_sub(shown));
             shown = status.bytes_moved;
             if status.state != TransferState::Running {
-                return Seen { status, error: None };
+                return Seen { status, error: None, is_refused: false };
             }
             wait(pause, control);
             if control.is_cancelled() {
                 self.mover.cancel_transfer(id);
-                return Seen { status, error: None };
+                return Seen { status, error: None, is_refused: false };
             }
             pause = (pause * 2).min(LOOK);
             status = match self.mover.transfer(id) {
                 Ok(status) => status,
-                Err(error) => return Seen { status, error: Some(error) },
+                Err(error) => return Seen { status, error: Some(error), is_refused: false },
             };
         }
     }
@@ -240,6 +254,14 @@ impl DirectWay {
 struct Seen {
     status: TransferStatus,
     error: Option<leeward_store::Error>,
+    /// Whether it would be refused again.
+    is_refused: bool,
+}
+
+/// A transfer that did not begin.
+fn refused(packs: &[PackId], error: leeward_store::Error) -> Seen {
+    let is_refused = matches!(error, leeward_store::Error::Denied { .. });
+    Seen { status: nothing(packs), error: Some(error), is_refused }
 }
 
 fn nothing(packs: &[PackId]) -> TransferStatus {
