@@ -319,7 +319,7 @@ fn a_quota_bears_what_is_fetched_and_a_transfer_that_nobody_watches_ends() {
     let ask = Ask { east: &small, direction: Direction::Fetch, pass: &pass, packs: &all, rate: None };
     let status = ask.to_its_end(1);
     assert_eq!((status.state, status.is_transient), (TransferState::Failed, false), "{status:?}");
-    assert!(status.problem.unwrap().contains("quota") && status.packs_moved == 2);
+    assert!(status.problem.unwrap().contains("quota") && status.packs_moved < all.len() as u64);
 
     let writer = control(&east, east.token("w", Role::Writer, &[]));
     Ask { east: &writer, rate: Some(400_000), ..ask }.begin(2).unwrap();

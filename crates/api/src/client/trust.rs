@@ -64,7 +64,9 @@ fn of_alert(alert: AlertDescription) -> Option<&'static str> {
             "the server demands a certificate from clients: set LEEWARD_CLIENT_CERT and LEEWARD_CLIENT_KEY to one of its \
              authority (--client-ca)",
         ),
-        AlertDescription::CertificateExpired => Some("the client's certificate has expired: renew it"),
+        AlertDescription::CertificateExpired => Some(
+            "the client's certificate (LEEWARD_CLIENT_CERT) has expired or is not valid yet: renew it, or set the clocks",
+        ),
         AlertDescription::UnknownCA
         | AlertDescription::BadCertificate
         | AlertDescription::DecryptError

@@ -21,7 +21,7 @@ use super::peers::PeerServer;
 use super::transfers::{Direction, Job, TransferState};
 use super::{MEMORY_UNIT, ServerState, audit};
 use crate::client::{ClientOptions, HttpStore};
-use crate::guard::{Condition, Guard, Reading};
+use crate::guard::{Condition, Reading};
 use crate::problem::{Code, Problem};
 use crate::token::{Token, TokenFile, TokenText};
 
@@ -186,26 +186,33 @@ impl Mover {
     }
 
     fn move_pack(&self, pack: PackId) -> Result<Outcome, Stop> {
-        let failed = |what: &str| Stop::Failed { what: what.to_owned(), is_transient: false };
-        let tokens =
-            self.state.0.tokens.current().map_err(|_| failed("the server cannot read its tokens"))?;
-        let token = self.token_in(&tokens).filter(|token| !token.has_expired(Timestamp::now()));
-        let token = token.ok_or_else(|| failed("the token that began the transfer is not valid any more"))?;
-        let key = Key::under("packs", &pack.to_string()).ok_or_else(|| failed("a pack has no key"))?;
-        let guard = &self.state.0.guard;
+        let none = || Stop::Failed { what: "a pack has no key".to_owned(), is_transient: false };
+        let key = Key::under("packs", &pack.to_string()).ok_or_else(none)?;
         match self.work.direction {
-            Direction::Send => self.send(guard, token, &key),
-            Direction::Fetch => self.fetch(guard, token, &tokens, &key),
+            Direction::Send => self.send(&key),
+            Direction::Fetch => self.fetch(&key),
         }
     }
 
-    fn send(&self, guard: &Guard, token: &Token, key: &Key) -> Result<Outcome, Stop> {
+    /// The token of whoever asked, as it is now.
+    fn caller(&self) -> Result<(Token, Arc<TokenFile>), Stop> {
+        let failed = |what: &str| Stop::Failed { what: what.to_owned(), is_transient: false };
+        let tokens =
+            self.state.0.tokens.current().map_err(|_| failed("the server cannot read its tokens"))?;
+        let token = self.token_in(&tokens).filter(|token| !token.has_expired(Timestamp::now())).cloned();
+        let token = token.ok_or_else(|| failed("the token that began the transfer is not valid any more"))?;
+        Ok((token, tokens))
+    }
+
+    fn send(&self, key: &Key) -> Result<Outcome, Stop> {
+        let guard = &self.state.0.guard;
+        let (token, _) = self.caller()?;
         match self.peer.open(key) {
             Ok(_) => return Ok(Outcome::Present),
             Err(Error::NotFound { .. }) => {}
             Err(error) => return self.at_peer(error),
         }
-        let object = match guard.read(token, key, None, false) {
+        let object = match guard.read(&token, key, None, false) {
             Ok(Reading::Object(object)) => object,
             Ok(Reading::Record(..)) => return Ok(Outcome::Left("it is none".to_owned())),
             Err(problem) if problem.code == Code::NotFound => {
@@ -217,6 +224,8 @@ impl Mover {
             Some(memory) => memory,
             None => return Ok(Outcome::Left("it is larger than the memory of the server".to_owned())),
         };
+        // It may have been taken away while this pack waited.
+        self.caller()?;
         let bytes = read(object.as_ref()).map_err(|error| Stop::of_problem(&error.into()))?;
         if let Err(what) = inspect(key.as_str(), &bytes) {
             return Ok(Outcome::Left(format!("it is damaged here: {what}")));
@@ -231,8 +240,10 @@ impl Mover {
         }
     }
 
-    fn fetch(&self, guard: &Guard, token: &Token, tokens: &TokenFile, key: &Key) -> Result<Outcome, Stop> {
-        match guard.read(token, key, None, true) {
+    fn fetch(&self, key: &Key) -> Result<Outcome, Stop> {
+        let guard = &self.state.0.guard;
+        let (token, _) = self.caller()?;
+        match guard.read(&token, key, None, true) {
             Ok(_) => return Ok(Outcome::Present),
             Err(problem) if problem.code == Code::NotFound => {}
             Err(problem) => return Err(Stop::of_problem(&problem)),
@@ -252,7 +263,9 @@ impl Mover {
         if let Err(what) = verify_names(key.name(), &bytes) {
             return Ok(Outcome::Left(format!("it is damaged at the peer: {what}")));
         }
-        match guard.write(token, tokens, key, &Condition::Absent, &bytes) {
+        // It may have been taken away while this pack waited and came.
+        let (token, tokens) = self.caller()?;
+        match guard.write(&token, &tokens, key, &Condition::Absent, &bytes) {
             Ok(_) => {
                 self.state.0.metrics.received(bytes.len() as u64);
                 Ok(Outcome::Moved(bytes.len() as u64))

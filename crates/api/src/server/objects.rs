@@ -232,7 +232,10 @@ pub(super) async fn write(
             if caller.purpose.is_some() {
                 // Nobody with a key has read it on its way, so what can be told without one is.
                 leeward_repository::verify::verify_names(key.name(), &bytes).map_err(|what| {
-                    Problem::rejected(format!("token {:?} sent {key}: {what}", caller.token.name))
+                    Problem::rejected(format!(
+                        "token {:?} sent {key}, which cannot be accepted: {what}",
+                        caller.token.name
+                    ))
                 })?;
             }
             guard.write(&caller.token, &caller.tokens, &key, &condition, &bytes)
