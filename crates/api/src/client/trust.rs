@@ -4,6 +4,18 @@ use std::error::Error;
 
 use rustls::{AlertDescription, CertificateError, Error as Tls};
 
+/// What a server says of a client's certificate.
+const ALERTS: [AlertDescription; 8] = [
+    AlertDescription::CertificateRequired,
+    AlertDescription::CertificateExpired,
+    AlertDescription::UnknownCA,
+    AlertDescription::BadCertificate,
+    AlertDescription::DecryptError,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::UnsupportedCertificate,
+];
+
 /// What to do about an error, where it is about trust. `told` is the error with its causes: what comes after the handshake
 /// (with TLS 1.3 also that a client's certificate is missing) reaches us as text alone.
 pub(super) fn hint(error: &(dyn Error + 'static), told: &str) -> Option<&'static str> {
@@ -11,14 +23,9 @@ pub(super) fn hint(error: &(dyn Error + 'static), told: &str) -> Option<&'static
         Some(Tls::InvalidCertificate(what)) => Some(of_server(what)),
         Some(Tls::AlertReceived(alert)) => of_alert(*alert),
         Some(_) => None,
-        None => [
-            AlertDescription::CertificateRequired,
-            AlertDescription::CertificateExpired,
-            AlertDescription::UnknownCA,
-        ]
-        .into_iter()
-        .find(|alert| told.contains(&format!("{alert:?}")))
-        .and_then(of_alert),
+        None => {
+            ALERTS.into_iter().find(|alert| told.contains(&format!("alert: {alert:?}"))).and_then(of_alert)
+        }
     }
 }
 
@@ -67,12 +74,7 @@ fn of_alert(alert: AlertDescription) -> Option<&'static str> {
         AlertDescription::CertificateExpired => Some(
             "the client's certificate (LEEWARD_CLIENT_CERT) has expired or is not valid yet: renew it, or set the clocks",
         ),
-        AlertDescription::UnknownCA
-        | AlertDescription::BadCertificate
-        | AlertDescription::DecryptError
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::CertificateRevoked
-        | AlertDescription::UnsupportedCertificate => Some(
+        other if ALERTS.contains(&other) => Some(
             "the server does not accept the client's certificate: LEEWARD_CLIENT_CERT has to be of the authority that the \
              server was given (--client-ca), and for clients",
         ),
