@@ -6,6 +6,7 @@
 //! the server's name. (What the bytes of objects are worth, the repository finds out by their digests.)
 
 mod control;
+mod handshake;
 mod lanes;
 mod location;
 mod object;

@@ -21,10 +21,11 @@ use hyper::{Method, Response};
 use leeward_store::Version;
 use tokio::runtime::Runtime;
 
+use super::handshake::Handshake;
 use super::lanes::Lanes;
 use super::location::Location;
 use super::trust;
-use super::{ClientOptions, Trust};
+use super::{ClientOptions, Trust, tls};
 use crate::limits::{Pace, Pacer};
 use crate::problem::Problem;
 use crate::token::TokenText;
@@ -124,6 +125,8 @@ fn way(what: impl Into<String>) -> Fault {
 pub(super) struct Transport {
     lanes: Lanes,
     location: Location,
+    /// None where there is no TLS.
+    handshake: Option<Handshake>,
     authorization: HeaderValue,
     pace: Pace,
     answer_time: Duration,
@@ -148,6 +151,7 @@ impl Transport {
         options: &ClientOptions,
     ) -> Result<Self, String> {
         let lanes = Lanes::new(location, trust, options.connections)?;
+        let handshake = Handshake::new(location, tls::config(trust)?);
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
             .map_err(|_| "the token has characters that no token has".to_owned())?;
         authorization.set_sensitive(true);
@@ -160,6 +164,7 @@ impl Transport {
         Ok(Self {
             lanes,
             location: location.clone(),
+            handshake,
             authorization,
             pace: options.pace,
             answer_time: options.answer_time,
@@ -201,8 +206,17 @@ impl Transport {
         // Held until the answer has come whole.
         let lane = self.lanes.enter();
         let asked = lane.client().request(self.build(request, &sent)?);
-        let response = self.watched(asked, &sent, total).await?;
+        let response = match self.watched(asked, &sent, total).await {
+            Err(fault @ Fault::Way { may_be_done: true, .. }) => return Err(self.explained(fault).await),
+            other => other?,
+        };
         self.answer(request, response).await
+    }
+
+    /// A fault of the way, or that it is one of trust.
+    async fn explained(&self, fault: Fault) -> Fault {
+        let Some(handshake) = &self.handshake else { return fault };
+        handshake.objection().await.map_or(fault, Fault::Untrusted)
     }
 
     /// Waits for the head of the answer, while the body goes out at the pace at least.
