@@ -231,10 +231,12 @@ fn warn_of_mounts(source: &str, places: &[String]) {
             "leeward: warning: {source} is mounted for writing at {}: what is read of it is of no one moment, and may not mount again",
             places.join(", ")
         );
-        eprintln!(
-            "  hint: back up a snapshot of it (lvcreate --snapshot), or freeze it meanwhile (fsfreeze --freeze {})",
-            places.first().map_or("", String::as_str)
-        );
+        // To freeze the root of this machine would freeze this command as well.
+        let freeze = match places.iter().any(|place| place == "/") {
+            true => String::new(),
+            false => format!(", or freeze it meanwhile (fsfreeze --freeze {})", places[0]),
+        };
+        eprintln!("  hint: back up a snapshot of it (lvcreate --snapshot){freeze}");
     }
 }
 
