@@ -197,6 +197,7 @@ impl From<leeward_repository::Error> for Failure {
             other => other,
         };
         let code = match error.kind() {
+            _ if matches!(error, Error::Store(leeward_store::Error::NoBucket { .. })) => Code::NotFound,
             ErrorKind::Io => Code::Io,
             ErrorKind::Damaged => Code::Damaged,
             ErrorKind::NotFound => Code::NotFound,
@@ -225,6 +226,9 @@ impl From<leeward_repository::Error> for Failure {
             }
             Error::NoImage { .. } => Some("see the images with: leeward images"),
             Error::RepositoryExists { .. } => Some("use it as it is, or choose another directory"),
+            Error::Store(leeward_store::Error::NoBucket { .. }) => Some(
+                "make the bucket, or see how its name is spelt; see what a store can do with: leeward repo probe",
+            ),
             Error::Store(error) if error.kind() == leeward_store::ErrorKind::NoSpace => Some(
                 "free some space where the repository is, then run the command again; what was stored is used again",
             ),

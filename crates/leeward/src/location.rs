@@ -10,6 +10,7 @@ use leeward_store::{DirectoryStore, ErrorKind, SharedStore};
 
 use crate::cache;
 use crate::failure::{Code, Failure};
+use crate::servers::{self, Side};
 
 /// The bucket that a location names; `None` when it names a directory.
 pub fn bucket(location: &str) -> Result<Option<Connection>, Failure> {
@@ -26,14 +27,14 @@ fn path(location: &str) -> &Path {
 
 /// Opens the store of a repository that is there; where it is remote, behind the local cache of its metadata. Not for
 /// those who examine what is stored: see [`open_examined_store`].
-pub fn open_cached_store(location: &str) -> Result<SharedStore, Failure> {
-    let store = open_store(location)?;
+pub fn open_cached_store(location: &str, side: Side) -> Result<SharedStore, Failure> {
+    let store = open_store(location, side)?;
     if is_remote(location)? { cache::before(store) } else { Ok(store) }
 }
 
 /// Opens the store of a repository whose objects are to be examined: nothing that is read through it was kept earlier.
-pub fn open_examined_store(location: &str) -> Result<SharedStore, Failure> {
-    let store = open_store(location)?;
+pub fn open_examined_store(location: &str, side: Side) -> Result<SharedStore, Failure> {
+    let store = open_store(location, side)?;
     if is_remote(location)? { cache::before_examined(store) } else { Ok(store) }
 }
 
@@ -43,9 +44,9 @@ fn is_remote(location: &str) -> Result<bool, Failure> {
 }
 
 /// Opens the store of a repository that is there, and nothing before it.
-pub fn open_store(location: &str) -> Result<SharedStore, Failure> {
+pub fn open_store(location: &str, side: Side) -> Result<SharedStore, Failure> {
     if leeward_api::client::Location::is_one(location) {
-        return crate::verb::serve::connect(location);
+        return servers::connect(location, side);
     }
     if let Some(connection) = bucket(location)? {
         return leeward_remote::attach(&connection)
@@ -72,11 +73,12 @@ pub fn pack_bytes(location: &str) -> Result<u64, Failure> {
 /// there already; `accepts_lifecycle`, whether a bucket may have rules that take objects away.
 pub fn create_store(
     location: &str,
+    side: Side,
     holds_repository: bool,
     accepts_lifecycle: bool,
 ) -> Result<SharedStore, Failure> {
     if leeward_api::client::Location::is_one(location) {
-        return crate::verb::serve::connect(location);
+        return servers::connect(location, side);
     }
     if let Some(connection) = bucket(location)? {
         return create_in_bucket(location, &connection, accepts_lifecycle);

@@ -11,6 +11,7 @@ mod place_of_site;
 mod progress;
 mod prompt;
 mod requests;
+mod servers;
 mod size;
 mod unlock;
 mod verb;

@@ -1,12 +1,10 @@
 //! From the environment to a site.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use leeward_api::client::{Location, SiteClient, SiteError};
 
 use crate::failure::{Code, Failure};
-use crate::verb::serve;
+use crate::servers::Side;
 
 /// Which site
 #[derive(Args)]
@@ -21,10 +19,8 @@ impl SiteArgument {
     /// A client of the site.
     pub fn client(&self) -> Result<SiteClient, Failure> {
         let location = Location::parse(&self.site).map_err(|what| Failure::new(Code::Usage, what))?;
-        let file = |name: &str| std::env::var_os(name).map(PathBuf::from);
-        let token_file = file("LEEWARD_SITE_TOKEN_FILE").or_else(|| file("LEEWARD_TOKEN_FILE"));
-        let token = serve::token_of(token_file.as_deref())?;
-        let trust = serve::trust_of_environment()?;
+        let token = Side::Site.token()?;
+        let trust = Side::Site.trust()?;
         SiteClient::new(&location, &token, &trust).map_err(|what| Failure::new(Code::Usage, what))
     }
 }

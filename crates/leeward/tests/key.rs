@@ -72,6 +72,11 @@ fn an_encrypted_repository_is_backed_up_and_restored_with_its_key_alone() {
     safe.succeeds(&["check", "--read-data"]);
     let info = safe.succeeds(&["repo", "info"]);
     assert_eq!(info.value()["features_required"][0], "encryption-1");
+    assert_eq!((&info.value()["encrypted"], &info.value()["access"]), (&true.into(), &"full".into()));
+    // What the listing of keys calls the repository is what --fingerprint takes.
+    let fingerprint = text(&info.value()["fingerprint"]);
+    assert_eq!(safe.succeeds(&["key", "list"]).lines[0]["fingerprint"], fingerprint.as_str());
+    safe.succeeds(&["images", "--fingerprint", &fingerprint]);
     safe.fails(&["repo", "init", "--encrypt"], 2);
 
     // Without a key, with another one, and where it says that nothing is encrypted.

@@ -70,6 +70,13 @@ fn a_disk_comes_back_from_a_bucket_byte_for_byte() {
     let (disk_text, restored_text) = (disk.to_str().unwrap(), restored.to_str().unwrap());
 
     assert_eq!(leeward(&location, &["images"]).status.code(), Some(7), "nothing is there yet");
+    let missing = format!("s3://leeward-tests-missing/end-to-end?endpoint={endpoint}");
+    for arguments in [["images"].as_slice(), &["repo", "init"]] {
+        let refused = leeward(&missing, arguments);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(7), "{told}");
+        assert!(told.contains("NoSuchBucket") && told.contains("make the bucket"), "{told}");
+    }
     print!("{}", succeeds(&location, &["repo", "init"]));
     assert!(!leeward(&location, &["repo", "init"]).status.success(), "one is there already");
     for seed in [1, 2] {

@@ -164,6 +164,38 @@ fn a_seed_travels_on_a_disk() {
 }
 
 #[test]
+fn a_seed_is_followed_by_sync_whatever_verb_took_it_over_and_what_came_from_elsewhere_is_told() {
+    let (bench, ids, second) = site();
+    let seed = bench.path("seed");
+    let place = seed.to_str().unwrap();
+    // What would travel is told without a seed, and nothing is made.
+    let planned = bench.succeeds(&["seed", "export", "-n", place, "web/root"]);
+    assert_eq!(planned.value()["estimate"]["snapshots"].as_array().unwrap().len(), 2);
+    assert!(planned.value()["estimate"]["bytes"].as_u64().unwrap() > 1 << 20 && !seed.exists());
+    bench.succeeds(&["seed", "export", place, "--all"]);
+    let third = bench.path("third").to_str().unwrap().to_owned();
+    let fourth = bench.path("fourth").to_str().unwrap().to_owned();
+    for repository in [&second, &third, &fourth] {
+        bench.succeeds(&["-r", repository, "repo", "init", "--pack-size", "1M"]);
+    }
+    bench.succeeds(&["-r", &second, "seed", "import", place]);
+    bench.succeeds(&["-r", &third, "pull", "--all", place]);
+    // The fourth has its copies from the third, which is not the first's to forget.
+    bench.succeeds(&["-r", &third, "push", "--all", &fourth]);
+    bench.succeeds(&["forget", &format!("web/root@{}", ids[0])]);
+    for repository in [&second, &third] {
+        let synced = bench.succeeds(&["sync", repository]);
+        assert_eq!(synced.lines[1]["forgotten"], true, "{repository}: {}", synced.stdout);
+        assert_eq!(bench.succeeds(&["-r", repository, "log", "web/root"]).lines.len(), 1);
+    }
+    let synced = bench.succeeds(&["sync", &fourth]);
+    let origin = text(&bench.succeeds(&["-r", &third, "repo", "info"]).value()["repository_id"]);
+    assert_eq!(synced.lines[1]["kept_from_repository"], origin.as_str(), "{}", synced.stdout);
+    assert_eq!(synced.lines[1]["snapshots"], 1);
+    assert_eq!(bench.succeeds(&["-r", &fourth, "log", "web/root"]).lines.len(), 2);
+}
+
+#[test]
 fn the_graph_shows_two_heads_after_backups_at_two_sites() {
     let (bench, ids, second) = site();
     let first = bench.repository().display().to_string();

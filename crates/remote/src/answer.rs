@@ -111,6 +111,7 @@ impl Refusal {
             // Somebody else writes at this moment. This write was not made; who reads again sees what became of it.
             (409, Some(Condition::Matches(_))) => Error::Conflict { store, key },
             (404, _) if !self.is_of_bucket() => Error::NotFound { store, key },
+            (404, _) => Error::NoBucket { store, action: at.action, key, what: self.text(hint) },
             (401 | 403, _) => Error::Denied { store, action: at.action, key, what: self.text(hint) },
             _ if self.is_throttling() => {
                 Error::Throttled { store, action: at.action, key, wait: self.wait, what: self.text(hint) }

@@ -7,6 +7,10 @@
 //!
 //! What always holds: bytes are hostile until they are checked, and nothing is allocated on their word alone.
 
+mod names;
+
+pub use names::verify_names;
+
 use std::sync::Arc;
 
 use leeward_store::{Error as StoreError, Object, Result as StoreResult};

@@ -5,7 +5,7 @@
 //! written. There is one storing thread where the store is a disk, several where a request waits for a network.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -28,6 +28,8 @@ const SHARDS: usize = 64;
 const LOOKS_MAX: usize = 3;
 /// Threads that store packs, at most: each holds one in memory.
 const STORING_THREADS_MAX: usize = 16;
+/// Packs whose directories are read at once, at most.
+const READING_THREADS_MAX: usize = 8;
 /// Bytes of packs that these threads hold, at most, while there are more than two.
 const STORING_BYTES_MAX: usize = 256 << 20;
 
@@ -183,6 +185,15 @@ impl Writer {
             writer.storing.push(thread);
         }
         Ok(writer)
+    }
+
+    /// Looks anew at what the repository holds, and takes up packs that others have put there since. To be called before
+    /// anything is claimed: what was found missing may be there now.
+    pub(crate) fn look_again(&self) -> Result<()> {
+        let mut index = self.shared.repository.load_index()?;
+        self.shared.repository.adopt_orphans(&mut index)?;
+        *self.shared.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+        Ok(())
     }
 
     /// The repository that is written.
@@ -420,6 +431,9 @@ impl Pending {
     }
 }
 
+/// The index entries of a pack, and what is wrong with frames that had to be left out.
+pub(crate) type PackEntries = (Vec<Entry>, Vec<String>);
+
 /// Packs that no run speaks of.
 struct Orphans {
     /// What is in them, in order.
@@ -498,11 +512,15 @@ impl Repository {
         let mut entries = Vec::new();
         let mut sizes = Vec::new();
         let present = index.states().present.iter();
-        for (pack, size) in present.filter(|(pack, _)| !known.contains(*pack) && wanted(pack)) {
-            match self.pack_entries(*pack) {
+        let orphans: Vec<(PackId, u64)> = present
+            .filter(|(pack, _)| !known.contains(*pack) && wanted(pack))
+            .map(|(pack, size)| (*pack, *size))
+            .collect();
+        for (pack, size, found) in self.read_entries(&orphans) {
+            match found {
                 Ok((found, _)) => {
                     entries.extend(found);
-                    sizes.push((*pack, *size));
+                    sizes.push((pack, size));
                 }
                 // Gone again, or damaged: nothing will refer to it, and `check` names it.
                 Err(error) if error.is_not_found() || matches!(error, Error::Damaged { .. }) => {}
@@ -514,8 +532,24 @@ impl Repository {
         Ok(Orphans { entries, sizes })
     }
 
+    /// Reads what packs say of themselves, several at once where a request waits for a network.
+    fn read_entries(&self, packs: &[(PackId, u64)]) -> Vec<(PackId, u64, Result<PackEntries>)> {
+        let (next, read) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(packs.len())));
+        std::thread::scope(|scope| {
+            for _ in 0..self.store().requests_at_once().clamp(1, READING_THREADS_MAX).min(packs.len()) {
+                scope.spawn(|| {
+                    while let Some((pack, size)) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let entries = self.pack_entries(*pack);
+                        lock(&read).push((*pack, *size, entries));
+                    }
+                });
+            }
+        });
+        std::mem::take(&mut *lock(&read))
+    }
+
     /// The index entries of a pack, from the pack alone, and what is wrong with frames that had to be left out.
-    pub(crate) fn pack_entries(&self, pack: PackId) -> Result<(Vec<Entry>, Vec<String>)> {
+    pub(crate) fn pack_entries(&self, pack: PackId) -> Result<PackEntries> {
         let directory = self.pack_directory(pack)?;
         let (mut entries, mut flaws) = (Vec::new(), Vec::new());
         match directory.kind {

@@ -109,6 +109,18 @@ pub enum Error {
         /// Whether it may pass by itself. A write may have been made all the same.
         is_transient: bool,
     },
+    /// The bucket, or what a service calls so, is not there.
+    #[error("{store}: cannot {action} {key}: {what}")]
+    NoBucket {
+        /// The store.
+        store: String,
+        /// What was tried.
+        action: &'static str,
+        /// Key of the object, or what stands for it.
+        key: String,
+        /// The service's answer.
+        what: String,
+    },
     /// A service is asked more than it bears. A write was hardly made, but nobody promises that.
     #[error("{store}: cannot {action} {key}: {what}; the service asks for fewer requests: try again later")]
     Throttled {
@@ -183,7 +195,10 @@ impl Error {
             Self::Uncertain { .. } => ErrorKind::Uncertain,
             Self::TooLarge { .. } | Self::Contradiction { .. } => ErrorKind::Damaged,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Io { .. } | Self::Remote { .. } | Self::Throttled { .. } => ErrorKind::Io,
+            // That a bucket is not there must not be taken for an object that is not there.
+            Self::Io { .. } | Self::Remote { .. } | Self::NoBucket { .. } | Self::Throttled { .. } => {
+                ErrorKind::Io
+            }
             Self::Denied { .. } => ErrorKind::Denied,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
         }

@@ -10,7 +10,7 @@ use hyper::Uri;
 pub struct Location {
     pub(super) is_secure: bool,
     pub(super) host: String,
-    port: u16,
+    pub(super) port: u16,
     path: String,
 }
 

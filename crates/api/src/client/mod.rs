@@ -5,6 +5,8 @@
 //! acknowledged are compared with each other, and what does not fit is told as [`leeward_store::Error::Contradiction`] with
 //! the server's name. (What the bytes of objects are worth, the repository finds out by their digests.)
 
+mod control;
+mod handshake;
 mod lanes;
 mod location;
 mod object;
@@ -12,11 +14,13 @@ mod retry;
 mod site;
 mod tls;
 mod transport;
+mod trust;
 
+pub use control::{PACKS_OF_TRANSFER_MAX, PassText, ServerControl, TransferOrder};
 pub use location::Location;
 pub use retry::Patience;
 pub use site::{SiteClient, SiteError};
-pub use tls::Trust;
+pub use tls::{Trust, check_trust};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

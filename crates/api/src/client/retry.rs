@@ -90,6 +90,10 @@ impl Shared {
                 let (store, key) = (self.name.clone(), key.to_owned());
                 (Error::Remote { store, action, key, what, is_transient: true }, may_be_done)
             }
+            Err(Fault::Untrusted(what)) => {
+                let (store, key) = (self.name.clone(), key.to_owned());
+                (Error::Remote { store, action, key, what, is_transient: false }, false)
+            }
             Err(Fault::TooLarge { size, size_max }) => {
                 let (store, key) = (self.name.clone(), key.to_owned());
                 (Error::TooLarge { store, key, size, size_max }, true)

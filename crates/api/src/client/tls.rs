@@ -16,6 +16,14 @@ pub struct Trust {
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
+/// Whether the files of a trust can be used.
+///
+/// # Errors
+/// One of them cannot; says which.
+pub fn check_trust(trust: &Trust) -> Result<(), String> {
+    config(trust).map(|_| ())
+}
+
 pub(super) fn config(trust: &Trust) -> Result<ClientConfig, String> {
     let roots = match &trust.authority {
         Some(path) => authorities(path)?,

@@ -21,9 +21,11 @@ use hyper::{Method, Response};
 use leeward_store::Version;
 use tokio::runtime::Runtime;
 
+use super::handshake::Handshake;
 use super::lanes::Lanes;
 use super::location::Location;
-use super::{ClientOptions, Trust};
+use super::trust;
+use super::{ClientOptions, Trust, tls};
 use crate::limits::{Pace, Pacer};
 use crate::problem::Problem;
 use crate::token::TokenText;
@@ -107,6 +109,8 @@ pub(super) struct Answer {
 pub(super) enum Fault {
     /// The way there or back.
     Way { what: String, may_be_done: bool },
+    /// One side does not trust the other; trying again changes nothing.
+    Untrusted(String),
     /// More than the answer may have.
     TooLarge { size: u64, size_max: u64 },
     /// What came is no answer of this protocol.
@@ -121,6 +125,8 @@ fn way(what: impl Into<String>) -> Fault {
 pub(super) struct Transport {
     lanes: Lanes,
     location: Location,
+    /// None where there is no TLS.
+    handshake: Option<Handshake>,
     authorization: HeaderValue,
     pace: Pace,
     answer_time: Duration,
@@ -145,6 +151,7 @@ impl Transport {
         options: &ClientOptions,
     ) -> Result<Self, String> {
         let lanes = Lanes::new(location, trust, options.connections)?;
+        let handshake = Handshake::new(location, tls::config(trust)?);
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
             .map_err(|_| "the token has characters that no token has".to_owned())?;
         authorization.set_sensitive(true);
@@ -157,6 +164,7 @@ impl Transport {
         Ok(Self {
             lanes,
             location: location.clone(),
+            handshake,
             authorization,
             pace: options.pace,
             answer_time: options.answer_time,
@@ -178,7 +186,7 @@ impl Transport {
             .method(request.method.clone())
             .uri(self.location.url(&request.path))
             .header(header::AUTHORIZATION, self.authorization.clone());
-        if request.method == Method::PUT {
+        if request.method == Method::PUT || !request.body.is_empty() {
             builder = builder.header(header::CONTENT_LENGTH, upload.left);
         }
         builder = match &request.condition {
@@ -198,8 +206,17 @@ impl Transport {
         // Held until the answer has come whole.
         let lane = self.lanes.enter();
         let asked = lane.client().request(self.build(request, &sent)?);
-        let response = self.watched(asked, &sent, total).await?;
+        let response = match self.watched(asked, &sent, total).await {
+            Err(fault @ Fault::Way { may_be_done: true, .. }) => return Err(self.explained(fault).await),
+            other => other?,
+        };
         self.answer(request, response).await
+    }
+
+    /// A fault of the way, or that it is one of trust.
+    async fn explained(&self, fault: Fault) -> Fault {
+        let Some(handshake) = &self.handshake else { return fault };
+        handshake.objection().await.map_or(fault, Fault::Untrusted)
     }
 
     /// Waits for the head of the answer, while the body goes out at the pace at least.
@@ -268,6 +285,9 @@ impl Transport {
             })?;
             let Some(frame) = next else { return Ok(bytes) };
             let frame = frame.map_err(|error| {
+                if let Some(hint) = trust::hint(&error, &chain(&error)) {
+                    return Fault::Untrusted(format!("{} — {hint}", chain(&error)));
+                }
                 way(format!("the answer broke off after {} bytes: {}", bytes.len(), chain(&error)))
             })?;
             let Ok(data) = frame.into_data() else { continue };
@@ -323,6 +343,9 @@ fn problem(status: u16, body: &[u8]) -> Result<Problem, Fault> {
 
 fn failed(error: &hyper_util::client::legacy::Error) -> Fault {
     let what = chain(error);
+    if let Some(hint) = trust::hint(error, &what) {
+        return Fault::Untrusted(format!("{what} — {hint}"));
+    }
     match error.is_connect() {
         true => Fault::Way { what: format!("no connection: {what}"), may_be_done: false },
         false => way(what),

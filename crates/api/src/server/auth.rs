@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderMap, header};
 use jiff::Timestamp;
 
-use super::{Asking, Caller, ServerState};
+use super::{Asking, Caller, ServerState, passes};
 use crate::problem::{Code, Problem};
 use crate::token::TokenText;
 
@@ -71,7 +71,14 @@ pub(super) fn authenticate(
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "));
     let Some(text) = text else { return Err(failed("the request has no token".to_owned())) };
-    let Some(token) = tokens.find(&TokenText::new(text.trim())) else {
+    let text = TokenText::new(text.trim());
+    if text.reveal().starts_with(passes::TEXT_PREFIX) {
+        let Some((token, purpose)) = state.0.passes.find(&text, &tokens) else {
+            return Err(failed("the pass is not valid here any more".to_owned()));
+        };
+        return Ok(Caller { token: Arc::new(token), tokens, purpose: Some(purpose) });
+    }
+    let Some(token) = tokens.find(&text) else {
         return Err(failed(
             "the token is not known here: it was removed, or is of another server".to_owned(),
         ));
@@ -80,5 +87,5 @@ pub(super) fn authenticate(
         return Err(failed(format!("token {:?} has expired", token.name)));
     }
     let token = Arc::new(token.clone());
-    Ok(Caller { token, tokens })
+    Ok(Caller { token, tokens, purpose: None })
 }

@@ -12,13 +12,21 @@ pub(crate) mod auth;
 mod body;
 mod listen;
 mod metrics;
+mod moving;
 mod objects;
+mod passes;
+mod peers;
 mod tls;
+mod transfers;
 
 pub use audit::Audit;
 pub use listen::{ListenOptions, serve};
+pub use passes::Purpose;
+pub use peers::PeerServer;
 pub use tls::{TlsFiles, make_certificates, tls_config};
 pub(crate) use tls::{authorities, certificates, private_key};
+pub(crate) use transfers::PACKS_MAX;
+pub use transfers::{Direction, TransferState, TransferStatus};
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -50,6 +58,10 @@ pub struct ServerOptions {
     pub queue_time: Duration,
     /// The most entries of one page of a listing.
     pub page_entries: usize,
+    /// Other servers that packs may be moved to and from.
+    pub peers: Vec<PeerServer>,
+    /// How long a transfer goes on though nobody asks for it.
+    pub transfer_lease: Duration,
 }
 
 impl Default for ServerOptions {
@@ -60,6 +72,8 @@ impl Default for ServerOptions {
             store_calls: 16,
             queue_time: Duration::from_secs(60),
             page_entries: crate::limits::PAGE_ENTRIES_MAX,
+            peers: Vec::new(),
+            transfer_lease: transfers::LEASE,
         }
     }
 }
@@ -78,6 +92,8 @@ pub(crate) struct Inner {
     calls: Semaphore,
     /// In units of [`MEMORY_UNIT`].
     memory: Semaphore,
+    passes: passes::Passes,
+    transfers: transfers::Transfers,
 }
 
 /// Bytes that one permit of memory stands for.
@@ -98,6 +114,8 @@ impl ServerState {
             options,
             calls,
             memory,
+            passes: passes::Passes::default(),
+            transfers: transfers::Transfers::default(),
         }))
     }
 
@@ -146,6 +164,8 @@ struct Asking {
 struct Caller {
     token: Arc<Token>,
     tokens: Arc<TokenFile>,
+    /// What the pass is for, where no token but a pass was shown.
+    purpose: Option<Purpose>,
 }
 
 /// The routes of a repository: `/v1/…`, `/metrics` and `/health`.
@@ -156,6 +176,11 @@ pub fn routes(state: ServerState) -> Router {
         .route("/v1/settle", any(handle))
         .route("/v1/sweep", any(handle))
         .route("/v1/whoami", any(handle))
+        .route("/v1/peers", any(handle))
+        .route("/v1/passes", any(handle))
+        .route("/v1/passes/{id}", any(handle))
+        .route("/v1/transfers", any(handle))
+        .route("/v1/transfers/{id}", any(handle))
         .route("/metrics", any(handle))
         .route("/health", get(|| async { "ok\n" }))
         .fallback(any(handle))
@@ -197,6 +222,8 @@ fn begin(request: &Request) -> Asking {
         ("PUT", _) if path.starts_with("/v1/objects/") => "put",
         ("DELETE", _) if path.starts_with("/v1/objects/") => "delete",
         ("POST", _) => "post",
+        ("DELETE", _) => "end",
+        ("GET", _) if path == "/v1/peers" || path.starts_with("/v1/transfers/") => "look",
         _ => "other",
     };
     Asking {
@@ -209,6 +236,17 @@ fn begin(request: &Request) -> Asking {
     }
 }
 
+/// A pass opens what it is for, and nothing else.
+fn confine(caller: &Caller, class: &str, path: &str) -> Result<(), Problem> {
+    let Some(purpose) = caller.purpose else { return Ok(()) };
+    match objects::key_of(path).is_ok_and(|key| purpose.covers(class, &key)) {
+        true => Ok(()),
+        false => {
+            Err(Problem::denied(format!("token {:?} may move packs, and nothing else", caller.token.name)))
+        }
+    }
+}
+
 async fn act(
     state: &ServerState,
     asking: &mut Asking,
@@ -217,6 +255,7 @@ async fn act(
 ) -> Result<Response, Problem> {
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
+    confine(&caller, asking.class, &path)?;
     match (asking.class, path.as_str()) {
         ("list", _) => objects::list(state, caller, &query).await,
         ("get", _) => {
@@ -228,6 +267,12 @@ async fn act(
         ("delete", _) => objects::delete(state, caller, &path).await,
         ("post", "/v1/settle") => objects::settle(state, caller, &query).await,
         ("post", "/v1/sweep") => objects::sweep(state, caller).await,
+        ("post", "/v1/passes") => transfers::make_pass(state, &caller, request).await,
+        ("post", "/v1/transfers") => transfers::begin(state, caller, request).await,
+        ("end", path) if path.starts_with("/v1/passes/") => Ok(transfers::end_pass(state, &caller, path)),
+        ("end", path) if path.starts_with("/v1/transfers/") => transfers::cancel(state, &caller, path),
+        ("look", path) if path.starts_with("/v1/transfers/") => transfers::status(state, &caller, path),
+        ("look", "/v1/peers") => Ok(transfers::peers(state)),
         (_, "/v1/whoami") => objects::whoami(state, caller).await,
         (_, "/metrics") => match caller.token.role != Role::Writer && !caller.token.is_confined() {
             true => Ok(plain(state.0.metrics.text())),
@@ -266,6 +311,17 @@ impl ServerState {
             });
         }
     }
+}
+
+/// An error with its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
 }
 
 fn refusal(problem: &Problem) -> Response {

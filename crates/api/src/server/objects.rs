@@ -28,7 +28,7 @@ fn bad(message: impl Into<String>) -> Problem {
 }
 
 /// The key in a path, decoded exactly once.
-fn key_of(path: &str) -> Result<Key, Problem> {
+pub(super) fn key_of(path: &str) -> Result<Key, Problem> {
     let encoded = path.strip_prefix("/v1/objects/").unwrap_or_default();
     let shown = || encoded.chars().take(80).collect::<String>();
     decode(encoded)
@@ -228,7 +228,18 @@ pub(super) async fn write(
     state.0.metrics.received(length);
     let is_new = condition == Condition::Absent;
     let version = state
-        .blocking(move |guard| guard.write(&caller.token, &caller.tokens, &key, &condition, &bytes))
+        .blocking(move |guard| {
+            if caller.purpose.is_some() {
+                // Nobody with a key has read it on its way, so what can be told without one is.
+                leeward_repository::verify::verify_names(key.name(), &bytes).map_err(|what| {
+                    Problem::rejected(format!(
+                        "token {:?} sent {key}, which cannot be accepted: {what}",
+                        caller.token.name
+                    ))
+                })?;
+            }
+            guard.write(&caller.token, &caller.tokens, &key, &condition, &bytes)
+        })
         .await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = if is_new { StatusCode::CREATED } else { StatusCode::OK };

@@ -180,7 +180,7 @@ impl TokenText {
         &self.0
     }
 
-    fn digest(&self) -> blake3::Hash {
+    pub(crate) fn digest(&self) -> blake3::Hash {
         blake3::Hash::from_bytes(blake3::derive_key(DIGEST_CONTEXT, self.0.as_bytes()))
     }
 }

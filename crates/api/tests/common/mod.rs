@@ -55,6 +55,8 @@ pub struct Served {
 pub struct Setup {
     pub content: Content,
     pub has_tls: bool,
+    /// Of which authority clients need a certificate.
+    pub client_ca: Option<PathBuf>,
     pub options: ServerOptions,
     pub listen: ListenOptions,
 }
@@ -64,6 +66,7 @@ impl Default for Setup {
         Self {
             content: Content::Repository,
             has_tls: false,
+            client_ca: None,
             options: ServerOptions::default(),
             listen: ListenOptions { drain_time: Duration::from_secs(2), ..ListenOptions::default() },
         }
@@ -108,7 +111,7 @@ impl Served {
             let place = self.directory.path().join("tls");
             make_certificates(&place, &["localhost".to_owned()], &["127.0.0.1".parse().unwrap()]).unwrap();
             let (certificate, key) = (place.join("server-cert.pem"), place.join("server-key.pem"));
-            tls_config(&TlsFiles { certificate, key, client_ca: None }).unwrap()
+            tls_config(&TlsFiles { certificate, key, client_ca: setup.client_ca.clone() }).unwrap()
         });
         let listener = TcpListener::bind(self.address).unwrap();
         self.address = listener.local_addr().unwrap();

@@ -1,6 +1,7 @@
 //! `leeward backup`: a disk becomes a snapshot, or the disks of a machine a group of them.
 
 pub mod machine;
+mod mounted;
 mod rbd;
 
 use std::collections::BTreeMap;
@@ -87,6 +88,8 @@ pub fn run(
         return rbd::run(image?, &arguments, &repository, output);
     }
     refuse_in_use(&arguments.source)?;
+    let mounted_at = mounted::places(&arguments.source);
+    warn_of_mounts(&arguments.source, &mounted_at);
     let read_limit = arguments.limit_read.map(RateLimit::new);
     let source = LimitedSource::wrap(open_source(&arguments.source, &options)?, read_limit.as_ref());
     let info = source.info();
@@ -104,6 +107,7 @@ pub fn run(
         if output.is_json() {
             output.json_line(&serde_json::json!({
                 "dry_run": true, "format": info.format, "virtual_size": info.virtual_size, "data_bytes": data,
+                "mounted_at": mounted_at,
             }));
         }
         output.line(format!(
@@ -123,7 +127,7 @@ pub fn run(
             format: info.format.to_string(),
             host: host_name(),
         },
-        consistency: Consistency::AtRest,
+        consistency: if mounted_at.is_empty() { Consistency::AtRest } else { Consistency::Crash },
         tags: arguments.tags.into_iter().collect::<BTreeMap<_, _>>(),
         threads: arguments.threads.unwrap_or_else(default_threads),
     };
@@ -132,7 +136,7 @@ pub fn run(
     let result = repository.backup(source.as_ref(), &backup, &watch);
     watch.finish();
     let outcome = result?;
-    report(&outcome, started.elapsed(), repository.requests(), output);
+    report(&outcome, &mounted_at, started.elapsed(), repository.requests(), output);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -196,7 +200,7 @@ fn back_up_overlay(
     let result = repository.backup_group(&[member], &options, &watch);
     watch.finish();
     for outcome in result? {
-        report(&outcome, started.elapsed(), repository.requests(), output);
+        report(&outcome, &[], started.elapsed(), repository.requests(), output);
         if let Some(reason) = outcome.snapshot.capture.as_ref().and_then(|capture| capture.reason.as_ref()) {
             output.line(format!("  read the whole disk: {reason}"));
         }
@@ -220,7 +224,29 @@ fn refuse_in_use(source: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn report(outcome: &BackupOutcome, time: std::time::Duration, sent: Option<RequestCounts>, output: &Output) {
+/// Tells that a disk does not hold still, and what to do about it.
+fn warn_of_mounts(source: &str, places: &[String]) {
+    if !places.is_empty() {
+        eprintln!(
+            "leeward: warning: {source} is mounted for writing at {}: what is read of it is of no one moment, and may not mount again",
+            places.join(", ")
+        );
+        // To freeze the root of this machine would freeze this command as well.
+        let freeze = match places.iter().any(|place| place == "/") {
+            true => String::new(),
+            false => format!(", or freeze it meanwhile (fsfreeze --freeze {})", places[0]),
+        };
+        eprintln!("  hint: back up a snapshot of it (lvcreate --snapshot){freeze}");
+    }
+}
+
+fn report(
+    outcome: &BackupOutcome,
+    mounted_at: &[String],
+    time: std::time::Duration,
+    sent: Option<RequestCounts>,
+    output: &Output,
+) {
     let snapshot = &outcome.snapshot;
     let statistics = &snapshot.statistics;
     if output.is_json() {
@@ -230,6 +256,7 @@ fn report(outcome: &BackupOutcome, time: std::time::Duration, sent: Option<Reque
             "parents": snapshot.parents,
             "virtual_size": snapshot.virtual_size,
             "statistics": statistics,
+            "mounted_at": mounted_at,
             "seconds": time.as_secs_f64(),
             "requests": requests::value(sent),
         }));

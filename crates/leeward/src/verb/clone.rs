@@ -11,6 +11,7 @@ use super::push::carry::{Carry, Sides};
 use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
 use crate::output::Output;
+use crate::servers::Side;
 use crate::unlock::OtherArguments;
 
 /// Make a repository with the settings of another, and copy all snapshots into it
@@ -33,24 +34,25 @@ pub fn run(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let other = &arguments.transfer.other;
-    let from = repository.open_other(&arguments.from, other)?;
+    let side = Side::beside(&arguments.from);
+    let from = repository.open_at(&arguments.from, Side::Own, other)?;
     let carry = Carry {
         verb: "clone",
         options: arguments.transfer.options(Near::From),
         dry_run: arguments.transfer.dry_run,
     };
     let place;
-    let to = match open_alike(&from, &arguments.to, repository, other)? {
+    let to = match open_alike(&from, &arguments.to, side, repository, other)? {
         Some(to) => to,
         None if carry.dry_run => {
             // What would travel into an empty repository is told by one, which then goes again.
             place = tempfile::tempdir()
                 .map_err(|error| Failure::new(Code::Io, format!("cannot make a folder: {error}")))?;
-            repository.make_alike(&from, &place.path().join("empty").display().to_string())?
+            repository.make_alike(&from, &place.path().join("empty").display().to_string(), side)?
         }
-        None => repository.make_alike(&from, &arguments.to)?,
+        None => repository.make_alike(&from, &arguments.to, side)?,
     };
-    let sides = Sides::new(from, to, &arguments.transfer)?;
+    let sides = Sides::new((from, Side::Own), (to, side), &arguments.transfer, output)?;
     Ok(carry.run(&sides, &Selection::All, output)?.code())
 }
 
@@ -58,10 +60,11 @@ pub fn run(
 pub fn open_alike(
     from: &Repository,
     location: &str,
+    side: Side,
     repository: &RepositoryArgument,
     keys: &OtherArguments,
 ) -> Result<Option<Repository>, Failure> {
-    let to = match repository.open_other(location, keys) {
+    let to = match repository.open_at(location, side, keys) {
         Ok(to) => to,
         Err(failure) if failure.code() == Code::NotFound => return Ok(None),
         Err(failure) => return Err(failure),

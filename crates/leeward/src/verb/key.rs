@@ -172,7 +172,12 @@ fn add(repository: &Repository, new: &NewKey, output: &Output) -> Result<ExitCod
 fn list(repository: &Repository, output: &Output) -> Result<ExitCode, Failure> {
     let keys = repository.wrapped_keys()?;
     if output.is_json() {
-        keys.iter().for_each(|key| output.json_line(key));
+        let fingerprint = repository.fingerprint().map(|fingerprint| fingerprint.to_string());
+        for key in &keys {
+            let mut value = serde_json::to_value(key).unwrap_or_default();
+            value["fingerprint"] = fingerprint.clone().into();
+            output.json_line(&value);
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let Some(fingerprint) = repository.fingerprint() else {

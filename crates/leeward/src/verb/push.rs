@@ -1,17 +1,19 @@
 //! `leeward push` and `pull`: snapshots travel between two repositories.
 
 pub mod carry;
+pub mod direct;
 pub mod pick;
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use leeward_repository::transfer::{Near, Selection, TransferOptions};
 
 use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
 use crate::limit;
 use crate::output::Output;
+use crate::servers::Side;
 use crate::unlock::OtherArguments;
 use carry::{Carry, Sides};
 
@@ -34,8 +36,23 @@ pub struct TransferArguments {
     /// Walk the new snapshots once more at the target when they are published
     #[arg(long)]
     pub verify: bool,
+    /// Between two servers: whether packs go from one to the other and not through this machine. For that one of them has the
+    /// other as a --peer
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Direct::Auto)]
+    pub direct: Direct,
     #[command(flatten)]
     pub other: OtherArguments,
+}
+
+/// Whether packs go from server to server.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direct {
+    /// Where the servers can; else through this machine
+    Auto,
+    /// Or nothing travels
+    Must,
+    /// Everything goes through this machine
+    Never,
 }
 
 impl TransferArguments {
@@ -91,9 +108,10 @@ pub fn push(
 ) -> Result<ExitCode, Failure> {
     let (what, to) = split(&arguments.what, arguments.all, "push -r FROM IMAGE[@SPEC]... TO")?;
     let sides = Sides::new(
-        repository.open()?,
-        repository.open_other(to, &arguments.transfer.other)?,
+        (repository.open()?, Side::Own),
+        (repository.open_other(to, &arguments.transfer.other)?, repository.other_side()),
         &arguments.transfer,
+        output,
     )?;
     run(&sides, what, arguments.all, &arguments.transfer, Near::From, output)
 }
@@ -106,9 +124,10 @@ pub fn pull(
 ) -> Result<ExitCode, Failure> {
     let (what, from) = split(&arguments.what, arguments.all, "pull -r TO IMAGE[@SPEC]... FROM")?;
     let sides = Sides::new(
-        repository.open_other(from, &arguments.transfer.other)?,
-        repository.open()?,
+        (repository.open_other(from, &arguments.transfer.other)?, repository.other_side()),
+        (repository.open()?, Side::Own),
         &arguments.transfer,
+        output,
     )?;
     run(&sides, what, arguments.all, &arguments.transfer, Near::To, output)
 }

@@ -11,6 +11,7 @@ use crate::limit::{LimitedStore, RateLimit};
 use crate::location;
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::servers::Side;
 use crate::size;
 use crate::unlock::{OtherArguments, UnlockArguments};
 use crate::verb::key::{self, RecoveryTarget};
@@ -19,7 +20,8 @@ use crate::verb::probe;
 /// Which repository.
 #[derive(Args, Debug, Clone)]
 pub struct RepositoryArgument {
-    /// The repository: a directory, or a place in an object store (s3://BUCKET/PREFIX)
+    /// The repository: a directory; https://HOST[:PORT] of a Leeward server; or a place in an object store: s3://, swift://,
+    /// oss://, oci://, azure://, gs:// or sftp:// (docs/stores.md says how each is spelt)
     #[arg(short, long, env = "LEEWARD_REPO", value_name = "REPO", global = true)]
     repo: Option<String>,
     #[command(flatten)]
@@ -36,55 +38,70 @@ impl RepositoryArgument {
 
     /// Opens it.
     pub fn open(&self) -> Result<Repository, Failure> {
-        open_with(self.location()?, None, &self.unlock)
+        open_with(self.location()?, Side::Own, None, &self.unlock)
     }
 
     /// Opens it to write so many bytes per second at most.
     pub fn open_limited(&self, bytes_per_second: Option<u64>) -> Result<Repository, Failure> {
-        open_with(self.location()?, bytes_per_second, &self.unlock)
+        open_with(self.location()?, Side::Own, bytes_per_second, &self.unlock)
     }
 
     /// Opens another repository beside it, with the keys that are given for that one, else with the same.
     pub fn open_other(&self, location: &str, keys: &OtherArguments) -> Result<Repository, Failure> {
-        open_with(location, None, self.unlock.for_other(keys).as_ref())
+        self.open_at(location, self.other_side(), keys)
+    }
+
+    /// As [`RepositoryArgument::open_other`], of the two sides of a transfer the one that is said.
+    pub fn open_at(&self, location: &str, side: Side, keys: &OtherArguments) -> Result<Repository, Failure> {
+        open_with(location, side, None, self.unlock.for_other(keys).as_ref())
+    }
+
+    /// What another repository is, beside the one of -r.
+    pub fn other_side(&self) -> Side {
+        Side::beside(self.repo.as_deref().unwrap_or_default())
     }
 
     /// Makes a repository with the settings of another and, where that one is encrypted, with its secret; whoever has what
     /// opened that one opens this one.
-    pub fn make_alike(&self, like: &Repository, location: &str) -> Result<Repository, Failure> {
+    pub fn make_alike(&self, like: &Repository, location: &str, side: Side) -> Result<Repository, Failure> {
         let keys = if like.access().is_some() { first_keys(self, None)? } else { Vec::new() };
-        let holds_repository = location::open_store(location)
+        let holds_repository = location::open_store(location, side)
             .is_ok_and(|store| Repository::is_present(store.as_ref()).unwrap_or(false));
-        let store = location::create_store(location, holds_repository, false)?;
+        let store = location::create_store(location, side, holds_repository, false)?;
         Ok(Repository::init_alike(store, like, &keys)?)
     }
 
     /// Opens it to examine its objects: none comes from what the local cache kept earlier.
     pub fn open_examined(&self) -> Result<Repository, Failure> {
         let location = self.location()?;
-        told(location, Repository::open_with(location::open_examined_store(location)?, &self.unlock))
+        told(
+            location,
+            Repository::open_with(location::open_examined_store(location, Side::Own)?, &self.unlock),
+        )
     }
 
     /// As [`RepositoryArgument::open_other`], to examine its objects.
     pub fn open_other_examined(&self, location: &str, keys: &OtherArguments) -> Result<Repository, Failure> {
         let unlock = self.unlock.for_other(keys);
-        told(location, Repository::open_with(location::open_examined_store(location)?, unlock.as_ref()))
+        let store = location::open_examined_store(location, self.other_side())?;
+        told(location, Repository::open_with(store, unlock.as_ref()))
     }
 
     /// Opens it without keys, to check what can be checked so.
     pub fn open_keyless(&self) -> Result<KeylessRepository, Failure> {
         let location = self.location()?;
-        told(location, KeylessRepository::open(location::open_examined_store(location)?))
+        told(location, KeylessRepository::open(location::open_examined_store(location, Side::Own)?))
     }
 }
 
 /// Opens the repository at a location with what `unlock` gives, to write so many bytes per second at most.
 pub fn open_with(
     location: &str,
+    side: Side,
     bytes_per_second: Option<u64>,
     unlock: &dyn Unlock,
 ) -> Result<Repository, Failure> {
-    let store = location::open_cached_store(location)?;
+    let store = location::open_cached_store(location, side)?;
     let limit = bytes_per_second.map(RateLimit::new);
     told(location, Repository::open_with(LimitedStore::wrap(store, limit.as_ref(), None), unlock))
 }
@@ -103,9 +120,9 @@ pub fn init(location: &str, options: &InitOptions) -> Result<Repository, Failure
 
 /// As [`init`]; perhaps also where rules of the bucket take objects away.
 fn init_with(location: &str, options: &InitOptions, accepts_lifecycle: bool) -> Result<Repository, Failure> {
-    let holds_repository = location::open_store(location)
+    let holds_repository = location::open_store(location, Side::Own)
         .is_ok_and(|store| Repository::is_present(store.as_ref()).unwrap_or(false));
-    let store = location::create_store(location, holds_repository, accepts_lifecycle)?;
+    let store = location::create_store(location, Side::Own, holds_repository, accepts_lifecycle)?;
     Ok(Repository::init(store, options)?)
 }
 
@@ -214,7 +231,7 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
     };
     let config = opened.config();
     if output.is_json() {
-        output.json_line(config);
+        output.json_line(&info_of(&opened));
     } else {
         output.line(format!("repository   {}", config.repository_id));
         output.line(format!("location     {}", opened.location()));
@@ -230,6 +247,16 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
         output.line(format!("made         {} by {}", config.created, config.tool));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration, and what it does not say of itself, for programs.
+fn info_of(repository: &Repository) -> serde_json::Value {
+    let mut value = serde_json::to_value(repository.config()).unwrap_or_default();
+    value["location"] = repository.location().into();
+    value["encrypted"] = repository.access().is_some().into();
+    value["access"] = repository.access().map(KeyAccess::name).into();
+    value["fingerprint"] = repository.fingerprint().map(|fingerprint| fingerprint.to_string()).into();
+    value
 }
 
 fn encryption(repository: &Repository) -> &'static str {

@@ -19,6 +19,7 @@ use super::push::{TransferArguments, pick};
 use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
 use crate::output::Output;
+use crate::servers::Side;
 
 /// The file that says what a seed carries.
 const MANIFEST: &str = "seed.json";
@@ -94,13 +95,17 @@ fn export(
 ) -> Result<ExitCode, Failure> {
     let location = directory.display().to_string();
     let manifest = directory.join(MANIFEST);
-    let to = match open_alike(&from, &location, repository, &arguments.other)? {
+    let place;
+    let to = match open_alike(&from, &location, repository.other_side(), repository, &arguments.other)? {
         Some(to) => to,
         None if arguments.dry_run => {
-            return Err(Failure::new(Code::NotFound, format!("{location}: there is no seed here yet"))
-                .hint("see what would travel into a new one with: leeward clone -n FROM DIR"));
+            // What would travel into an empty seed is told by one, which then goes again.
+            place = tempfile::tempdir()
+                .map_err(|error| Failure::new(Code::Io, format!("cannot make a folder: {error}")))?;
+            let empty = place.path().join("empty").display().to_string();
+            repository.make_alike(&from, &empty, repository.other_side())?
         }
-        None => repository.make_alike(&from, &location)?,
+        None => repository.make_alike(&from, &location, repository.other_side())?,
     };
     if !arguments.dry_run {
         // Until all is there it must not look finished.
@@ -112,7 +117,7 @@ fn export(
         }
     }
     let identity = from.config().repository_id.clone();
-    let sides = Sides::new(from, to, arguments)?;
+    let sides = Sides::new((from, Side::Own), (to, repository.other_side()), arguments, output)?;
     let carry =
         Carry { verb: "seed export", options: arguments.options(Near::From), dry_run: arguments.dry_run };
     let carried = carry.run(&sides, selection, output)?;
@@ -153,8 +158,15 @@ fn import(
     let mut options = transfer.options(Near::From);
     (options.verify, options.is_carried) = (true, true);
     let carry = Carry { verb: "seed import", options, dry_run: transfer.dry_run };
-    let sides = Sides::new(from, to, transfer)?;
+    let sides = Sides::new((from, repository.other_side()), (to, Side::Own), transfer, output)?;
     Ok(carry.run(&sides, &Selection::All, output)?.code())
+}
+
+/// Whether a location is a seed, which only carries what comes from elsewhere: its copies then say where that is, by whatever
+/// verb they are taken over.
+pub fn is_one(location: &str) -> bool {
+    let path = Path::new(location.strip_prefix("file:").unwrap_or(location));
+    read(&path.join(MANIFEST)).is_ok()
 }
 
 /// All snapshots of a repository.

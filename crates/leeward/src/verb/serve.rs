@@ -2,13 +2,15 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use leeward_api::client::Trust;
 use leeward_api::guard::{Content, Guard};
 use leeward_api::server::{
-    Audit, ListenOptions, ServerOptions, ServerState, TlsFiles, make_certificates, routes, serve, tls_config,
+    Audit, ListenOptions, PeerServer, ServerOptions, ServerState, TlsFiles, make_certificates, routes, serve,
+    tls_config,
 };
 use leeward_api::token::TokenBook;
 use leeward_repository::{Repository, host_name};
@@ -17,6 +19,7 @@ use serde_json::json;
 use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
 use crate::output::Output;
+use crate::servers::Side;
 use crate::{interrupt, location, size};
 
 /// Serve the repository to other machines over HTTPS, by tokens with roles
@@ -33,6 +36,19 @@ pub struct ServeArguments {
     tokens: PathBuf,
     #[command(flatten)]
     tls: TlsArguments,
+    /// Another server that packs may be moved to and from, when somebody who may do both asks for it (push --direct); may be
+    /// given several times. URL as people write it
+    #[arg(long = "peer", value_name = "NAME=URL")]
+    peers: Vec<String>,
+    /// The authority of the peers; those of the system without it
+    #[arg(long, value_name = "FILE", requires = "peers")]
+    peer_ca: Option<PathBuf>,
+    /// A certificate to show to peers that demand one
+    #[arg(long, value_name = "FILE", requires = "peer_key")]
+    peer_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long = "peer-cert-key", value_name = "FILE", requires = "peer_cert")]
+    peer_key: Option<PathBuf>,
     /// Log changes to the end of this file [default: the error output]
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
@@ -94,8 +110,9 @@ pub fn run(
     let listener = TcpListener::bind(address)
         .map_err(|error| Failure::new(Code::Io, format!("{}: cannot listen: {error}", arguments.listen)))?;
     announce(&listener, tls.is_some(), output)?;
+    let peers = peers(arguments)?;
     let memory_bytes = u32::try_from(arguments.memory).unwrap_or(u32::MAX);
-    let options = ServerOptions { memory_bytes, ..ServerOptions::default() };
+    let options = ServerOptions { memory_bytes, peers, ..ServerOptions::default() };
     let router = routes(ServerState::new(guard, tokens, audit, options));
     serve(listener, tls, router, ListenOptions::default(), &interrupt::is_requested)
         .map_err(|error| Failure::new(Code::Io, format!("the server failed: {error}")))?;
@@ -106,12 +123,35 @@ pub fn run(
 /// The store of a repository that this version knows, or a place for one, which an admin may then make through the server.
 fn store_to_serve(place: &str) -> Result<leeward_store::SharedStore, Failure> {
     use leeward_repository::Error;
-    let store = location::open_store(place)?;
+    let store = location::open_store(place, Side::Own)?;
     match Repository::open(store.clone()) {
-        Err(Error::NoRepository { .. }) => location::create_store(place, false, false),
+        Err(Error::NoRepository { .. }) => location::create_store(place, Side::Own, false, false),
+        // A server needs no key: what it decides it decides by stored forms.
+        Err(Error::Locked { .. }) | Ok(_) => Ok(store),
         Err(error) => Err(error.into()),
-        Ok(_) => Ok(store),
     }
+}
+
+/// The servers that this one may speak to.
+fn peers(arguments: &ServeArguments) -> Result<Vec<PeerServer>, Failure> {
+    let certificate = arguments.peer_cert.clone().zip(arguments.peer_key.clone());
+    let trust = Trust { authority: arguments.peer_ca.clone(), certificate };
+    let peers: Result<Vec<PeerServer>, String> =
+        arguments.peers.iter().map(|text| PeerServer::parse(text, trust.clone())).collect();
+    let peers = peers.map_err(|what| {
+        Failure::new(Code::Usage, what)
+            .hint("write --peer NAME=URL as in --peer west=https://west.example.org:7443")
+    })?;
+    for (number, peer) in peers.iter().enumerate() {
+        if peers[..number].iter().any(|other| other.name == peer.name || other.location == peer.location) {
+            let what = format!("peer {} ({}) is given twice", peer.name, peer.location);
+            return Err(Failure::new(Code::Usage, what).hint("give each peer one name"));
+        }
+        // What is wrong with the files of trust is told now, not at the first transfer.
+        leeward_api::client::check_trust(&peer.trust)
+            .map_err(|what| Failure::new(Code::Usage, what).hint("give --peer-ca and --peer-cert as PEM"))?;
+    }
+    Ok(peers)
 }
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, Failure> {
@@ -185,46 +225,4 @@ pub(super) fn announce(listener: &TcpListener, has_tls: bool, output: &Output) -
     // Who waits for the address reads it from a pipe.
     let _ = std::io::stdout().flush();
     Ok(())
-}
-
-/// The store behind a server, as the environment has token and trust; with a witness of its refs.
-pub fn connect(text: &str) -> Result<leeward_store::SharedStore, Failure> {
-    use leeward_api::client::{ClientOptions, HttpStore, Location};
-    let location = Location::parse(text).map_err(|what| Failure::new(Code::Usage, what))?;
-    let trust = trust_of_environment()?;
-    let token = token_of(std::env::var_os("LEEWARD_TOKEN_FILE").map(PathBuf::from).as_deref())?;
-    let store = HttpStore::new(&location, token, &trust, ClientOptions::default())
-        .map_err(|error| Failure::from(leeward_repository::Error::from(error)))?;
-    let store: leeward_store::SharedStore = std::sync::Arc::new(store);
-    Ok(match leeward_api::witness::WitnessStore::usual_directory() {
-        Some(directory) => leeward_api::witness::WitnessStore::wrap(store, &directory),
-        None => store,
-    })
-}
-
-/// Whom a client trusts and what certificate it shows, as the environment has it.
-pub fn trust_of_environment() -> Result<leeward_api::client::Trust, Failure> {
-    let file = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let certificate = match (file("LEEWARD_CLIENT_CERT"), file("LEEWARD_CLIENT_KEY")) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (None, None) => None,
-        _ => {
-            return Err(Failure::new(Code::Usage, "a client's certificate needs its key")
-                .hint("set both LEEWARD_CLIENT_CERT and LEEWARD_CLIENT_KEY, or neither"));
-        }
-    };
-    Ok(leeward_api::client::Trust { authority: file("LEEWARD_CA_FILE"), certificate })
-}
-
-/// The token in a file, or in LEEWARD_TOKEN.
-pub fn token_of(file: Option<&Path>) -> Result<leeward_api::token::TokenText, Failure> {
-    let text = match file {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|error| Failure::new(Code::Usage, format!("{}: cannot read the token: {error}", path.display())))?,
-        None => std::env::var("LEEWARD_TOKEN").map_err(|_| {
-            Failure::new(Code::Usage, "the server needs a token, and none is given")
-                .hint("set LEEWARD_TOKEN_FILE to a file with it, or LEEWARD_TOKEN; one is made with: leeward token add")
-        })?,
-    };
-    Ok(leeward_api::token::TokenText::new(text.trim()))
 }

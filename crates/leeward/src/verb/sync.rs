@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 use leeward_repository::ImageName;
-use leeward_repository::transfer::{Near, Pick, Selection, Stale};
+use leeward_repository::transfer::{Extra, Near, Pick, Selection, Stale};
 
 use super::push::TransferArguments;
 use super::push::carry::{Carry, Sides};
 use super::repository::RepositoryArgument;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::servers::Side;
 
 /// Send all snapshots to another repository, and forget there what was forgotten here
 ///
@@ -37,9 +38,10 @@ pub fn run(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let sides = Sides::new(
-        repository.open()?,
-        repository.open_other(&arguments.to, &arguments.transfer.other)?,
+        (repository.open()?, Side::Own),
+        (repository.open_other(&arguments.to, &arguments.transfer.other)?, repository.other_side()),
         &arguments.transfer,
+        output,
     )?;
     let is_wanted = |image: &ImageName| {
         let filter = &arguments.filter;
@@ -52,14 +54,27 @@ pub fn run(
     // What came new arrives before anything old goes.
     let carried = carry.run(&sides, &Selection::Picks(picks), output)?;
     if !arguments.delete_not {
-        let mut stale = sides.from.stale_copies(&sides.to, &is_wanted)?;
+        let Extra { mut stale, foreign } = sides.from.extra_at(&sides.to, &is_wanted)?;
         if !dry_run {
             sides.to.forget_stale(&stale)?;
         }
         stale.sort_by(|a, b| (&a.image, a.snapshot).cmp(&(&b.image, b.snapshot)));
         stale.iter().for_each(|copy| tell(copy, &sides, dry_run, output));
+        foreign.iter().for_each(|(origin, count)| tell_foreign(origin, *count, &sides, output));
     }
     Ok(carried.code())
+}
+
+/// Says what a person may have expected to be forgotten, and who can do it.
+fn tell_foreign(origin: &str, count: u64, sides: &Sides, output: &Output) {
+    if output.is_json() {
+        output.json_line(&serde_json::json!({ "kept_from_repository": origin, "snapshots": count }));
+    }
+    output.line(format!(
+        "{count} snapshots of these images are at {} and not here, and stay: they came there from repository {origin}, \
+         not from here; forget them there by hand if nobody syncs from it any more",
+        sides.to.location()
+    ));
 }
 
 fn tell(copy: &Stale, sides: &Sides, dry_run: bool, output: &Output) {

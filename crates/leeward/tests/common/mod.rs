@@ -4,6 +4,7 @@
 
 pub mod domain;
 pub mod machine;
+pub mod server;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

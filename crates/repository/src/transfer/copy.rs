@@ -19,6 +19,7 @@ use crate::writer::Writer;
 use crate::{Error, Result};
 
 use super::frames::{Mover, Shared};
+use super::relay::{self, Relay};
 use super::select::{Candidate, published};
 use super::walk::{Base, Stop, Walker};
 use super::{Near, Refused, Transfer, TransferOptions, TransferOutcome};
@@ -38,6 +39,7 @@ struct Ready<'a> {
 pub(super) fn run(
     transfer: &Transfer<'_>,
     options: &TransferOptions,
+    relay: Option<&dyn Relay>,
     control: &dyn Control,
     outcome: &mut TransferOutcome,
 ) -> Result<()> {
@@ -46,7 +48,12 @@ pub(super) fn run(
     let mut writer = begin(transfer, options, control)?;
     to.complete_sessions_leniently()?;
     let source = Blobs::open(from)?;
-    let moved = move_all(transfer, options, control, &writer, &source, outcome);
+    let moved = relay
+        .map_or(Ok(None), |relay| relay::run(transfer, options, relay, control, &writer, &source))
+        .and_then(|relayed| {
+            outcome.relayed = relayed;
+            move_all(transfer, options, control, &writer, &source, outcome)
+        });
     let ready = match moved {
         Ok(ready) => ready,
         Err(error) => {
@@ -151,7 +158,7 @@ fn copy(
 }
 
 /// Finds snapshots of the target to compare with.
-struct Bases<'a> {
+pub(super) struct Bases<'a> {
     from: &'a Repository,
     source: &'a Blobs,
     /// Nodes of the target; none where they are read at the source or nowhere.
@@ -164,7 +171,7 @@ struct Bases<'a> {
 }
 
 impl<'a> Bases<'a> {
-    fn open(
+    pub(super) fn open(
         transfer: &Transfer<'a>,
         options: &TransferOptions,
         writer: &Writer,
@@ -189,7 +196,7 @@ impl<'a> Bases<'a> {
     }
 
     /// The nearest ancestor that the target has published, else its last snapshot of the image that the source knows.
-    fn find(&mut self, image: &ImageName, wanted: &Snapshot) -> Result<Option<Snapshot>, Stop> {
+    pub(super) fn find(&mut self, image: &ImageName, wanted: &Snapshot) -> Result<Option<Snapshot>, Stop> {
         let Some(there) = self.there.get(image).filter(|entries| !entries.is_empty()) else {
             return Ok(None);
         };
@@ -233,7 +240,7 @@ impl<'a> Bases<'a> {
         Ok(found)
     }
 
-    fn base<'b>(&'b self, snapshot: &Snapshot) -> Option<Base<'b>> {
+    pub(super) fn base<'b>(&'b self, snapshot: &Snapshot) -> Option<Base<'b>> {
         Some(Base::new(self.target.as_ref().unwrap_or(self.source), snapshot))
     }
 }

@@ -13,6 +13,7 @@ use crate::index::Index;
 use crate::index::run::ENTRY_BYTES;
 
 use super::frames::is_worth_whole;
+use super::relay::{Frames, is_worth_moving};
 use super::walk::{Sink, Stop, Walker};
 use super::{Refused, Transfer, Travelled};
 
@@ -42,6 +43,10 @@ pub struct Estimate {
     pub bytes: u64,
     /// Whether content would be named, and so encoded, anew: then all of it counts as lacking.
     pub is_renamed: bool,
+    /// Packs that are worth moving whole, where somebody can move them from store to store.
+    pub whole_packs: u64,
+    /// Their size in bytes.
+    pub whole_pack_bytes: u64,
 }
 
 /// Counts what is missing.
@@ -50,7 +55,7 @@ struct Tally<'a> {
     index: Option<&'a Index>,
     seen: HashSet<BlobId>,
     /// Wanted chunks of each frame, by pack; with the length of the frame.
-    frames: BTreeMap<PackId, BTreeMap<u32, (u32, usize)>>,
+    frames: BTreeMap<PackId, Frames>,
     chunks: u64,
     nodes: u64,
     node_bytes: u64,
@@ -90,24 +95,29 @@ impl Sink for Tally<'_> {
 }
 
 impl Tally<'_> {
-    /// Bytes that the missing blobs take at the target.
-    fn bytes(&self) -> Result<u64> {
+    /// Bytes that the missing blobs take at the target, and packs that could travel whole.
+    fn add_up(&self, estimate: &mut Estimate) -> Result<()> {
+        let index = self.from.index();
         let mut bytes = self.node_bytes + self.nodes * BYTES_PER_BLOB + self.chunks * BYTES_PER_BLOB;
         for (pack, frames) in &self.frames {
             let directory = self.from.repository().pack_directory(*pack)?;
+            let mut wanted_bytes = 0;
             for (offset, (length, wanted)) in frames {
                 let found = directory.frames.binary_search_by_key(offset, |frame| frame.offset);
                 let count = found.map_or(*wanted, |found| directory.frames[found].blobs.len());
                 let length = u64::from(*length);
-                bytes += BYTES_PER_FRAME
-                    + if is_worth_whole(*wanted, count) {
-                        length
-                    } else {
-                        length * *wanted as u64 / count.max(1) as u64
-                    };
+                let part = length * *wanted as u64 / count.max(1) as u64;
+                wanted_bytes += part;
+                bytes += BYTES_PER_FRAME + if is_worth_whole(*wanted, count) { length } else { part };
+            }
+            let size = index.states().present.get(pack).copied().unwrap_or(u64::MAX);
+            if is_worth_moving(wanted_bytes, size) {
+                estimate.whole_packs += 1;
+                estimate.whole_pack_bytes += size;
             }
         }
-        Ok(bytes)
+        estimate.bytes = bytes;
+        Ok(())
     }
 }
 
@@ -161,7 +171,10 @@ impl Transfer<'_> {
         (estimate.nodes_examined, estimate.chunks_examined) = (walker.nodes, walker.chunks);
         estimate.chunks = tally.chunks;
         estimate.content_bytes = tally.chunks * self.from.config().chunk_bytes() as u64;
-        estimate.bytes = tally.bytes()?;
+        tally.add_up(&mut estimate)?;
+        if !self.from.shares_cipher_with(self.to) {
+            (estimate.whole_packs, estimate.whole_pack_bytes) = (0, 0);
+        }
         Ok(estimate)
     }
 }

@@ -4,6 +4,8 @@
 //! to it from elsewhere, was never the source's to forget. Where the source has no ref of an image, or an empty one, it
 //! may have been lost or rolled back as well as forgotten; then nothing is proposed.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::Result;
@@ -24,24 +26,46 @@ pub struct Stale {
     pub kept_because: Option<String>,
 }
 
+/// What a target keeps that the source does not have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// Copies that came from the source, which has forgotten them.
+    pub stale: Vec<Stale>,
+    /// Copies, of images that the source has, that came from other repositories: how many, by the identity of the
+    /// repository. They are not the source's to forget.
+    pub foreign: BTreeMap<String, u64>,
+}
+
 impl Repository {
     /// The copies at `to` of snapshots that this repository has forgotten, of the images that `is_wanted` names.
     ///
     /// # Errors
     /// A ref or session is damaged, or a store fails.
     pub fn stale_copies(&self, to: &Self, is_wanted: &dyn Fn(&ImageName) -> bool) -> Result<Vec<Stale>> {
+        Ok(self.extra_at(to, is_wanted)?.stale)
+    }
+
+    /// As [`Repository::stale_copies`], with what came from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Repository::stale_copies`].
+    pub fn extra_at(&self, to: &Self, is_wanted: &dyn Fn(&ImageName) -> bool) -> Result<Extra> {
         // The target first: what is forgotten here between the two looks is found the next time.
         let there = published(to, None)?;
         let here = published(self, None)?;
-        let mut stale = Vec::new();
+        let mut extra = Extra::default();
         for (image, entries) in there.into_iter().filter(|(image, _)| is_wanted(image)) {
             let kept = here.get(&image).map_or(&[][..], Vec::as_slice);
             for entry in entries {
-                let came_from_here = entry
-                    .origin
-                    .as_ref()
-                    .is_some_and(|origin| origin.repository == self.config().repository_id);
-                if !came_from_here || kept.iter().any(|other| other.is_same_as(&entry)) {
+                // What was backed up there has no origin, and is no copy.
+                let Some(origin) = &entry.origin else { continue };
+                if kept.iter().any(|other| other.is_same_as(&entry)) {
+                    continue;
+                }
+                if origin.repository != self.config().repository_id {
+                    if !kept.is_empty() {
+                        *extra.foreign.entry(origin.repository.clone()).or_default() += 1;
+                    }
                     continue;
                 }
                 let hold = entry.holds.first().map(|hold| format!("held ({}: {})", hold.name, hold.reason));
@@ -49,10 +73,10 @@ impl Repository {
                     [] => Some(format!("{} has no snapshot of the image left", self.location())),
                     _ => hold,
                 };
-                stale.push(Stale { image: image.clone(), snapshot: entry.id, kept_because });
+                extra.stale.push(Stale { image: image.clone(), snapshot: entry.id, kept_because });
             }
         }
-        Ok(stale)
+        Ok(extra)
     }
 
     /// Forgets copies that nothing keeps; returns those. Their data stays until a collection.

@@ -20,6 +20,7 @@ mod fence;
 mod frames;
 mod labels;
 mod mirror;
+mod relay;
 mod rename;
 mod select;
 mod verify;
@@ -32,7 +33,8 @@ use serde::Serialize;
 
 pub use count::{CountedStore, Traffic, TrafficClass, TrafficReport};
 pub use estimate::Estimate;
-pub use mirror::Stale;
+pub use mirror::{Extra, Stale};
+pub use relay::{Relay, Relayed, WholePack};
 pub use select::{Pick, Selection};
 
 use crate::backup::Control;
@@ -134,6 +136,8 @@ pub struct TransferOutcome {
     pub stored_bytes: u64,
     /// Whether the snapshots got other names, because the repositories name content differently.
     pub is_renamed: bool,
+    /// What went from store to store without passing this process.
+    pub relayed: Option<Relayed>,
 }
 
 /// A comparison of what is wanted of one repository with what another has, ready to be acted upon.
@@ -179,6 +183,19 @@ impl Transfer<'_> {
     /// A store fails, the target is damaged, the work is cancelled, or a collection declared this writer dead. What was
     /// stored until then is used by the next run.
     pub fn run(&self, options: &TransferOptions, control: &dyn Control) -> Result<TransferOutcome> {
+        self.run_with(options, None, control)
+    }
+
+    /// As [`Transfer::run`]; what is worth it is moved by somebody else, where there is one.
+    ///
+    /// # Errors
+    /// As [`Transfer::run`], or the mover says that the transfer is to end.
+    pub fn run_with(
+        &self,
+        options: &TransferOptions,
+        relay: Option<&dyn Relay>,
+        control: &dyn Control,
+    ) -> Result<TransferOutcome> {
         let mut outcome = TransferOutcome {
             present: self.selected.present,
             is_renamed: !self.from.shares_names_with(self.to),
@@ -188,7 +205,7 @@ impl Transfer<'_> {
             if outcome.is_renamed {
                 rename::run(self, options, control, &mut outcome)?;
             } else {
-                copy::run(self, options, control, &mut outcome)?;
+                copy::run(self, options, relay, control, &mut outcome)?;
             }
         }
         outcome.labelled = labels::merge(self.to, &self.selected.matches)?;

@@ -65,7 +65,7 @@ pub fn run(
     let (snapshot, is_own) = backup.moment()?;
     match backup.store(&snapshot, repository, output) {
         Ok(outcome) => {
-            report(&outcome, started.elapsed(), repository.requests(), output);
+            report(&outcome, &[], started.elapsed(), repository.requests(), output);
             backup.show(&outcome, output);
             if is_own {
                 backup.remove_older(&snapshot, output);

@@ -6,14 +6,18 @@ use std::time::{Duration, Instant};
 
 use leeward_repository::Repository;
 use leeward_repository::transfer::{
-    CountedStore, Estimate, Refused, Selection, Traffic, TransferOptions, TransferOutcome, Travelled,
+    CountedStore, Estimate, Refused, Relay, Relayed, Selection, Traffic, TransferOptions, TransferOutcome,
+    Travelled,
 };
 
 use crate::failure::{Code, Failure};
 use crate::limit::{LimitedStore, RateLimit};
 use crate::output::Output;
+use crate::servers::Side;
 use crate::verb::push::TransferArguments;
+use crate::verb::push::direct::{self, Way};
 use crate::verb::repository::Watch;
+use crate::verb::seed;
 use crate::{requests, size};
 
 /// Both repositories, with counters on what passes.
@@ -24,15 +28,23 @@ pub struct Sides {
     pub to: Repository,
     read: Arc<Traffic>,
     written: Arc<Traffic>,
+    way: Way,
 }
 
 impl Sides {
     /// Two repositories, the second of them written no faster, and by as many streams, as the arguments say.
-    pub fn new(from: Repository, to: Repository, arguments: &TransferArguments) -> Result<Self, Failure> {
+    pub fn new(
+        (from, from_side): (Repository, Side),
+        (to, to_side): (Repository, Side),
+        arguments: &TransferArguments,
+        output: &Output,
+    ) -> Result<Self, Failure> {
         if from.location() == to.location() {
             let what = format!("{}: both sides are the same repository", from.location());
             return Err(Failure::new(Code::Usage, what).hint("give another repository as the last argument"));
         }
+        let ends = [(from.location(), from_side), (to.location(), to_side)];
+        let way = direct::find(ends[0], ends[1], arguments.direct, arguments.limit, output)?;
         let (read, written) = (Arc::new(Traffic::default()), Arc::new(Traffic::default()));
         let (limit, streams) = (arguments.limit.map(RateLimit::new), arguments.streams.map(usize::from));
         let bounded = |store| LimitedStore::wrap(store, limit.as_ref(), streams);
@@ -41,6 +53,7 @@ impl Sides {
             to: to.map_store(|store| CountedStore::wrap(bounded(store), &written)),
             read,
             written,
+            way,
         })
     }
 }
@@ -80,7 +93,13 @@ impl Carry {
             self.tell_estimate(sides, &estimate, output);
             return Ok(Carried { refused: estimate.refused.len() });
         }
-        let outcome = transfer.run(&self.options, &watch);
+        let relay = match &sides.way {
+            Way::Direct(direct) => Some(direct.as_ref() as &dyn Relay),
+            Way::Through(_) => None,
+        };
+        let is_carried = self.options.is_carried || seed::is_one(sides.from.location());
+        let options = TransferOptions { is_carried, ..self.options.clone() };
+        let outcome = transfer.run_with(&options, relay, &watch);
         watch.finish();
         let outcome = outcome?;
         self.tell(sides, &outcome, started.elapsed(), output);
@@ -91,7 +110,7 @@ impl Carry {
         if output.is_json() {
             output.json_line(&serde_json::json!({
                 "verb": self.verb, "dry_run": true, "from": sides.from.location(), "to": sides.to.location(),
-                "estimate": estimate,
+                "estimate": estimate, "direct": sides.way_value(),
             }));
         }
         tell_snapshots(&estimate.snapshots, &estimate.refused, "would travel", output);
@@ -109,6 +128,12 @@ impl Carry {
                 size::show(estimate.content_bytes)
             ));
         }
+        if let Way::Direct(direct) = &sides.way
+            && estimate.whole_packs > 0
+        {
+            let (packs, bytes) = (estimate.whole_packs, size::show(estimate.whole_pack_bytes));
+            output.line(format!("  {bytes} in {packs} packs would not pass this machine: {}", direct.by()));
+        }
         tell_present(estimate.snapshots.len(), estimate.present, sides, output);
     }
 
@@ -117,7 +142,7 @@ impl Carry {
         if output.is_json() {
             output.json_line(&serde_json::json!({
                 "verb": self.verb, "dry_run": false, "from": sides.from.location(), "to": sides.to.location(),
-                "transfer": outcome, "traffic": { "from": read, "to": written }, "seconds": time.as_secs_f64(),
+                "direct": sides.way_value(), "transfer": outcome, "traffic": { "from": read, "to": written }, "seconds": time.as_secs_f64(),
                 "requests": {
                     "from": requests::value(sides.from.requests()), "to": requests::value(sides.to.requests()),
                 },
@@ -145,6 +170,13 @@ impl Carry {
                 ));
             }
         }
+        match (&sides.way, &outcome.relayed) {
+            (_, Some(relayed)) => tell_relayed(relayed, output),
+            (Way::Through(Some(why)), None) if !outcome.snapshots.is_empty() => {
+                output.line(format!("  all of it through this machine: {why}"));
+            }
+            _ => {}
+        }
         if outcome.labelled > 0 {
             output.line(format!("  tags or holds of {} snapshots brought over", outcome.labelled));
         }
@@ -160,6 +192,30 @@ impl Carry {
         for side in [&sides.from, &sides.to] {
             requests::tell_at(side.location(), side.requests(), output);
         }
+    }
+}
+
+impl Sides {
+    /// How packs travel, for programs.
+    fn way_value(&self) -> serde_json::Value {
+        match &self.way {
+            Way::Direct(direct) => serde_json::json!({ "by": direct.by() }),
+            Way::Through(Some(why)) => serde_json::json!({ "not_because": why }),
+            Way::Through(None) => serde_json::Value::Null,
+        }
+    }
+}
+
+fn tell_relayed(relayed: &Relayed, output: &Output) {
+    let (packs, bytes) = (relayed.packs, size::show(relayed.bytes));
+    let present = match relayed.packs_present {
+        0 => String::new(),
+        count => format!("; {count} were there already"),
+    };
+    output.line(format!("  {bytes} in {packs} packs did not pass this machine: {}{present}", relayed.by));
+    if let Some(why) = &relayed.left_because {
+        let left = relayed.packs_wanted.saturating_sub(relayed.packs + relayed.packs_present);
+        output.line(format!("  {left} packs went through this machine after all: {why}"));
     }
 }
 

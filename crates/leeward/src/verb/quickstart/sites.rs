@@ -76,7 +76,12 @@ impl Site {
 
     /// A further site, whose repository has the same secret, so that what is stored travels as it is.
     pub fn alike(&self, name: &'static str, workspace: &Workspace, key: &SiteKey) -> Result<Self, Failure> {
-        let store = location::create_store(&workspace.join(name).display().to_string(), false, false)?;
+        let store = location::create_store(
+            &workspace.join(name).display().to_string(),
+            crate::servers::Side::Own,
+            false,
+            false,
+        )?;
         Ok(Self { name, repository: Repository::init_alike(store, &self.repository, &[key.wrapped()])? })
     }
 

@@ -306,7 +306,7 @@ impl Story<'_> {
         let happened = Instant::now();
         std::fs::remove_file(&work.path).map_err(io("remove", &work.path))?;
         std::fs::remove_dir_all(&folder).map_err(io("remove", &folder))?;
-        match open_with(&folder.display().to_string(), None, &self.key) {
+        match open_with(&folder.display().to_string(), crate::servers::Side::Own, None, &self.key) {
             Err(failure) => self.result(format!("both are gone: {failure}")),
             Ok(_) => return Err(Failure::new(Code::Failed, "east is still there")),
         }
@@ -397,7 +397,12 @@ impl Story<'_> {
 
     /// What is left at the second site, and the snapshot that matters.
     fn west(&self) -> Result<(Repository, SnapshotId), Failure> {
-        let west = open_with(&self.workspace.join("west").display().to_string(), None, &self.key)?;
+        let west = open_with(
+            &self.workspace.join("west").display().to_string(),
+            crate::servers::Side::Own,
+            None,
+            &self.key,
+        )?;
         let id = west.resolve(&IMAGE.parse::<SnapshotSpec>()?)?.id;
         Ok((west, id))
     }
