@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use leeward_remote::http::{self, Client, Method, Request, Response};
+use leeward_remote::oci::Clock;
 use leeward_remote::{Environment, oci};
 use leeward_store::bucket::{RequestClass, Requests};
 use serde::Serialize;
@@ -52,6 +53,14 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) fn new(name: String, http: Client, identity: Identity) -> Self {
         Self { name, http, identity }
+    }
+
+    pub(super) fn with_clock(self, clock: Clock) -> Self {
+        let identity = match self.identity {
+            Identity::Key(signer) => Identity::Key(Box::new(signer.with_clock(clock))),
+            instance @ Identity::Instance(_) => instance,
+        };
+        Self { identity, ..self }
     }
 
     pub(super) fn name(&self) -> &str {
