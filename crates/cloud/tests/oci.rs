@@ -439,7 +439,7 @@ fn wrong_keys_and_wrong_clocks_are_told() {
     assert_eq!(refused.kind(), ErrorKind::Denied);
     assert!(refused.to_string().contains("is uploaded for its user"), "{refused}");
     let oci = Oci::connect(&bed.settings(), &bed.environment("DEFAULT")).unwrap();
-    let late = oci.with_clock(Arc::new(|| Timestamp::now() - SignedDuration::from_mins(7))).cloud();
+    let late = oci.with_clock(Arc::new(|| Timestamp::now() - SignedDuration::from_secs(450))).cloud();
     let refused = late.volumes.volumes().unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Denied);
     assert!(refused.to_string().contains("this machine's clock is 0 h 7 min"), "{refused}");
