@@ -278,9 +278,16 @@ fn limits_are_told_and_not_asked_again() {
 fn performance_goes_up_and_down_though_answers_are_lost() {
     let Some(bed) = Bed::find() else { return };
     let cloud = bed.cloud();
-    let fast = Some(Performance::VpusPerGb(20));
-    let volume = make(&cloud, &VolumeSpec { performance: fast.clone(), ..spec(&cloud, owner("create")) });
-    assert_eq!(volume.performance, fast);
+    let (fast, key) = (Some(Performance::VpusPerGb(20)), Some("ocid1.key.oc1..mine".to_owned()));
+    let wanted = VolumeSpec {
+        performance: fast.clone(),
+        encryption_key: key.clone(),
+        ..spec(&cloud, owner("create"))
+    };
+    let volume = make(&cloud, &wanted);
+    assert_eq!((&volume.performance, &volume.encryption_key), (&fast, &key));
+    let plain = cloud.volumes.create_volume(&VolumeSpec { encryption_key: None, ..wanted }).unwrap_err();
+    assert_eq!(plain.kind(), ErrorKind::Conflict, "{plain}");
     bed.fault(json!({"operation": "UpdateVolume", "phase": "after", "action": "disconnect"}));
     let normal = Performance::VpusPerGb(10);
     assert_eq!(cloud.volumes.set_performance(&volume.id, &normal).unwrap().performance, Some(normal.clone()));

@@ -15,10 +15,16 @@ use leeward_cloud::rbd::RbdVolumes;
 fn bed() -> Option<(Cloud, PathBuf)> {
     let beds = std::env::var_os("TESTBED_DIR").map_or_else(|| "/var/tmp/testbeds".into(), PathBuf::from);
     let configuration = beds.join("ceph/ceph.conf");
-    let listed =
-        Command::new("timeout").args(["20", "rbd", "--conf"]).arg(&configuration).args(["ls", "rbd"]).output();
+    let listed = Command::new("timeout")
+        .args(["20", "rbd", "--conf"])
+        .arg(&configuration)
+        .args(["ls", "rbd"])
+        .output();
     if !listed.is_ok_and(|output| output.status.success()) {
-        println!("SKIPPED: the test bed ceph is not up ({}), or rbd is not installed", configuration.display());
+        println!(
+            "SKIPPED: the test bed ceph is not up ({}), or rbd is not installed",
+            configuration.display()
+        );
         return None;
     }
     let pool = RbdVolumes::at(&format!("rbd:rbd?id=admin&conf={}", configuration.display())).unwrap();

@@ -26,7 +26,8 @@ pub(crate) fn digest(kind: &str, owner: &Owner) -> String {
 /// The digest in an id that was made here.
 pub(crate) fn digest_of(id: &str) -> Option<&str> {
     let digest = id.get(id.len().checked_sub(16)?..)?;
-    let is_digest = digest.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.get(..id.len() - 16)?.ends_with('-');
+    let is_digest =
+        digest.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.get(..id.len() - 16)?.ends_with('-');
     (is_id(id) && is_digest).then_some(digest)
 }
 
@@ -65,7 +66,14 @@ mod tests {
             assert!(!is_id(wrong), "{wrong:?}");
         }
         assert!(!is_id(&"x".repeat(121)));
-        for wrong in ["", "web-01", "-0123456789abcdef", "web0123456789abcdef", "web-0123456789abcdeg", "é0123456789abcde"] {
+        for wrong in [
+            "",
+            "web-01",
+            "-0123456789abcdef",
+            "web0123456789abcdef",
+            "web-0123456789abcdeg",
+            "é0123456789abcde",
+        ] {
             assert_eq!(digest_of(wrong), None, "{wrong:?}");
         }
     }

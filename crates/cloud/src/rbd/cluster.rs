@@ -123,7 +123,11 @@ impl Cluster {
     pub fn metadata(&self) -> Result<BTreeMap<String, String>> {
         // Without any, the tool prints nothing.
         let output = self.run(&["image-meta", "list", "--format=json"])?;
-        if output.stdout.trim_ascii().is_empty() { Ok(BTreeMap::new()) } else { self.read("image-meta", &output) }
+        if output.stdout.trim_ascii().is_empty() {
+            Ok(BTreeMap::new())
+        } else {
+            self.read("image-meta", &output)
+        }
     }
 
     /// Sets one of the image's metadata.

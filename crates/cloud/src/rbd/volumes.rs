@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::{Cluster, Location};
 use crate::directory::name;
 use crate::provider::{
-    Attachment, AttachmentId, AttachmentSpec, AttachmentState, Attachments, Cloud, Device, Domain, Fault, Here,
-    InstanceId, LISTED_MAX, Performance, Provider, Reported, TagLimits, Tags, Volume, VolumeId, VolumeLimits,
-    VolumeSpec, VolumeState, Volumes,
+    Attachment, AttachmentId, AttachmentSpec, AttachmentState, Attachments, Cloud, Device, Domain, Fault,
+    Here, InstanceId, LISTED_MAX, Performance, Provider, Reported, TagLimits, Tags, Volume, VolumeId,
+    VolumeLimits, VolumeSpec, VolumeState, Volumes,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -67,7 +67,12 @@ impl RbdVolumes {
     #[must_use]
     pub fn cloud(self) -> Cloud {
         let this = std::sync::Arc::new(self);
-        Cloud { volumes: std::sync::Arc::clone(&this) as _, attachments: this, instances: None, policies: None }
+        Cloud {
+            volumes: std::sync::Arc::clone(&this) as _,
+            attachments: this,
+            instances: None,
+            policies: None,
+        }
     }
 
     fn image(&self, id: &str) -> Location {
@@ -129,16 +134,19 @@ impl RbdVolumes {
             Error::NotFound { .. } => self.not_found(id),
             Error::Command { class, description, .. } if IN_USE.contains(&class.as_str()) => {
                 let action = format!("change the volume {id}");
-                Error::conflict(self.name(), action, format!("{description}; end what uses it, and remove its snapshots"))
+                Error::conflict(
+                    self.name(),
+                    action,
+                    format!("{description}; end what uses it, and remove its snapshots"),
+                )
             }
             other => other,
         }
     }
 
     fn check(&self, spec: &VolumeSpec) -> Result<()> {
-        let refused = |what: &str| {
-            Err(Error::refused(self.name(), format!("make the volume {}", spec.name), what))
-        };
+        let refused =
+            |what: &str| Err(Error::refused(self.name(), format!("make the volume {}", spec.name), what));
         if !LIMITS.allows(spec.bytes) {
             return refused("a volume has whole sectors of 512 bytes, and at most 1 PiB");
         }

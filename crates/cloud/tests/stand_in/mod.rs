@@ -67,11 +67,23 @@ impl StandIn {
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let subject = format!("/CN=instance/OU=opc-certtype:instance/OU=opc-tenant:{TENANCY}");
         openssl(&[
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", &subject, "-keyout",
-            &path("key.pem"), "-out", &path("cert.pem"),
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            &subject,
+            "-keyout",
+            &path("key.pem"),
+            "-out",
+            &path("cert.pem"),
         ]);
         std::fs::copy(path("cert.pem"), path("intermediate.pem")).unwrap();
-        std::fs::write(path("public.pem"), openssl(&["x509", "-in", &path("cert.pem"), "-pubkey", "-noout"])).unwrap();
+        std::fs::write(path("public.pem"), openssl(&["x509", "-in", &path("cert.pem"), "-pubkey", "-noout"]))
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(State {
@@ -228,7 +240,8 @@ fn instance() -> String {
 
 fn reload(bed: &str) {
     let mut stream = TcpStream::connect(bed.trim_start_matches("http://")).unwrap();
-    let request = "POST /_control/keys/reload HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let request =
+        "POST /_control/keys/reload HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
