@@ -21,7 +21,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest answer that is taken, in bytes: a page of a thousand volumes with all their tags.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// The most pages that a list may have; a service may give pages of few things, but not for ever.
-const PAGES_MAX: usize = 5_000;
+const PAGES_MAX: usize = 1_000;
 /// How often a call is repeated that failed in passing.
 const REPEATS_MAX: u32 = 4;
 /// The first pause; it doubles with each.
