@@ -8,6 +8,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -26,6 +27,8 @@ const LOCAL: &str = "local";
 pub struct BlockDevice {
     path: PathBuf,
     name: String,
+    /// Set by detaching: then there is no attachment until the next.
+    is_detached: AtomicBool,
 }
 
 impl BlockDevice {
@@ -46,7 +49,7 @@ impl BlockDevice {
             ));
         }
         let name = format!("device {}", path.display());
-        Ok(Self { path, name })
+        Ok(Self { path, name, is_detached: AtomicBool::new(false) })
     }
 
     /// All that a device can do.
@@ -189,11 +192,21 @@ impl Attachments for BlockDevice {
             return Err(Fault::new(ErrorKind::NotFound, self.name(), "attach it", what).into());
         }
         self.check_free("attach it")?;
+        self.is_detached.store(false, Ordering::SeqCst);
         Ok(self.tell_attachment(spec.read_only))
     }
 
     fn attachment(&self, id: &AttachmentId) -> Result<Attachment> {
         self.check_id(id.as_str())?;
+        if self.is_detached.load(Ordering::SeqCst) {
+            return Err(Fault::new(
+                ErrorKind::NotFound,
+                self.name(),
+                "look at the attachment",
+                "it is undone",
+            )
+            .into());
+        }
         Ok(self.tell_attachment(false))
     }
 
@@ -203,6 +216,7 @@ impl Attachments for BlockDevice {
     }
 
     fn detach(&self, _id: &AttachmentId) -> Result<()> {
+        self.is_detached.store(true, Ordering::SeqCst);
         Ok(())
     }
 

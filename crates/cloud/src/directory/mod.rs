@@ -10,7 +10,7 @@
 //! - Names from outside are never paths: an id is made of plain characters of the name and a digest, and ids that
 //!   come back are checked for that form. Links are not followed.
 
-mod name;
+pub(crate) mod name;
 mod record;
 
 use std::fs::{self, File, OpenOptions};
@@ -124,7 +124,7 @@ impl Directory {
 
     /// Makes the file and then the record. A file without a record is what a crash left.
     fn make(&self, spec: &VolumeSpec) -> Result<Volume> {
-        let id = name::id(&spec.name, &spec.owner);
+        let id = name::id(&spec.name, "directory volume", &spec.owner);
         let path = self.data(&id);
         if let Err(error) = sparse(&path, spec.bytes) {
             let _ = fs::remove_file(&path);

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use leeward_remote::http::{self, Client, Method, Request, Response};
+use leeward_remote::oci::Clock;
 use leeward_remote::{Environment, oci};
 use leeward_store::bucket::{RequestClass, Requests};
 use serde::Serialize;
@@ -19,6 +20,8 @@ use crate::{Error, ErrorKind, Result};
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest answer that is taken, in bytes: a page of a thousand volumes with all their tags.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// The most pages that a list may have; a service may give pages of few things, but not for ever.
+const PAGES_MAX: usize = 1_000;
 /// How often a call is repeated that failed in passing.
 const REPEATS_MAX: u32 = 4;
 /// The first pause; it doubles with each.
@@ -52,6 +55,14 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) fn new(name: String, http: Client, identity: Identity) -> Self {
         Self { name, http, identity }
+    }
+
+    pub(super) fn with_clock(self, clock: Clock) -> Self {
+        let identity = match self.identity {
+            Identity::Key(signer) => Identity::Key(Box::new(signer.with_clock(clock))),
+            instance @ Identity::Instance(_) => instance,
+        };
+        Self { identity, ..self }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -98,20 +109,19 @@ impl Caller {
     pub(super) fn pages<T: DeserializeOwned>(&self, action: &str, request: &Request) -> Result<Vec<T>> {
         let mut all: Vec<T> = Vec::new();
         let mut page: Option<String> = None;
-        loop {
+        for _ in 0..PAGES_MAX {
             let request = page.iter().fold(request.clone(), |request, page| request.query("page", page));
             let response = self.call(action, &request)?;
             let mut items: Vec<T> = self.read(action, &response)?;
             all.append(&mut items);
             let next = response.header("opc-next-page").filter(|next| !next.is_empty()).map(str::to_owned);
-            if next.is_some() && (next == page || all.len() > LISTED_MAX) {
-                return Err(self.nonsense(action, "the list has no end"));
-            }
             match next {
-                Some(next) => page = Some(next),
                 None => return Ok(all),
+                Some(_) if next == page || all.len() > LISTED_MAX => break,
+                Some(next) => page = Some(next),
             }
         }
+        Err(self.nonsense(action, "the list has no end"))
     }
 
     pub(super) fn nonsense(&self, action: &str, what: impl std::fmt::Display) -> Error {

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use leeward_remote::Environment;
 use leeward_remote::http::{Method, Request};
-use leeward_remote::oci::{Profile, Signer};
+use leeward_remote::oci::{Clock, Profile, Signer};
 use serde::{Deserialize, Serialize};
 
 use self::caller::{Caller, client};
@@ -37,6 +37,9 @@ use crate::{Error, Result};
 
 /// What tags may be: "Tags and Tag Namespace Concepts", limits. Fewer than the service bears are safe.
 const TAG_LIMITS: TagLimits = TagLimits { count_max: 10, key_chars_max: 100, value_chars_max: 256 };
+
+/// How many things a page may have.
+const PAGE_ITEMS: u32 = 1000;
 
 /// Who signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -69,6 +72,8 @@ pub struct Settings {
     pub authority: Option<PathBuf>,
     /// How long to pause before a state is asked for again, in milliseconds; 5000 without it.
     pub poll_milliseconds: Option<u64>,
+    /// How many things a page of a list may have; 1000, the most, without it.
+    pub page_items: Option<u32>,
 }
 
 /// The services of one region, for one compartment.
@@ -78,6 +83,7 @@ pub struct Oci {
     compartment: String,
     metadata: Metadata,
     poll_interval: Duration,
+    page_items: u32,
 }
 
 impl Oci {
@@ -100,7 +106,14 @@ impl Oci {
             compartment: settings.compartment.clone().unwrap_or(default_compartment),
             metadata,
             poll_interval: Duration::from_millis(settings.poll_milliseconds.unwrap_or(5000)),
+            page_items: settings.page_items.unwrap_or(PAGE_ITEMS).clamp(1, PAGE_ITEMS),
         })
+    }
+
+    /// The same client by another clock, which dates what a profile's key signs.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { caller: self.caller.with_clock(clock), ..self }
     }
 
     /// All that OCI can do.
@@ -132,7 +145,9 @@ impl Oci {
 
     /// A request for a list of what is in the compartment.
     fn list(&self, path: &str) -> Request {
-        self.core(Method::GET, path).query("compartmentId", &self.compartment).query("limit", "1000")
+        self.core(Method::GET, path)
+            .query("compartmentId", &self.compartment)
+            .query("limit", self.page_items.to_string())
     }
 }
 

@@ -38,6 +38,7 @@ pub struct AttachmentSpec {
 /// Where the bytes of an attached volume are, as the machine sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Device {
     /// A block device, or the file that stands for one.
     Path(PathBuf),
@@ -48,6 +49,8 @@ pub enum Device {
         /// Name of the target.
         iqn: String,
     },
+    /// An image of RBD: `rbd:POOL/IMAGE`.
+    Rbd(String),
 }
 
 /// An attachment, as the provider tells of it.

@@ -1,5 +1,6 @@
 //! The `rbd` tool: snapshots, and what differs between two of them.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
 use serde::Deserialize;
@@ -99,15 +100,70 @@ impl Cluster {
         self.run(&["create", &format!("--size={bytes}B")]).map(|_| ())
     }
 
+    /// Makes the image this large; it is not made smaller.
+    ///
+    /// # Errors
+    /// It would be made smaller, there is no such image, or the cluster refuses.
+    pub fn resize_image(&self, bytes: u64) -> Result<()> {
+        self.run(&["resize", "--no-progress", &format!("--size={bytes}B")]).map(|_| ())
+    }
+
+    /// Removes the image.
+    ///
+    /// # Errors
+    /// There is no such image, somebody uses it, or it has snapshots.
+    pub fn remove_image(&self) -> Result<()> {
+        self.run(&["rm", "--no-progress"]).map(|_| ())
+    }
+
+    /// The image's metadata: keys and values that people and programs hang on it.
+    ///
+    /// # Errors
+    /// There is no such image, the tool is missing, or the cluster does not answer.
+    pub fn metadata(&self) -> Result<BTreeMap<String, String>> {
+        // Without any, the tool prints nothing.
+        let output = self.run(&["image-meta", "list", "--format=json"])?;
+        if output.stdout.trim_ascii().is_empty() {
+            Ok(BTreeMap::new())
+        } else {
+            self.read("image-meta", &output)
+        }
+    }
+
+    /// Sets one of the image's metadata.
+    ///
+    /// # Errors
+    /// There is no such image, or the cluster refuses.
+    pub fn set_metadata(&self, key: &str, value: &str) -> Result<()> {
+        self.run(&["image-meta", "set", key, value]).map(|_| ())
+    }
+
+    /// The names of all images of the pool and namespace.
+    ///
+    /// # Errors
+    /// There is no such pool, the tool is missing, or the cluster does not answer.
+    pub fn images(&self) -> Result<Vec<String>> {
+        let output = self.run_in_pool(&["ls", "--format=json"], None)?;
+        self.read("ls", &output)
+    }
+
     fn ask<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
         let output = self.run(arguments)?;
+        self.read(arguments[0], &output)
+    }
+
+    fn read<T: DeserializeOwned>(&self, asked: &str, output: &Output) -> Result<T> {
         serde_json::from_slice(&output.stdout).map_err(|error| Error::Protocol {
             peer: self.image.to_string(),
-            what: format!("the rbd tool's answer to {} cannot be read: {error}", arguments[0]),
+            what: format!("the rbd tool's answer to {asked} cannot be read: {error}"),
         })
     }
 
     fn run(&self, arguments: &[&str]) -> Result<Output> {
+        self.run_in_pool(arguments, Some(&self.image.image))
+    }
+
+    fn run_in_pool(&self, arguments: &[&str], image: Option<&str>) -> Result<Output> {
         let mut command = Command::new("rbd");
         command.args(arguments);
         // Joined by `=`, so that no name can be taken for an option.
@@ -115,7 +171,9 @@ impl Cluster {
             command.arg(format!("--{name}={value}"));
         };
         option("pool", &self.image.pool);
-        option("image", &self.image.image);
+        if let Some(image) = image {
+            option("image", image);
+        }
         if let Some(namespace) = &self.image.namespace {
             option("namespace", namespace);
         }

@@ -4,6 +4,8 @@
 //! Ceph is linked: the `rbd` tool ([`Cluster`]) makes snapshots and tells what differs between two of them, and `qemu-nbd`
 //! with QEMU's rbd driver serves the bytes over a socket of this process's own ([`RbdDisk`]).
 //!
+//! A pool is also a place for volumes of its own: [`RbdVolumes`].
+//!
 //! What always holds: a moving image is never read, only a snapshot of it; and the tool's list of differences is believed
 //! only for a snapshot that is the very one, by identity, from which the last backup was made.
 
@@ -11,8 +13,10 @@ mod bridge;
 mod cluster;
 mod location;
 mod plan;
+mod volumes;
 
 pub use bridge::{RbdDisk, Use};
 pub use cluster::{Cluster, ImageInfo, RbdSnapshot};
 pub use location::Location;
 pub use plan::{Known, Mode, Moment, decide};
+pub use volumes::RbdVolumes;
