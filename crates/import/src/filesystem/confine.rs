@@ -115,9 +115,13 @@ impl Confinement {
         command
             .arg(format!("--as={}", options.memory_bytes_max))
             .arg(format!("--cpu={seconds}"))
-            .arg(format!("--nproc={PROCESSES_MAX}"))
             .arg(format!("--nofile={FILES_MAX}"))
-            .args(["--fsize=0", "--core=0", "--memlock=0", "--"]);
+            .args(["--fsize=0", "--core=0", "--memlock=0"]);
+        // Processes are counted for each user: others of the caller's own are none of the tool's.
+        if self.user.is_some() {
+            command.arg(format!("--nproc={PROCESSES_MAX}"));
+        }
+        command.arg("--");
         if !self.namespaces.is_empty() {
             command.arg("unshare").args(&self.namespaces).arg("--");
         }

@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::Scratch;
-use super::ahead::{AheadReader, Failure};
+use super::ahead::{AheadReader, Failure, PARTS_AHEAD};
 use crate::digest::{DigestCheck, Hasher, Stated};
 use crate::ledger::UNIT_BYTES;
 use crate::plan::{Feed, Work};
@@ -105,10 +105,19 @@ pub(super) struct Expander {
 
 impl Expander {
     pub(super) fn new(storage: &SharedStorage, compression: Compression, bytes_max: u64) -> Result<Self> {
+        Self::ahead(storage, compression, bytes_max, PARTS_AHEAD)
+    }
+
+    fn ahead(
+        storage: &SharedStorage,
+        compression: Compression,
+        bytes_max: u64,
+        parts_ahead: u64,
+    ) -> Result<Self> {
         let failure = Failure::default();
         let name = storage.name().to_owned();
         let wrong = |error: io::Error| Error::Image { object: name.clone(), what: error.to_string() };
-        let input = AheadReader::new(Arc::clone(storage), failure.clone()).map_err(wrong)?;
+        let input = AheadReader::new(Arc::clone(storage), parts_ahead, failure.clone()).map_err(wrong)?;
         let reader = compression.open(input).map_err(wrong)?;
         Ok(Self { reader, failure, name, bytes: 0, bytes_max })
     }
@@ -145,7 +154,7 @@ impl Expander {
 /// The first bytes that come out.
 pub(super) fn start(storage: &SharedStorage, compression: Compression, bytes: usize) -> Result<Vec<u8>> {
     let mut start = vec![0; bytes];
-    let count = Expander::new(storage, compression, u64::MAX)?.read(&mut start)?;
+    let count = Expander::ahead(storage, compression, u64::MAX, 1)?.read(&mut start)?;
     start.truncate(count);
     Ok(start)
 }
@@ -189,7 +198,7 @@ fn compare(storage: &SharedStorage, stated: Stated, watch: &dyn Watch) -> Result
         Some(error) => error.into(),
         None => Error::Image { object: storage.name().to_owned(), what: error.to_string() },
     };
-    let mut reader = AheadReader::new(Arc::clone(storage), failure.clone()).map_err(failed)?;
+    let mut reader = AheadReader::new(Arc::clone(storage), PARTS_AHEAD, failure.clone()).map_err(failed)?;
     let mut hasher = Hasher::new(stated);
     let mut buffer = vec![0; 1 << 20];
     loop {
