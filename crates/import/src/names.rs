@@ -79,7 +79,7 @@ mod tests {
             ("a;rm -rf $HOME`id`\n|x", "a_rm -rf _HOME_id___x"),
             ("..\\..\\x.vhd", "x.vhd"),
             ("", "volume"),
-            ("<b>'\"&\u{202e}", "_b______"),
+            ("<b>'\"&\u{202e}", "_b_____"),
         ] {
             assert_eq!(volume(object, ""), expected, "{object:?}");
         }

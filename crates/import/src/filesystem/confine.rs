@@ -15,9 +15,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::BpfProgram;
 
-use super::CheckOptions;
+use super::{CheckOptions, filter, output};
 use crate::target::failed;
 use crate::{Error, Result, Watch};
 
@@ -71,7 +71,7 @@ impl Confinement {
                 Vec::new()
             }
         };
-        let filter = match filter() {
+        let filter = match filter::filter() {
             Ok(filter) => {
                 notes.push("filter of system calls".to_owned());
                 Some(filter)
@@ -115,9 +115,13 @@ impl Confinement {
         command
             .arg(format!("--as={}", options.memory_bytes_max))
             .arg(format!("--cpu={seconds}"))
-            .arg(format!("--nproc={PROCESSES_MAX}"))
             .arg(format!("--nofile={FILES_MAX}"))
-            .args(["--fsize=0", "--core=0", "--memlock=0", "--"]);
+            .args(["--fsize=0", "--core=0", "--memlock=0"]);
+        // Processes are counted for each user: others of the caller's own are none of the tool's.
+        if self.user.is_some() {
+            command.arg(format!("--nproc={PROCESSES_MAX}"));
+        }
+        command.arg("--");
         if !self.namespaces.is_empty() {
             command.arg("unshare").args(&self.namespaces).arg("--");
         }
@@ -165,66 +169,6 @@ fn probe(namespaces: &[String]) -> Result<(), String> {
     }
 }
 
-/// Refuses the system calls that a checker of file systems never needs. `unshare` is left: its program comes first.
-fn filter() -> Result<BpfProgram, String> {
-    let refused = [
-        libc::SYS_socket,
-        libc::SYS_socketpair,
-        libc::SYS_connect,
-        libc::SYS_ptrace,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
-        libc::SYS_mount,
-        libc::SYS_umount2,
-        libc::SYS_pivot_root,
-        libc::SYS_chroot,
-        libc::SYS_open_tree,
-        libc::SYS_move_mount,
-        libc::SYS_fsopen,
-        libc::SYS_fsconfig,
-        libc::SYS_fsmount,
-        libc::SYS_setns,
-        libc::SYS_bpf,
-        libc::SYS_perf_event_open,
-        libc::SYS_userfaultfd,
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-        libc::SYS_keyctl,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_init_module,
-        libc::SYS_finit_module,
-        libc::SYS_delete_module,
-        libc::SYS_kexec_load,
-        libc::SYS_reboot,
-        libc::SYS_swapon,
-        libc::SYS_swapoff,
-        libc::SYS_open_by_handle_at,
-        libc::SYS_unlinkat,
-        libc::SYS_renameat2,
-        libc::SYS_linkat,
-        libc::SYS_symlinkat,
-        libc::SYS_mknodat,
-        libc::SYS_mkdirat,
-        libc::SYS_fchmodat,
-        libc::SYS_fchownat,
-        libc::SYS_truncate,
-        libc::SYS_pidfd_getfd,
-        libc::SYS_kcmp,
-        libc::SYS_acct,
-        libc::SYS_settimeofday,
-        libc::SYS_clock_settime,
-        libc::SYS_syslog,
-    ];
-    let rules = refused.into_iter().map(|call| (call, Vec::new())).collect();
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
-    let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap_or(1));
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).map_err(|error| error.to_string())?;
-    filter.try_into().map_err(|error: seccompiler::BackendError| error.to_string())
-}
-
 /// Waits for a tool, reads what it says, and ends it when it takes too long.
 fn wait(mut child: Child, program: &Path, options: &CheckOptions, watch: &dyn Watch) -> Result<Ended> {
     let (sender, receiver) = mpsc::channel();
@@ -239,7 +183,7 @@ fn wait(mut child: Child, program: &Path, options: &CheckOptions, watch: &dyn Wa
     for pipe in pipes {
         let sender = sender.clone();
         let reader = std::thread::Builder::new().name("tool output".to_owned());
-        let spawned = reader.spawn(move || sender.send(bounded(pipe, bytes_max)));
+        let spawned = reader.spawn(move || sender.send(output::bounded(pipe, bytes_max)));
         spawned.map_err(|source| failed(program, "read the output of", source))?;
     }
     drop(sender);
@@ -284,22 +228,4 @@ fn until_end(
         }
         std::thread::sleep(PACE);
     }
-}
-
-/// The start and the end of what comes, as text; the middle is left out where it is too much.
-fn bounded(mut pipe: impl Read, bytes_max: usize) -> String {
-    let half = bytes_max / 2;
-    let (mut start, mut end, mut left_out) = (Vec::new(), Vec::new(), 0_u64);
-    let mut buffer = [0; 8192];
-    while let Ok(count @ 1..) = pipe.read(&mut buffer) {
-        let of_start = count.min(half - start.len());
-        start.extend_from_slice(&buffer[..of_start]);
-        end.extend_from_slice(&buffer[of_start..count]);
-        let surplus = end.len().saturating_sub(half);
-        left_out += surplus as u64;
-        end.drain(..surplus);
-    }
-    let middle = if left_out > 0 { format!("\n… {left_out} bytes left out …\n") } else { String::new() };
-    let text = format!("{}{middle}{}", String::from_utf8_lossy(&start), String::from_utf8_lossy(&end));
-    text.chars().filter(|character| !character.is_control() || "\n\t".contains(*character)).collect()
 }

@@ -9,6 +9,8 @@
 //! such a file system damaged, and the output says so.
 
 mod confine;
+mod filter;
+mod output;
 mod serve;
 mod tools;
 

@@ -35,7 +35,7 @@ static XFS: Tool = Tool {
     file_system: "xfs",
     program: "xfs_repair",
     package: "xfsprogs",
-    arguments: &["-n", "-f", "-m", "1024"],
+    arguments: &["-n", "-f"],
     errors: &[1, 2],
 };
 static NTFS: Tool =

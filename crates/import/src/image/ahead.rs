@@ -9,10 +9,10 @@ use leeward_disk::{Error as DiskError, SharedStorage};
 
 /// What one request fetches, in bytes.
 const PART_BYTES: u64 = 2 << 20;
-/// Parts that are fetched or wait to be taken, at most: 16 MiB.
-const PARTS_AHEAD: u64 = 8;
+/// Parts that are fetched or wait to be taken, at most, where all is read: 16 MiB.
+pub(super) const PARTS_AHEAD: u64 = 8;
 /// Requests at once.
-const THREADS: usize = 6;
+const THREADS: u64 = 6;
 
 struct State {
     /// The next part to fetch.
@@ -25,6 +25,7 @@ struct State {
 
 struct Shared {
     storage: SharedStorage,
+    parts_ahead: u64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -53,11 +54,13 @@ pub(super) struct AheadReader {
 }
 
 impl AheadReader {
-    pub(super) fn new(storage: SharedStorage, failure: Failure) -> io::Result<Self> {
+    /// Fetches so many parts ahead at most.
+    pub(super) fn new(storage: SharedStorage, parts_ahead: u64, failure: Failure) -> io::Result<Self> {
         let state = State { next: 0, wanted: 0, ready: BTreeMap::new(), is_over: false };
-        let shared = Arc::new(Shared { storage, state: Mutex::new(state), changed: Condvar::new() });
+        let shared =
+            Arc::new(Shared { storage, parts_ahead, state: Mutex::new(state), changed: Condvar::new() });
         let mut reader = Self { shared, threads: Vec::new(), part: Vec::new(), taken: 0, failure };
-        for _ in 0..THREADS {
+        for _ in 0..THREADS.min(parts_ahead) {
             let shared = Arc::clone(&reader.shared);
             let name = std::thread::Builder::new().name("fetch ahead".to_owned());
             reader.threads.push(name.spawn(move || shared.fetch())?);
@@ -139,7 +142,7 @@ impl Shared {
             if state.is_over || state.next * PART_BYTES >= self.storage.size() {
                 return None;
             }
-            if state.next < state.wanted + PARTS_AHEAD {
+            if state.next < state.wanted + self.parts_ahead {
                 state.next += 1;
                 return Some(state.next - 1);
             }

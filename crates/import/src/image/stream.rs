@@ -2,35 +2,29 @@
 //!
 //! What comes out can only be read in order. A raw image needs no more: it is written as it comes. Its size is not known
 //! before all of it was seen, and a volume has to be made before it is written; so the object is read twice, first to
-//! measure it ([`measure`]), when its digest is compared too, then to write it. Other formats inside need seeking: they are
+//! measure it ([`measure`](super::expand::measure)), when its digest is compared too, then to write it. Other formats inside need seeking: they are
 //! expanded into a scratch file where the caller gives room for one ([`Scratch`](super::Scratch)).
 //!
 //! What a decompressor may take is bounded: a window of 128 MiB (Zstandard), a dictionary of 64 MiB (xz, `-9`).
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use leeward_disk::{SharedStorage, Storage, is_zero};
-use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::Scratch;
-use super::ahead::{AheadReader, Failure};
-use crate::digest::{DigestCheck, Hasher, Stated};
+use super::ahead::{AheadReader, Failure, PARTS_AHEAD};
+use crate::digest::DigestCheck;
 use crate::ledger::UNIT_BYTES;
 use crate::plan::{Feed, Work};
-use crate::{Error, Progress, Result, Watch};
+use crate::{Error, Result};
 
 /// The largest window of Zstandard, as a power of two.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// What the decompressor of xz may take, in KiB.
 const XZ_MEMORY_KIB_MAX: u32 = 96 << 10;
-/// Zeros of this length make a hole in a scratch file, in bytes.
-const HOLE_BYTES: usize = 64 << 10;
 /// The end of a fixed VHD.
-const FOOTER_BYTES: usize = 512;
+pub(super) const FOOTER_BYTES: usize = 512;
 
 /// A compression around an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,12 +99,27 @@ pub(super) struct Expander {
 
 impl Expander {
     pub(super) fn new(storage: &SharedStorage, compression: Compression, bytes_max: u64) -> Result<Self> {
+        Self::ahead(storage, compression, bytes_max, PARTS_AHEAD)
+    }
+
+    /// One that fetches so many parts ahead at most.
+    pub(super) fn ahead(
+        storage: &SharedStorage,
+        compression: Compression,
+        bytes_max: u64,
+        parts_ahead: u64,
+    ) -> Result<Self> {
         let failure = Failure::default();
         let name = storage.name().to_owned();
         let wrong = |error: io::Error| Error::Image { object: name.clone(), what: error.to_string() };
-        let input = AheadReader::new(Arc::clone(storage), failure.clone()).map_err(wrong)?;
+        let input = AheadReader::new(Arc::clone(storage), parts_ahead, failure.clone()).map_err(wrong)?;
         let reader = compression.open(input).map_err(wrong)?;
         Ok(Self { reader, failure, name, bytes: 0, bytes_max })
+    }
+
+    /// Bytes that came out so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Fills the buffer; less comes at the end only.
@@ -140,110 +149,6 @@ impl Expander {
             },
         }
     }
-}
-
-/// The first bytes that come out.
-pub(super) fn start(storage: &SharedStorage, compression: Compression, bytes: usize) -> Result<Vec<u8>> {
-    let mut start = vec![0; bytes];
-    let count = Expander::new(storage, compression, u64::MAX)?.read(&mut start)?;
-    start.truncate(count);
-    Ok(start)
-}
-
-/// Reads all of it once: how much comes out, whether it ends like a fixed VHD, whether the object has its digest.
-pub(super) fn measure(
-    storage: &SharedStorage,
-    compression: Compression,
-    version: &str,
-    stated: Stated,
-    bytes_max: u64,
-    watch: &dyn Watch,
-) -> Result<Expanded> {
-    let digest = compare(storage, stated, watch)?;
-    let mut expander = Expander::new(storage, compression, bytes_max)?;
-    let mut buffer = vec![0; UNIT_BYTES as usize];
-    let mut last = Vec::new();
-    loop {
-        check(watch)?;
-        let count = expander.read(&mut buffer)?;
-        if count > 0 {
-            last.extend_from_slice(&buffer[count.saturating_sub(FOOTER_BYTES)..count]);
-            last.drain(..last.len().saturating_sub(FOOTER_BYTES));
-        }
-        watch.progress(Progress { done_bytes: expander.bytes, total_bytes: 0, data_bytes: expander.bytes });
-        if count < buffer.len() {
-            break;
-        }
-    }
-    let has_footer = last.len() == FOOTER_BYTES && last.starts_with(b"conectix");
-    Ok(Expanded { version: version.to_owned(), bytes: expander.bytes, has_footer, digest })
-}
-
-/// Compares the object itself with the digests that are stated for it.
-fn compare(storage: &SharedStorage, stated: Stated, watch: &dyn Watch) -> Result<DigestCheck> {
-    if stated.is_empty() {
-        return Ok(DigestCheck::NotStated);
-    }
-    let failure = Failure::default();
-    let failed = |error: io::Error| match failure.take() {
-        Some(error) => error.into(),
-        None => Error::Image { object: storage.name().to_owned(), what: error.to_string() },
-    };
-    let mut reader = AheadReader::new(Arc::clone(storage), failure.clone()).map_err(failed)?;
-    let mut hasher = Hasher::new(stated);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        check(watch)?;
-        match reader.read(&mut buffer).map_err(failed)? {
-            0 => return hasher.finish(storage.name()),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-}
-
-/// Expands all of it into a file without a name, with holes where there are zeros.
-pub(super) fn spool(
-    storage: &SharedStorage,
-    compression: Compression,
-    bytes_max: u64,
-    scratch: &Scratch,
-    watch: &dyn Watch,
-) -> Result<File> {
-    let failed =
-        |source: io::Error| crate::target::failed(&scratch.directory, "write a scratch file in", source);
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = rustix::fs::open(&scratch.directory, flags, Mode::RUSR | Mode::WUSR);
-    let file: File = file.map_err(|errno| failed(errno.into()))?.into();
-    let mut expander = Expander::new(storage, compression, bytes_max)?;
-    let mut buffer = vec![0; UNIT_BYTES as usize];
-    let (mut position, mut written) = (0_u64, 0_u64);
-    loop {
-        check(watch)?;
-        let count = expander.read(&mut buffer)?;
-        for part in buffer[..count].chunks(HOLE_BYTES) {
-            if !is_zero(part) {
-                written += part.len() as u64;
-                if written > scratch.bytes_max {
-                    return Err(Error::Expands {
-                        object: storage.name().to_owned(),
-                        bytes_max: scratch.bytes_max,
-                    });
-                }
-                file.write_all_at(part, position).map_err(failed)?;
-            }
-            position += part.len() as u64;
-        }
-        watch.progress(Progress { done_bytes: position, total_bytes: 0, data_bytes: written });
-        if count < buffer.len() {
-            break;
-        }
-    }
-    file.set_len(position).map_err(failed)?;
-    Ok(file)
-}
-
-fn check(watch: &dyn Watch) -> Result<()> {
-    if watch.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
 }
 
 /// A raw disk inside of a compression.

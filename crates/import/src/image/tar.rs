@@ -135,7 +135,7 @@ fn until_nul(bytes: &[u8]) -> String {
 /// A number in octal digits, or in base 256 where the first bit is set.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] == 0x80 {
-        let (high, low) = field[1..].split_at(field.len() - 9);
+        let (high, low) = field[1..].split_at(field.len().checked_sub(9)?);
         return high.iter().all(|&byte| byte == 0).then(|| low.try_into().map(u64::from_be_bytes).ok())?;
     }
     let text = until_nul(field);
@@ -154,11 +154,55 @@ fn has_checksum(header: &[u8; BLOCK as usize]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{number, records};
+    use leeward_disk::MemoryStorage;
+
+    use super::{BLOCK, matches, members, number, records};
+
+    /// A header with its checksum.
+    fn header(name: &str, kind: u8, bytes: &str) -> Vec<u8> {
+        let mut header = vec![0; BLOCK as usize];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..124 + bytes.len()].copy_from_slice(bytes.as_bytes());
+        header[148..156].fill(b' ');
+        header[156] = kind;
+        header[257..263].copy_from_slice(b"ustar\0");
+        let sum: u64 = header.iter().map(|&byte| u64::from(byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        header
+    }
+
+    #[test]
+    fn no_archive_however_damaged_does_harm() {
+        let mut archive = header("x", b'x', "00000000020");
+        archive.extend([b"16 path=longest\n".to_vec(), vec![0; 496]].concat());
+        archive.extend(header("a", b'0', "00000001000"));
+        archive.extend(vec![7; 512]);
+        archive.extend(vec![0; 1024]);
+        let open = |bytes: Vec<u8>| MemoryStorage::new("t", bytes);
+        let found = members(&open(archive.clone())).unwrap();
+        assert_eq!((found.len(), found[0].name.as_str(), found[0].offset), (1, "longest", 1536));
+        // Every byte of the headers changed to a few others, and every length.
+        for at in (0..512).chain(512..528).chain(1024..1536) {
+            for value in [0, 1, 0x80, 0xff, b'9', b'7', b' '] {
+                let mut changed = archive.clone();
+                changed[at] = value;
+                let storage = open(changed);
+                let _ = (matches(&storage), members(&storage));
+            }
+        }
+        for length in 0..archive.len() {
+            let storage = open(archive[..length].to_vec());
+            let _ = (matches(&storage), members(&storage));
+        }
+        for bytes in ["77777777777", "99999999999", "-0000000001"] {
+            assert!(members(&open([header("a", b'0', bytes), vec![0; 512]].concat())).is_err(), "{bytes}");
+        }
+    }
 
     #[test]
     fn numbers_of_both_kinds_are_read() {
         assert_eq!(number(b"00000001750\0"), Some(0o1750));
+        assert_eq!(number(b"\x80\0\0\0\0\0\0\x02"), None, "a field of eight bytes has no base 256");
         assert_eq!(number(b"\x80\0\0\0\0\0\0\x02\0\0\0\0"), Some(2 << 32));
         assert_eq!(number(b"\x80\x01\0\0\0\0\0\0\0\0\0\0"), None);
         assert_eq!(number(b"0000000175x\0"), None);

@@ -55,7 +55,7 @@ pub struct WriteOptions {
     pub window_time: Duration,
     /// What is done about places without data.
     pub zeros: Zeros,
-    /// How fast the object is read.
+    /// How fast the object is read; of a wrapped image, how fast what comes out of it is written.
     pub limit: Option<Arc<RateLimit>>,
 }
 
@@ -167,7 +167,9 @@ impl<'a> Job<'a> {
     fn work(&self, work: Work, buffer: &mut Vec<u8>) -> Result<Done> {
         let done = match work {
             Work::Zeros { offset, length } => self.make_zero(offset, length).map(|()| Done::Zeros),
-            Work::Data { offset, content: Some(content), .. } => self.put(&content, offset, None),
+            Work::Data { offset, length, content: Some(content) } => {
+                self.pay(length).and_then(|()| self.put(&content, offset, None))
+            }
             Work::Data { offset, length, content: None } => {
                 buffer.resize(length as usize, 0);
                 self.read(buffer, offset)

@@ -57,11 +57,11 @@ pub(crate) trait Uploads {
     /// The request that makes the object of its parts.
     fn complete(&self, name: &str, upload: &str, parts: &[(u32, String)]) -> Request;
 
-    /// The version that came of it.
+    /// The version that came of it, where the answer says.
     ///
     /// # Errors
-    /// It failed after all, or the answer does not say.
-    fn completed(&self, response: &Response) -> Result<ObjectVersion, String>;
+    /// It failed after all.
+    fn completed(&self, response: &Response) -> Result<Option<ObjectVersion>, String>;
 
     /// The request that gives it up.
     fn abort(&self, name: &str, upload: &str) -> Request;

@@ -33,7 +33,8 @@ pub use connect::{locate, open};
 pub use directory::{DirectoryObjects, METADATA_ENDING};
 pub use name::check as check_name;
 
-/// User metadata: keys in lower case, without the service's prefix (`opc-meta-`, `x-amz-meta-` …).
+/// User metadata: keys in lower case, without the service's prefix (`opc-meta-`, `x-amz-meta-` …). They are as the service
+/// tells them: some (Ceph's gateway) give a dash back where an underscore was written.
 pub type Metadata = BTreeMap<String, String>;
 
 /// What tells one state of an object from another, in the service's words: an entity tag, or what stands for one.

@@ -131,8 +131,8 @@ impl Uploads for Oci {
         Self::document(self.upload(Method::POST, name, upload), &document)
     }
 
-    fn completed(&self, response: &Response) -> Result<ObjectVersion, String> {
-        self.tag(response).map(|tag| ObjectVersion(tag.0)).ok_or_else(|| "no entity tag".to_owned())
+    fn completed(&self, response: &Response) -> Result<Option<ObjectVersion>, String> {
+        Ok(self.tag(response).map(|tag| ObjectVersion(tag.0)))
     }
 
     fn abort(&self, name: &str, upload: &str) -> Request {

@@ -172,7 +172,10 @@ impl RemoteObjects {
             part = read_part(content, size, at)?;
         }
         let response = self.ask(&way.complete(name, upload, &parts), RequestClass::Put, at)?;
-        way.completed(&response).map_err(|what| at.nonsense(what))
+        match way.completed(&response).map_err(|what| at.nonsense(what))? {
+            Some(version) => Ok(version),
+            None => Ok(self.head(at.key)?.version),
+        }
     }
 }
 

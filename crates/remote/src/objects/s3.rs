@@ -103,13 +103,14 @@ impl Uploads for S3 {
         self.object(Method::POST, name).query("uploadId", upload).body(&[document.as_bytes()])
     }
 
-    fn completed(&self, response: &Response) -> Result<ObjectVersion, String> {
-        // The answer begins before the work is done: success may turn out to be a failure.
-        xml::read(&response.body, |root| match xml::text(root, "ETag") {
-            Some(tag) if root.tag_name().name() == "CompleteMultipartUploadResult" => {
-                Ok(ObjectVersion(tag.to_owned()))
+    fn completed(&self, response: &Response) -> Result<Option<ObjectVersion>, String> {
+        // The answer begins before the work is done: success may turn out to be a failure. A repeated request may get an
+        // answer without a tag (Ceph's gateway does that).
+        xml::read(&response.body, |root| match root.tag_name().name() {
+            "CompleteMultipartUploadResult" => {
+                Ok(xml::text(root, "ETag").map(|tag| ObjectVersion(tag.to_owned())))
             }
-            _ => Err(format!("the upload ended with a {}", root.tag_name().name())),
+            other => Err(format!("the upload ended with a {other}")),
         })
     }
 
