@@ -1,7 +1,7 @@
 // The first page: what needs a person, what is protected and what is not, what runs.
 
 import { address } from './api.js';
-import { coarse, counted, duration } from './format.js';
+import { coarse, duration } from './format.js';
 import { useResource } from './hooks.js';
 import { html } from './html.js';
 import { Icon } from './icons.js';
@@ -80,5 +80,5 @@ function Counts({ runs }) {
   const kinds = [...new Set(runs.map((run) => run.kind))].sort();
   return html`<ul class="counts">${kinds.map((kind) => html`<li key=${kind}><span class="kind">${kind}</span>
     <span class="chips">${RUN_STATES.map((state) => runs.find((run) => run.kind === kind && run.state === state)).filter((run) => run?.count).map((run) => html`
-      <a key=${run.state} class="chip" href=${link(['runs'], { kind, state: run.state })} aria-label=${`${counted(run.count, 'run')} of kind ${kind}: ${run.state}`}><${State} name=${run.state} /><b>${run.count.toLocaleString()}</b></a>`)}</span></li>`)}</ul>`;
+      <a key=${run.state} class="chip" href=${link(['runs'], { kind, state: run.state })}><span class="unseen">${kind}: </span><${State} name=${run.state} /><b>${run.count.toLocaleString()}</b></a>`)}</span></li>`)}</ul>`;
 }

@@ -11,6 +11,8 @@ import { GROUPS, isLiveState, RUN_STATES, stateOf } from './states.js';
 
 const PAGE_ROWS = 100;
 const TYPING_MS = 250;
+/** Events that are kept for one frame. */
+const EVENTS_MOST = 10_000;
 
 export function Runs({ query }) {
   const filter = { state: query.get('state') ?? '', kind: query.get('kind') ?? '', text: query.get('text') ?? '' };
@@ -60,9 +62,30 @@ export function useRuns(filter) {
     set((before) => ({ ...before, isLoading: true }));
     first();
   }, [key]);
-  useEffect(() => onEvent((event) => set((before) => changed(before, event))), []);
+  useEventsOfFrame((events) => set((before) => events.reduce(changed, before)));
   useEvents(first, (event) => event.event === 'created' || event.event === 'moved' || event.event === 'cleared', isLive() ? 30_000 : 5_000);
   return { ...state, isOld: state.key !== key, more, first };
+}
+
+/** Hands over the events since the last frame, all at once: many events are one drawing. */
+function useEventsOfFrame(act) {
+  useEffect(() => {
+    let waiting = [];
+    let frame = 0;
+    const flush = () => {
+      const events = waiting;
+      waiting = [];
+      frame = 0;
+      act(events);
+    };
+    const forget = onEvent((event) => {
+      waiting.push(event);
+      // Frames stand still while the page cannot be seen; then a look at its return is enough.
+      if (waiting.length > EVENTS_MOST) waiting.shift();
+      frame ||= requestAnimationFrame(flush);
+    });
+    return () => (forget(), cancelAnimationFrame(frame));
+  }, []);
 }
 
 /** What is known, with its first page read anew; rows that are gone from it are dropped. */
@@ -104,7 +127,7 @@ function Listing({ filter }) {
 export function Table({ runs, isBrief = false }) {
   if (runs.length === 0) return null;
   const also = isBrief ? [] : ['Kind', 'Steps'];
-  return html`<table class="runs cards">
+  return html`<table class=${`runs cards ${isBrief ? 'brief-runs' : ''}`}>
     <thead><tr><th scope="col">State</th><th scope="col">Subject</th>${also.map((word) => html`<th scope="col" key=${word}>${word}</th>`)}<th scope="col">Begun</th><th scope="col">Took</th>${!isBrief && html`<th scope="col">By</th>`}</tr></thead>
     <tbody>${runs.map((run) => html`<${Row} key=${run.id} run=${run} isBrief=${isBrief} />`)}</tbody>
   </table>`;

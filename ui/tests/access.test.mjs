@@ -138,7 +138,8 @@ describe('by keyboard alone', onlyMock, () => {
   test('the first Tab offers to skip to the content, and it does', async () => {
     const page = await open(browser);
     await logIn(page, site, '#/runs');
-    await page.evaluate(() => document.activeElement.blur());
+    await page.reload();
+    await see(page, 'main h1', 'Runs');
     await page.keyboard.press('Tab');
     assert.equal(await focused(page), 'Skip to the content');
     await page.keyboard.press('Enter');
