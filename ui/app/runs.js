@@ -123,13 +123,16 @@ function Listing({ filter }) {
     ${next && html`<button type="button" class="more" onClick=${more}>Show ${PAGE_ROWS} more</button>`}`;
 }
 
-/** With `isBrief`, without what is the same in every row or matters less. */
+/**
+ * With `isBrief`, without what is the same in every row or matters less. Rows are laid out by themselves, not as a table, so that the
+ * browser can leave out those that are not in sight; the roles say to readers of screens that it is one.
+ */
 export function Table({ runs, isBrief = false }) {
   if (runs.length === 0) return null;
-  const also = isBrief ? [] : ['Kind', 'Steps'];
-  return html`<table class=${`runs cards ${isBrief ? 'brief-runs' : ''}`}>
-    <thead><tr><th scope="col">State</th><th scope="col">Subject</th>${also.map((word) => html`<th scope="col" key=${word}>${word}</th>`)}<th scope="col">Begun</th><th scope="col">Took</th>${!isBrief && html`<th scope="col">By</th>`}</tr></thead>
-    <tbody>${runs.map((run) => html`<${Row} key=${run.id} run=${run} isBrief=${isBrief} />`)}</tbody>
+  const words = isBrief ? ['State', 'Subject', 'Begun', 'Took'] : ['State', 'Subject', 'Kind', 'Steps', 'Begun', 'Took', 'By'];
+  return html`<table role="table" class=${`runs cards ${isBrief ? 'brief-runs' : ''}`}>
+    <thead role="rowgroup"><tr role="row">${words.map((word) => html`<th role="columnheader" scope="col" key=${word}>${word}</th>`)}</tr></thead>
+    <tbody role="rowgroup">${runs.map((run) => html`<${Row} key=${run.id} run=${run} isBrief=${isBrief} />`)}</tbody>
   </table>`;
 }
 
@@ -141,14 +144,16 @@ class Row extends Component {
 
   render({ run, isBrief }) {
     const { id, state, subject, reason, kind, steps, steps_done: done, created, finished, by } = run;
-    return html`<tr>
-      <td><${State} name=${state} /></td>
-      <th scope="row"><a href=${link(['runs', id])}>${subject}</a>${reason && html`<span class="reason">${reason}</span>`}</th>
-      ${!isBrief && html`<td data-label="Kind">${kind}</td>
-      <td data-label="Steps" class="steps"><span class="number">${done} of ${steps}</span>${isLiveState(state) && html`<${Bar} done=${done} total=${steps} label=${`steps of ${subject}`} />`}</td>`}
-      <td data-label="Begun"><${Time} at=${created} /></td>
-      <td data-label="Took" class="number">${finished ? duration(secondsBetween(created, finished)) : html`<${Counting} from=${created} isOn=${isLiveState(state)} />`}</td>
-      ${!isBrief && html`<td data-label="By">${by}</td>`}
+    const cell = (label, content, name) => html`<td role="cell" data-label=${label} class=${name}>${content}</td>`;
+    const took = finished ? duration(secondsBetween(created, finished)) : html`<${Counting} from=${created} isOn=${isLiveState(state)} />`;
+    const bar = isLiveState(state) && html`<${Bar} done=${done} total=${steps} label=${`steps of ${subject}`} />`;
+    return html`<tr role="row">
+      ${cell(undefined, html`<${State} name=${state} />`)}
+      <th role="rowheader" scope="row"><a href=${link(['runs', id])}>${subject}</a>${reason && html`<span class="reason">${reason}</span>`}</th>
+      ${!isBrief && [cell('Kind', kind), cell('Steps', [html`<span class="number">${done} of ${steps}</span>`, bar], 'steps')]}
+      ${cell('Begun', html`<${Time} at=${created} />`)}
+      ${cell('Took', took, 'number')}
+      ${!isBrief && cell('By', by)}
     </tr>`;
   }
 }
