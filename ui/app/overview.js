@@ -30,13 +30,13 @@ function Content({ runs = [], held = [], failed = [], images = [] }) {
     </div>
     ${held.length > 0 && html`<${Panel} title="Need a person" name="attention"><${Brief} runs=${held} /></${Panel}>`}
     <div class="columns">
-      <${Panel} title="Protection" actions=${html`<a href=${link(['images'])}>All images</a>`}><${Protection} images=${images} /></${Panel}>
       <div>
-        <${Panel} title="Runs by state" name="by-state" actions=${html`<a href=${link(['runs'])}>All runs</a>`}><${Counts} runs=${runs} /></${Panel}>
+        <${Panel} title="Protection" actions=${html`<a href=${link(['images'])}>All images</a>`}><${Protection} images=${images} /></${Panel}>
         <${Panel} title="Failed lately" actions=${html`<a href=${link(['runs'], { state: 'failed' })}>All that failed</a>`}>
           ${failed.length > 0 ? html`<${Brief} runs=${failed} />` : html`<${Empty}>Nothing has failed.</${Empty}>`}
         </${Panel}>
       </div>
+      <${Panel} title="Runs by state" actions=${html`<a href=${link(['runs'])}>All runs</a>`}><${Counts} runs=${runs} /></${Panel}>
     </div>`;
 }
 

@@ -103,10 +103,10 @@ export function Panel({ title, children, actions, name, box }) {
   </section>`;
 }
 
-/** Pairs of a name and a value. */
+/** Pairs of a name and a value; one that is long has a third member, `wide`, and a row of its own. */
 export function Facts({ of }) {
   const shown = of.filter(([, value]) => value !== undefined && value !== null && value !== '');
-  return html`<dl class="facts">${shown.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+  return html`<dl class="facts">${shown.map(([name, value, width]) => html`<div key=${name} class=${width}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
 /** A window above the page: `Esc` closes it, and the focus goes back to where it was. */

@@ -61,6 +61,8 @@ for (const [look, options] of LOOKS) {
       await page.waitForFunction(() => !document.querySelector('main .loading'), { timeout: 8000 });
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       assert.ok(wide <= 0, `${name} is ${wide} pixels wider than the screen`);
+      const burst = await page.$$eval('.panel, .tile, .step, .top', (all) => all.filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.textContent.slice(0, 60)));
+      assert.deepEqual(burst, [], `${name}: what is wider than its box`);
       assert.deepEqual(await troubles(page), [], name);
       await shot(page, `${name}-${look}`, name !== 'runs');
       assert.deepEqual(await findings(page), [], name);

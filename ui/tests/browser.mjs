@@ -85,5 +85,10 @@ export const texts = (page, selector) => page.$$eval(selector, (all) => all.map(
 
 export async function shot(page, name, fullPage = true) {
   await page.evaluate(() => scrollTo(0, 0));
-  return page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage });
+  const before = page.viewport();
+  // A taller window, not a picture beyond the window: what is out of sight is not drawn.
+  if (fullPage) await page.setViewport({ ...before, height: Math.max(before.height, await page.evaluate(() => document.documentElement.scrollHeight)) });
+  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+  await page.screenshot({ path: `${SHOTS}/${name}.png` });
+  await page.setViewport(before);
 }
