@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { after, before, describe, test } from 'node:test';
 
-import { launch, logIn, open, press, see, shot, troubles, visit } from './browser.mjs';
+import { launch, logIn, open, PATIENCE_MS, press, see, shot, troubles, visit } from './browser.mjs';
 import { held, stuck, waiting, writing } from './scenes.mjs';
 import { onlyMock, REAL, site as start } from './site.mjs';
 
@@ -48,7 +48,7 @@ async function findings(page) {
 }
 
 for (const [look, options] of LOOKS) {
-  test(`${look}: every page fits, has no serious finding of axe-core, and a picture`, { timeout: 300_000 }, async () => {
+  test(`${look}: every page fits, has no serious finding of axe-core, and a picture`, { timeout: 1_200_000 }, async () => {
     const page = await open(browser, options);
     page.origin = site.url;
     await page.goto(site.url);
@@ -58,7 +58,7 @@ for (const [look, options] of LOOKS) {
     await logIn(page, site);
     for (const [name, hash, heading] of pages()) {
       await visit(page, hash, heading);
-      await page.waitForFunction(() => !document.querySelector('main .loading'), { timeout: 8000 });
+      await page.waitForFunction(() => !document.querySelector('main .loading'), { timeout: PATIENCE_MS });
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       assert.ok(wide <= 0, `${name} is ${wide} pixels wider than the screen`);
       const burst = await page.$$eval('.panel, .tile, .step, .top', (all) => all.filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.textContent.slice(0, 60)));

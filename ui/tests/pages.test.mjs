@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 
-import { launch, logIn, open, press, see, texts, troubles, visit } from './browser.mjs';
+import { launch, logIn, open, PATIENCE_MS, press, see, texts, troubles, visit } from './browser.mjs';
 import { held, writing } from './scenes.mjs';
 import { onlyMock, REAL, site as start } from './site.mjs';
 
@@ -64,7 +64,7 @@ describe('every page', () => {
     test(`“${heading}” is shown, with its title and without trouble`, async () => {
       await logIn(page, site);
       await visit(page, `#/${name}`, heading);
-      await page.waitForFunction(() => !document.querySelector('main .loading'), { timeout: 8000 });
+      await page.waitForFunction(() => !document.querySelector('main .loading'), { timeout: PATIENCE_MS });
       assert.match(await page.title(), new RegExp(`^${heading}.*Leeward$`));
       const trouble = await texts(page, 'main .problem');
       assert.deepEqual(trouble, []);
