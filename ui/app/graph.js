@@ -48,13 +48,16 @@ function Lines({ shape, records }) {
   </svg>`;
 }
 
-/** A fork bends at once and a join at the end, so that a line runs down in its branch's lane. */
-function way({ a, b }) {
-  const [ax, ay, bx, by] = [x(a.lane), y(a.row), x(b.lane), y(b.row)];
-  if (ax === bx) return `M${ax} ${ay}V${by}`;
-  const half = ROW / 2;
-  if (bx > ax) return `M${ax} ${ay}C${ax} ${ay + half} ${bx} ${ay + half} ${bx} ${ay + ROW}V${by}`;
-  return `M${ax} ${ay}V${by - ROW}C${ax} ${by - half} ${bx} ${by - half} ${bx} ${by}`;
+/** A line goes to its lane within the first row and leaves it within the last one. */
+function way({ a, b, via }) {
+  if (b.row - a.row === 1) return `M${x(a.lane)} ${y(a.row)}${bend(a, b)}`;
+  const [first, last] = [{ row: a.row + 1, lane: via }, { row: b.row - 1, lane: via }];
+  return `M${x(a.lane)} ${y(a.row)}${bend(a, first)}V${y(last.row)}${bend(last, b)}`;
+}
+
+function bend(a, b) {
+  const half = (y(a.row) + y(b.row)) / 2;
+  return `C${x(a.lane)} ${half} ${x(b.lane)} ${half} ${x(b.lane)} ${y(b.row)}`;
 }
 
 function edgeClass(from, to) {

@@ -61,7 +61,7 @@ function Table({ list, chosen, choose }) {
     <tbody>${list.map((snapshot) => html`<tr key=${snapshot.id} class=${snapshot.id === chosen?.id ? 'chosen' : ''}>
       <th scope="row"><button type="button" class="link" aria-pressed=${snapshot.id === chosen?.id} onClick=${() => choose(snapshot)}><${Time} at=${snapshot.time} /></button></th>
       <td data-label="Age"><${Ago} at=${snapshot.time} /></td>
-      <td data-label="Name"><code>${snapshot.id.slice(0, DIGITS)}</code>${snapshot.label && html` <span class="label">${snapshot.label}</span>`}</td>
+      <td data-label="Name"><code>${snapshot.id.slice(0, DIGITS)}</code>${snapshot.label && html` <br /><span class="label">${snapshot.label}</span>`}</td>
       <td class="number" data-label="Data"><${Bytes} count=${snapshot.data_bytes} /></td>
       ${hasStored && html`<td class="number" data-label="Stored"><${Bytes} count=${snapshot.stored_bytes} /></td>`}
       <td data-label="Hold">${holdsOf(snapshot).length > 0 ? html`<span class="state warn"><${Icon} name="lock" />${holdsOf(snapshot).join(', ')}</span>` : html`<span class="quiet">–</span>`}</td></tr>`)}</tbody></table>`;
@@ -73,7 +73,7 @@ function Chosen({ image, snapshot, role, open }) {
   const may = role !== 'reader' && role !== 'writer';
   return html`<${Panel} title="The chosen snapshot" name="step-panel" box=${box}>
     <${Facts} of=${[
-      ['Snapshot', html`<code class="break">${snapshot.id}</code>`],
+      ['Snapshot', html`<code class="break">${snapshot.id}</code>`, 'wide'],
       ['Made', html`<${Time} at=${snapshot.time} />`],
       ['Size of the disk', html`<${Bytes} count=${snapshot.virtual_bytes} />`],
       ['Data', html`<${Bytes} count=${snapshot.data_bytes} />`],

@@ -9,9 +9,10 @@ export function layout(steps) {
   const followers = new Map(rows.map((step) => [step.name, []]));
   for (const [name, names] of before) for (const other of names) followers.get(other).push(row.get(name));
   const lane = lanes(rows, before, followers, row);
-  const edges = rows.flatMap((step) => before.get(step.name).map((other) => edge(other, step.name, row, lane)));
   const nodes = rows.map((step, at) => ({ step, row: at, lane: lane.get(step.name) }));
-  return { nodes, edges, lanes: Math.max(1, ...nodes.map((node) => node.lane + 1)) };
+  const edges = rows.flatMap((step) => before.get(step.name).map((other) => edge(other, step.name, row, lane)));
+  const ways = routed(edges, nodes);
+  return { nodes, edges: ways, lanes: 1 + Math.max(0, ...nodes.map((node) => node.lane), ...ways.map(({ via }) => via)) };
 }
 
 /** The plan's order, except where a step would stand before one that it waits for. A circle, which no plan has, ends up at the end. */
@@ -56,6 +57,23 @@ function lanes(rows, before, followers, row) {
     lane.set(name, found);
   }
   return lane;
+}
+
+/** Gives each line the lane in which it runs down: its end's or its beginning's where it meets no node and no other branch's line there. */
+function routed(edges, nodes) {
+  const done = [];
+  const isBetween = (at, { a, b }) => at > a.row && at < b.row;
+  const overlaps = (one, other) => Math.max(one.a.row, other.a.row) + 1 < Math.min(one.b.row, other.b.row);
+  const isFree = (lane, line) =>
+    !nodes.some((node) => node.lane === lane && isBetween(node.row, line)) &&
+    !done.some((other) => other.via === lane && other.from !== line.from && other.to !== line.to && overlaps(other, line));
+  const short = [...edges].sort((one, other) => one.b.row - one.a.row - (other.b.row - other.a.row));
+  for (const line of short) {
+    let via = [line.b.lane, line.a.lane].find((lane) => isFree(lane, line));
+    for (let lane = 0; via === undefined; lane += 1) if (isFree(lane, line)) via = lane;
+    done.push({ ...line, via });
+  }
+  return done;
 }
 
 function edge(from, to, row, lane) {

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from './html.js';
 import { Icon } from './icons.js';
-import { Field, ProblemBox } from './parts.js';
+import { Field, moved, ProblemBox } from './parts.js';
 import { ThemeSwitch } from './theme.js';
 
 export function Login({ enter, problem }) {
@@ -17,6 +17,7 @@ export function Login({ enter, problem }) {
     const value = field.current.value.trim();
     if (!value) return;
     setIsBusy(true);
+    moved();
     await enter(value);
     setIsBusy(false);
   };

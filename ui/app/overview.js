@@ -1,7 +1,7 @@
 // The first page: what needs a person, what is protected and what is not, what runs.
 
 import { address } from './api.js';
-import { coarse, counted, duration } from './format.js';
+import { coarse, duration } from './format.js';
 import { useResource } from './hooks.js';
 import { html } from './html.js';
 import { Icon } from './icons.js';
@@ -30,13 +30,13 @@ function Content({ runs = [], held = [], failed = [], images = [] }) {
     </div>
     ${held.length > 0 && html`<${Panel} title="Need a person" name="attention"><${Brief} runs=${held} /></${Panel}>`}
     <div class="columns">
-      <${Panel} title="Protection" actions=${html`<a href=${link(['images'])}>All images</a>`}><${Protection} images=${images} /></${Panel}>
       <div>
-        <${Panel} title="Runs by state" name="by-state" actions=${html`<a href=${link(['runs'])}>All runs</a>`}><${Counts} runs=${runs} /></${Panel}>
+        <${Panel} title="Protection" actions=${html`<a href=${link(['images'])}>All images</a>`}><${Protection} images=${images} /></${Panel}>
         <${Panel} title="Failed lately" actions=${html`<a href=${link(['runs'], { state: 'failed' })}>All that failed</a>`}>
           ${failed.length > 0 ? html`<${Brief} runs=${failed} />` : html`<${Empty}>Nothing has failed.</${Empty}>`}
         </${Panel}>
       </div>
+      <${Panel} title="Runs by state" actions=${html`<a href=${link(['runs'])}>All runs</a>`}><${Counts} runs=${runs} /></${Panel}>
     </div>`;
 }
 
@@ -80,5 +80,5 @@ function Counts({ runs }) {
   const kinds = [...new Set(runs.map((run) => run.kind))].sort();
   return html`<ul class="counts">${kinds.map((kind) => html`<li key=${kind}><span class="kind">${kind}</span>
     <span class="chips">${RUN_STATES.map((state) => runs.find((run) => run.kind === kind && run.state === state)).filter((run) => run?.count).map((run) => html`
-      <a key=${run.state} class="chip" href=${link(['runs'], { kind, state: run.state })} aria-label=${`${counted(run.count, 'run')} of kind ${kind}: ${run.state}`}><${State} name=${run.state} /><b>${run.count.toLocaleString()}</b></a>`)}</span></li>`)}</ul>`;
+      <a key=${run.state} class="chip" href=${link(['runs'], { kind, state: run.state })}><span class="unseen">${kind}: </span><${State} name=${run.state} /><b>${run.count.toLocaleString()}</b></a>`)}</span></li>`)}</ul>`;
 }

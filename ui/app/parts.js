@@ -76,12 +76,17 @@ export function Empty({ children }) {
   return html`<p class="empty">${children}</p>`;
 }
 
+/** Whether a person has moved since the pages were loaded: before that, the focus stays where the browser has it. */
+let hasMoved = false;
+addEventListener('hashchange', () => (hasMoved = true));
+export const moved = () => (hasMoved = true);
+
 /** The head of a page. Its heading takes the focus when the page changes, so that a reader begins there. */
 export function Head({ title, children, lead }) {
   const heading = useRef(null);
   useEffect(() => {
     document.title = `${title} · Leeward`;
-    heading.current?.focus({ preventScroll: true });
+    if (hasMoved) heading.current?.focus({ preventScroll: true });
     scrollTo(0, 0);
   }, [title]);
   return html`<div class="head">
@@ -98,10 +103,10 @@ export function Panel({ title, children, actions, name, box }) {
   </section>`;
 }
 
-/** Pairs of a name and a value. */
+/** Pairs of a name and a value; one that is long has a third member, `wide`, and a row of its own. */
 export function Facts({ of }) {
   const shown = of.filter(([, value]) => value !== undefined && value !== null && value !== '');
-  return html`<dl class="facts">${shown.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+  return html`<dl class="facts">${shown.map(([name, value, width]) => html`<div key=${name} class=${width}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
 /** A window above the page: `Esc` closes it, and the focus goes back to where it was. */
@@ -109,8 +114,10 @@ export function Dialog({ title, close, children }) {
   const element = useRef(null);
   useEffect(() => {
     const before = document.activeElement;
-    element.current.showModal();
-    return () => before?.isConnected && before.focus();
+    const box = element.current;
+    box.showModal();
+    // What lies below cannot take the focus before the window is closed.
+    return () => (box.close(), before?.isConnected && before.focus());
   }, []);
   const onCancel = (event) => (event.preventDefault(), close());
   return html`<dialog ref=${element} aria-label=${title} onCancel=${onCancel}><h2>${title}</h2>${children}</dialog>`;

@@ -130,13 +130,13 @@ function stepFacts(run, plan, record) {
     ['Waits for', plan?.after?.length > 0 && plan.after.join(', ')],
     ['Deadline', plan?.deadline_seconds && duration(plan.deadline_seconds)],
     ['May be skipped', plan?.may_skip ? 'yes' : 'no'],
-  ].map(([name, value]) => [name, value === false ? null : value]);
+  ].filter(([, value]) => value !== false);
 }
 
 function About({ run, lease }) {
   const labels = Object.entries(run.labels ?? {}).map(([name, value]) => html`<span class="label" key=${name}>${name}: ${value}</span>`);
   return html`<${Facts} of=${[
-    ['Run', html`<code>${run.id}</code>`],
+    ['Run', html`<code>${run.id}</code>`, 'wide'],
     ['Kind', html`<a href=${link(['runs'], { kind: run.plan.kind })}>${run.plan.kind}</a>, version ${run.plan.version}`],
     ['Begun', html`<${Time} at=${run.created} /> by ${run.by}`],
     ['Ended', run.finished && html`<${Time} at=${run.finished} />`],

@@ -11,6 +11,8 @@ import { GROUPS, isLiveState, RUN_STATES, stateOf } from './states.js';
 
 const PAGE_ROWS = 100;
 const TYPING_MS = 250;
+/** Events that are kept for one frame. */
+const EVENTS_MOST = 10_000;
 
 export function Runs({ query }) {
   const filter = { state: query.get('state') ?? '', kind: query.get('kind') ?? '', text: query.get('text') ?? '' };
@@ -60,9 +62,30 @@ export function useRuns(filter) {
     set((before) => ({ ...before, isLoading: true }));
     first();
   }, [key]);
-  useEffect(() => onEvent((event) => set((before) => changed(before, event))), []);
+  useEventsOfFrame((events) => set((before) => events.reduce(changed, before)));
   useEvents(first, (event) => event.event === 'created' || event.event === 'moved' || event.event === 'cleared', isLive() ? 30_000 : 5_000);
   return { ...state, isOld: state.key !== key, more, first };
+}
+
+/** Hands over the events since the last frame, all at once: many events are one drawing. */
+function useEventsOfFrame(act) {
+  useEffect(() => {
+    let waiting = [];
+    let frame = 0;
+    const flush = () => {
+      const events = waiting;
+      waiting = [];
+      frame = 0;
+      act(events);
+    };
+    const forget = onEvent((event) => {
+      waiting.push(event);
+      // Frames stand still while the page cannot be seen; then a look at its return is enough.
+      if (waiting.length > EVENTS_MOST) waiting.shift();
+      frame ||= requestAnimationFrame(flush);
+    });
+    return () => (forget(), cancelAnimationFrame(frame));
+  }, []);
 }
 
 /** What is known, with its first page read anew; rows that are gone from it are dropped. */
@@ -100,13 +123,16 @@ function Listing({ filter }) {
     ${next && html`<button type="button" class="more" onClick=${more}>Show ${PAGE_ROWS} more</button>`}`;
 }
 
-/** With `isBrief`, without what is the same in every row or matters less. */
+/**
+ * With `isBrief`, without what is the same in every row or matters less. Rows are laid out by themselves, not as a table, so that the
+ * browser can leave out those that are not in sight; the roles say to readers of screens that it is one.
+ */
 export function Table({ runs, isBrief = false }) {
   if (runs.length === 0) return null;
-  const also = isBrief ? [] : ['Kind', 'Steps'];
-  return html`<table class="runs cards">
-    <thead><tr><th scope="col">State</th><th scope="col">Subject</th>${also.map((word) => html`<th scope="col" key=${word}>${word}</th>`)}<th scope="col">Begun</th><th scope="col">Took</th>${!isBrief && html`<th scope="col">By</th>`}</tr></thead>
-    <tbody>${runs.map((run) => html`<${Row} key=${run.id} run=${run} isBrief=${isBrief} />`)}</tbody>
+  const words = isBrief ? ['State', 'Subject', 'Begun', 'Took'] : ['State', 'Subject', 'Kind', 'Steps', 'Begun', 'Took', 'By'];
+  return html`<table role="table" class=${`runs cards ${isBrief ? 'brief-runs' : ''}`}>
+    <thead role="rowgroup"><tr role="row">${words.map((word) => html`<th role="columnheader" scope="col" key=${word}>${word}</th>`)}</tr></thead>
+    <tbody role="rowgroup">${runs.map((run) => html`<${Row} key=${run.id} run=${run} isBrief=${isBrief} />`)}</tbody>
   </table>`;
 }
 
@@ -118,14 +144,16 @@ class Row extends Component {
 
   render({ run, isBrief }) {
     const { id, state, subject, reason, kind, steps, steps_done: done, created, finished, by } = run;
-    return html`<tr>
-      <td><${State} name=${state} /></td>
-      <th scope="row"><a href=${link(['runs', id])}>${subject}</a>${reason && html`<span class="reason">${reason}</span>`}</th>
-      ${!isBrief && html`<td data-label="Kind">${kind}</td>
-      <td data-label="Steps" class="steps"><span class="number">${done} of ${steps}</span>${isLiveState(state) && html`<${Bar} done=${done} total=${steps} label=${`steps of ${subject}`} />`}</td>`}
-      <td data-label="Begun"><${Time} at=${created} /></td>
-      <td data-label="Took" class="number">${finished ? duration(secondsBetween(created, finished)) : html`<${Counting} from=${created} isOn=${isLiveState(state)} />`}</td>
-      ${!isBrief && html`<td data-label="By">${by}</td>`}
+    const cell = (label, content, name) => html`<td role="cell" data-label=${label} class=${name}>${content}</td>`;
+    const took = finished ? duration(secondsBetween(created, finished)) : html`<${Counting} from=${created} isOn=${isLiveState(state)} />`;
+    const bar = isLiveState(state) && html`<${Bar} done=${done} total=${steps} label=${`steps of ${subject}`} />`;
+    return html`<tr role="row">
+      ${cell(undefined, html`<${State} name=${state} />`)}
+      <th role="rowheader" scope="row"><a href=${link(['runs', id])}>${subject}</a>${reason && html`<span class="reason">${reason}</span>`}</th>
+      ${!isBrief && [cell('Kind', kind), cell('Steps', [html`<span class="number">${done} of ${steps}</span>`, bar], 'steps')]}
+      ${cell('Begun', html`<${Time} at=${created} />`)}
+      ${cell('Took', took, 'number')}
+      ${!isBrief && cell('By', by)}
     </tr>`;
   }
 }

@@ -6,6 +6,8 @@ import { fileURLToPath } from 'node:url';
 import puppeteer from 'puppeteer-core';
 
 const CANDIDATES = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
+/** How long a page may take to become what is expected, in milliseconds: machines that test are busy, and waiting costs nothing where it is not needed. */
+export const PATIENCE_MS = 60_000;
 export const SHOTS = process.env.LEEWARD_UI_SHOTS ?? fileURLToPath(new URL('shots', import.meta.url));
 
 export async function launch() {
@@ -13,13 +15,14 @@ export async function launch() {
   if (!executablePath) throw new Error('no Chromium: install Debian’s package chromium, or set CHROMIUM to its path');
   await mkdir(SHOTS, { recursive: true });
   const args = ['--disable-gpu', '--hide-scrollbars', '--lang=en-GB', '--disable-dev-shm-usage', ...(process.getuid?.() === 0 ? ['--no-sandbox'] : [])];
-  return puppeteer.launch({ executablePath, args, env: { ...process.env, TZ: 'Europe/Berlin', LANG: 'en_GB.UTF-8' } });
+  return puppeteer.launch({ executablePath, args, timeout: 2 * PATIENCE_MS, protocolTimeout: 10 * PATIENCE_MS, env: { ...process.env, TZ: 'Europe/Berlin', LANG: 'en_GB.UTF-8' } });
 }
 
 /** A page of its own session; `page.troubles` gathers what must stay empty. */
 export async function open(browser, { width = 1280, height = 860, dark = false } = {}) {
   const context = await browser.createBrowserContext();
   const page = await context.newPage();
+  page.setDefaultTimeout(PATIENCE_MS);
   page.troubles = [];
   await page.setViewport({ width, height });
   await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }]);
@@ -62,7 +65,7 @@ export async function visit(page, hash, heading) {
 }
 
 /** Waits until an element that fits has this text. */
-export async function see(page, selector, text, timeout = 8000) {
+export async function see(page, selector, text, timeout = PATIENCE_MS) {
   const fits = (chosen, wanted) => [...document.querySelectorAll(chosen)].some((element) => element.textContent.includes(wanted));
   try {
     await page.waitForFunction(fits, { timeout, polling: 50 }, selector, text);
@@ -75,7 +78,7 @@ export async function see(page, selector, text, timeout = 8000) {
 /** Presses the button with this text, inside `scope`. */
 export async function press(page, text, scope = 'main') {
   const find = (inside, wanted) => [...document.querySelectorAll(`${inside} button`)].find((button) => button.textContent.trim() === wanted && !button.disabled);
-  const handle = await page.waitForFunction(find, { timeout: 8000, polling: 50 }, scope, text).catch(() => {
+  const handle = await page.waitForFunction(find, { timeout: PATIENCE_MS, polling: 50 }, scope, text).catch(() => {
     throw new Error(`no button “${text}” in ${scope}`);
   });
   await handle.asElement().click();
@@ -85,5 +88,10 @@ export const texts = (page, selector) => page.$$eval(selector, (all) => all.map(
 
 export async function shot(page, name, fullPage = true) {
   await page.evaluate(() => scrollTo(0, 0));
-  return page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage });
+  const before = page.viewport();
+  // A taller window, not a picture beyond the window: what is out of sight is not drawn.
+  if (fullPage) await page.setViewport({ ...before, height: Math.max(before.height, await page.evaluate(() => document.documentElement.scrollHeight)) });
+  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+  await page.screenshot({ path: `${SHOTS}/${name}.png` });
+  await page.setViewport(before);
 }
