@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use serde_json::Value;
 
 use super::State;
+use super::convert::{FORGOTTEN_AT_ONCE, count, micros, number, span, time};
 use super::records::{
     Claim, Filter, Inserted, Lease, Level, LogLine, LoggedLine, Order, Page, Progress, Replaced, StoredEvent,
     Summary,
@@ -22,7 +23,8 @@ const SCHEMA: i64 = 1;
 const TABLES: &str = "
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, state TEXT NOT NULL, live INTEGER NOT NULL,
-    pools TEXT NOT NULL, unique_key TEXT UNIQUE, ended INTEGER, owner TEXT, lease_until INTEGER,
+    cleaning INTEGER NOT NULL, pools TEXT NOT NULL, unique_key TEXT UNIQUE, ended INTEGER,
+    owner TEXT, lease_until INTEGER, lease_length INTEGER,
     fence INTEGER NOT NULL, sequence INTEGER NOT NULL, summary TEXT NOT NULL, body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_live ON runs (live, lease_until);
@@ -128,28 +130,8 @@ fn prepare(writer: &mut Connection, place: &str) -> Result<()> {
     transaction.commit().map_err(failed)
 }
 
-fn micros(time: Timestamp) -> i64 {
-    time.as_microsecond()
-}
-
-fn time(micros: i64) -> Timestamp {
-    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn count(value: i64) -> u64 {
-    u64::try_from(value).unwrap_or(0)
-}
-
 fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-}
-
-fn lease_end(now: Timestamp, lease: Duration) -> i64 {
-    micros(now).saturating_add(i64::try_from(lease.as_micros()).unwrap_or(i64::MAX))
 }
 
 fn put_events(
@@ -200,14 +182,15 @@ impl State for SqliteState {
                 }
             }
             transaction.execute(
-                "INSERT INTO runs (id, kind, subject, state, live, pools, unique_key, fence, sequence, summary, body)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, ?8, ?9)",
+                "INSERT INTO runs (id, kind, subject, state, live, cleaning, pools, unique_key, fence, sequence, summary, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10)",
                 params![
                     run.id.as_str(),
                     run.plan.kind,
                     run.subject,
                     run.state.name(),
                     run.state.is_live(),
+                    run.state.is_cleaning(),
                     json(&run.plan.pools)?,
                     unique,
                     json(&Summary::of(run))?,
@@ -260,18 +243,23 @@ impl State for SqliteState {
                 Some(_) => {}
             }
             transaction.execute(
-                "UPDATE runs SET state = ?2, live = ?3, ended = ?4, sequence = sequence + 1, summary = ?5, body = ?6 WHERE id = ?1",
+                "UPDATE runs SET state = ?2, live = ?3, cleaning = ?4, ended = ?5, sequence = sequence + 1, summary = ?6, body = ?7
+                 WHERE id = ?1",
                 params![
                     run.id.as_str(),
                     run.state.name(),
                     run.state.is_live(),
+                    run.state.is_cleaning(),
                     run.finished.map(micros),
                     json(&Summary::of(run))?,
                     json(run)?
                 ],
             )?;
             if !run.state.is_live() {
-                transaction.execute("UPDATE runs SET owner = NULL, lease_until = NULL WHERE id = ?1", [run.id.as_str()])?;
+                transaction.execute(
+                    "UPDATE runs SET owner = NULL, lease_until = NULL, lease_length = NULL WHERE id = ?1",
+                    [run.id.as_str()],
+                )?;
                 free_places(transaction, &run.id)?;
             }
             put_events(transaction, &run.id, Timestamp::now(), events)?;
@@ -342,33 +330,28 @@ impl State for SqliteState {
         most: usize,
         limits: &BTreeMap<String, u32>,
     ) -> Result<Vec<Claim>> {
-        let now = self.now()?;
         self.write("take runs", |transaction| {
+            // The clock is read when the file is ours: waiting for it may have taken longer than a lease.
+            let taker = Taker { owner, now: Timestamp::now(), lease: span(lease), limits };
             let mut claims = Vec::new();
-            for pools in waiting_pools(transaction, now)? {
-                claim_of(
-                    transaction,
-                    (owner, lease_end(now, lease), now),
-                    &pools,
-                    most,
-                    limits,
-                    &mut claims,
-                )?;
+            for pools in waiting_pools(transaction, taker.now)? {
+                taker.claim_of(transaction, &pools, most, &mut claims)?;
             }
             Ok(claims)
         })
     }
 
     fn renew(&self, claims: &[Claim], lease: Duration) -> Result<Vec<(Claim, u64)>> {
-        let until = lease_end(self.now()?, lease);
+        let lease = span(lease);
         self.write("prolong leases", |transaction| {
+            let until = micros(Timestamp::now()).saturating_add(lease);
             let mut still = Vec::new();
             let mut renew = transaction.prepare_cached(
-                "UPDATE runs SET lease_until = ?3 WHERE id = ?1 AND fence = ?2 AND owner IS NOT NULL RETURNING sequence",
+                "UPDATE runs SET lease_until = ?3, lease_length = ?4 WHERE id = ?1 AND fence = ?2 AND owner IS NOT NULL RETURNING sequence",
             )?;
             for claim in claims {
                 let sequence: Option<i64> = renew
-                    .query_row(params![claim.run.as_str(), number(claim.fence), until], |row| row.get(0))
+                    .query_row(params![claim.run.as_str(), number(claim.fence), until, lease], |row| row.get(0))
                     .optional()?;
                 still.extend(sequence.map(|sequence| (claim.clone(), count(sequence))));
             }
@@ -380,7 +363,7 @@ impl State for SqliteState {
         self.write("give a run back", |transaction| {
             if is_newest(transaction, claim)? {
                 transaction.execute(
-                    "UPDATE runs SET owner = NULL, lease_until = NULL WHERE id = ?1",
+                    "UPDATE runs SET owner = NULL, lease_until = NULL, lease_length = NULL WHERE id = ?1",
                     [claim.run.as_str()],
                 )?;
                 free_places(transaction, &claim.run)?;
@@ -524,80 +507,121 @@ impl State for SqliteState {
     }
 
     fn forget_ended_before(&self, time: Timestamp) -> Result<u64> {
-        self.write("forget runs", |transaction| {
-            let ended = "SELECT id FROM runs WHERE ended < ?1 AND state <> 'undo-failed'";
-            for table in ["events", "logs", "progress", "checkpoints"] {
-                transaction
-                    .execute(&format!("DELETE FROM {table} WHERE run IN ({ended})"), [micros(time)])?;
+        let mut all = 0;
+        loop {
+            let gone = self.write("forget runs", |transaction| forget(transaction, time))?;
+            all += gone;
+            if gone < FORGOTTEN_AT_ONCE.unsigned_abs() {
+                return Ok(all);
             }
-            let gone = transaction
-                .execute("DELETE FROM runs WHERE ended < ?1 AND state <> 'undo-failed'", [micros(time)])?;
-            Ok(gone as u64)
-        })
+        }
     }
 }
+
+/// Forgets some of the runs that ended before a time.
+fn forget(transaction: &Transaction<'_>, before: Timestamp) -> rusqlite::Result<u64> {
+    let gone: Vec<String> = transaction
+        .prepare_cached(
+            "DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE ended < ?1 AND state <> 'undo-failed' LIMIT ?2)
+             RETURNING id",
+        )?
+        .query_map(params![micros(before), FORGOTTEN_AT_ONCE], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for table in ["events", "logs", "progress", "checkpoints"] {
+        let mut delete = transaction.prepare_cached(&format!("DELETE FROM {table} WHERE run = ?1"))?;
+        for run in &gone {
+            delete.execute([run])?;
+        }
+    }
+    Ok(gone.len() as u64)
+}
+
+/// Live runs that nobody has at ?1. A lease that ends more than twice its length from now was given before the clock was set
+/// back.
+const FREE: &str =
+    "live AND (lease_until IS NULL OR lease_until < ?1 OR lease_until > ?1 + 2 * lease_length)";
 
 /// The different sets of pools that runs wait with.
 fn waiting_pools(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<Vec<String>> {
-    let mut statement = transaction.prepare_cached(
-        "SELECT pools, min(id) FROM runs WHERE live AND (lease_until IS NULL OR lease_until < ?1) GROUP BY pools ORDER BY 2",
-    )?;
-    statement.query_map([micros(now)], |row| row.get(0))?.collect()
+    let text = format!("SELECT pools FROM runs WHERE {FREE} GROUP BY pools ORDER BY min(id)");
+    transaction.prepare_cached(&text)?.query_map([micros(now)], |row| row.get(0))?.collect()
 }
 
-/// Takes runs with one set of pools, while there are places.
-fn claim_of(
-    transaction: &Transaction<'_>,
-    (owner, until, now): (&str, i64, Timestamp),
-    pools: &str,
-    most: usize,
-    limits: &BTreeMap<String, u32>,
-    claims: &mut Vec<Claim>,
-) -> rusqlite::Result<()> {
-    let names: Vec<String> = serde_json::from_str(pools).unwrap_or_default();
-    let left = most.saturating_sub(claims.len());
-    let waiting: Vec<String> = transaction
-        .prepare_cached(
-            "SELECT id FROM runs WHERE live AND (lease_until IS NULL OR lease_until < ?1) AND pools = ?2 ORDER BY id LIMIT ?3",
-        )?
-        .query_map(params![micros(now), pools, number(left as u64)], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for id in waiting {
-        if !take_places(transaction, &id, &names, limits)? {
-            return Ok(());
+/// Who takes runs, when, for how long.
+struct Taker<'a> {
+    owner: &'a str,
+    now: Timestamp,
+    lease: i64,
+    limits: &'a BTreeMap<String, u32>,
+}
+
+impl Taker<'_> {
+    /// Takes runs with one set of pools, while there are places.
+    fn claim_of(
+        &self,
+        transaction: &Transaction<'_>,
+        pools: &str,
+        most: usize,
+        claims: &mut Vec<Claim>,
+    ) -> rusqlite::Result<()> {
+        let names: Vec<String> = serde_json::from_str(pools).unwrap_or_default();
+        let left = most.saturating_sub(claims.len());
+        let text = format!(
+            "SELECT id, cleaning FROM runs WHERE {FREE} AND pools = ?2 ORDER BY cleaning DESC, id LIMIT ?3"
+        );
+        let waiting: Vec<(String, bool)> = transaction
+            .prepare_cached(&text)?
+            .query_map(params![micros(self.now), pools, number(left as u64)], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        for (id, is_cleaning) in waiting {
+            // Who cleans up frees what the others wait for.
+            if !self.take_places(transaction, &id, &names, is_cleaning)? {
+                return Ok(());
+            }
+            claims.extend(self.take(transaction, id)?);
         }
+        Ok(())
+    }
+
+    fn take(&self, transaction: &Transaction<'_>, id: String) -> rusqlite::Result<Option<Claim>> {
+        let until = micros(self.now).saturating_add(self.lease);
         let fence: i64 = transaction.query_row(
-            "UPDATE runs SET owner = ?2, lease_until = ?3, fence = fence + 1 WHERE id = ?1 RETURNING fence",
-            params![id, owner, until],
+            "UPDATE runs SET owner = ?2, lease_until = ?3, lease_length = ?4, fence = fence + 1 WHERE id = ?1
+             RETURNING fence",
+            params![id, self.owner, until, self.lease],
             |row| row.get(0),
         )?;
-        let Ok(run) = RunId::try_from(id) else { continue };
-        let claimed = Event::Claimed { owner: owner.to_owned() };
-        put_events(transaction, &run, now, std::slice::from_ref(&claimed))?;
-        claims.push(Claim { run, fence: count(fence) });
+        let Ok(run) = RunId::try_from(id) else { return Ok(None) };
+        let claimed = Event::Claimed { owner: self.owner.to_owned() };
+        put_events(transaction, &run, self.now, std::slice::from_ref(&claimed))?;
+        Ok(Some(Claim { run, fence: count(fence) }))
     }
-    Ok(())
-}
 
-/// Takes a place in each pool, or none. A run whose engine died still has its places.
-fn take_places(
-    transaction: &Transaction<'_>,
-    run: &str,
-    pools: &[String],
-    limits: &BTreeMap<String, u32>,
-) -> rusqlite::Result<bool> {
-    for (pool, limit) in pools.iter().filter_map(|pool| Some((pool, *limits.get(pool)?))) {
-        let others: i64 = transaction.query_row(
-            "SELECT count(*) FROM pools WHERE pool = ?1 AND run <> ?2",
-            params![pool, run],
-            |row| row.get(0),
-        )?;
-        if count(others) >= u64::from(limit) {
-            return Ok(false);
+    /// Takes a place in each pool, or none. A run whose engine died still has its places.
+    fn take_places(
+        &self,
+        transaction: &Transaction<'_>,
+        run: &str,
+        pools: &[String],
+        is_cleaning: bool,
+    ) -> rusqlite::Result<bool> {
+        let limited = pools.iter().filter_map(|pool| Some((pool, *self.limits.get(pool)?)));
+        for (pool, limit) in limited.filter(|_| !is_cleaning) {
+            let others: i64 = transaction.query_row(
+                "SELECT count(*) FROM pools WHERE pool = ?1 AND run <> ?2",
+                params![pool, run],
+                |row| row.get(0),
+            )?;
+            if count(others) >= u64::from(limit) {
+                return Ok(false);
+            }
         }
+        for pool in pools {
+            transaction
+                .execute("INSERT OR IGNORE INTO pools (pool, run) VALUES (?1, ?2)", params![pool, run])?;
+        }
+        Ok(true)
     }
-    for pool in pools {
-        transaction.execute("INSERT OR IGNORE INTO pools (pool, run) VALUES (?1, ?2)", params![pool, run])?;
-    }
-    Ok(true)
 }
