@@ -24,6 +24,7 @@ on_each! {
     who_cleans_up_waits_for_no_place,
     a_lease_that_is_over_is_somebody_elses,
     a_lease_of_a_clock_that_was_set_back_is_over,
+    a_newer_release_is_not_meddled_with,
     a_run_that_ends_frees_what_it_had,
     checkpoints_are_kept_under_the_newest_claim_only,
     events_appear_in_the_order_of_their_numbers,
@@ -226,12 +227,26 @@ fn a_lease_that_is_over_is_somebody_elses(bed: &Bed) {
 fn a_lease_of_a_clock_that_was_set_back_is_over(bed: &Bed) {
     let (one, two) = (bed.open(), bed.open());
     kept(&*one);
-    let first = one.claim("one", LEASE, 5, &free()).unwrap().remove(0);
-    // What a clock that is set back makes of a lease: it ends far away, though it is short. Here the state learns of a long
-    // lease first, and of a short one that ends as far away.
-    let far = Duration::from_secs(4_000_000);
-    assert_eq!(one.renew(std::slice::from_ref(&first), far).unwrap().len(), 1);
-    assert_eq!(two.claim("two", LEASE, 5, &free()).unwrap(), [], "a long lease that was meant to be long");
+    one.claim("one", LEASE, 5, &free()).unwrap();
+    let later = |seconds: u64| {
+        let text = format!("SET lease_until = lease_until + {seconds}000000");
+        bed.tamper(&format!("UPDATE runs {text}"), &format!("UPDATE leeward_runs {text}"));
+    };
+    later(15);
+    assert_eq!(
+        two.claim("two", LEASE, 5, &free()).unwrap(),
+        [],
+        "a clock that was put right by some seconds"
+    );
+    later(3600);
+    assert_eq!(two.claim("two", LEASE, 5, &free()).unwrap()[0].fence, 2);
+}
+
+fn a_newer_release_is_not_meddled_with(bed: &Bed) {
+    drop(bed.open());
+    bed.tamper("PRAGMA user_version = 99", "UPDATE leeward_schema SET version = 99");
+    let Err(error) = bed.try_open() else { panic!("it was opened") };
+    assert!(matches!(error, leeward_runs::Error::Newer { found: 99, .. }), "{error}");
 }
 
 fn a_run_that_ends_frees_what_it_had(bed: &Bed) {

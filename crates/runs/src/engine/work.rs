@@ -378,3 +378,6 @@ fn failure_lines(run: &Run, events: &[Event], at: Timestamp) -> Vec<LogLine> {
     };
     events.iter().filter_map(line).collect()
 }
+
+#[cfg(test)]
+mod simulation;

@@ -9,6 +9,7 @@ use leeward_runs::state::{SqliteState, State};
 pub struct Bed {
     folder: tempfile::TempDir,
     is_postgres: bool,
+    name: String,
 }
 
 /// Runs each of these tests on SQLite, and on PostgreSQL where it is installed and the feature is on.
@@ -31,7 +32,7 @@ macro_rules! on_each {
 
 impl Bed {
     pub fn sqlite() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), is_postgres: false }
+        Self { folder: tempfile::tempdir().unwrap(), is_postgres: false, name: String::new() }
     }
 
     #[cfg(feature = "postgres")]
@@ -43,15 +44,35 @@ impl Bed {
     pub fn on(server: &super::server::Server) -> Self {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let bed = Self { folder: tempfile::tempdir().unwrap(), is_postgres: true };
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        server.database(&name, &bed.file());
+        let bed = Self { folder: tempfile::tempdir().unwrap(), is_postgres: true, name };
+        server.database(&bed.name, &bed.file());
         bed
     }
 
     /// The database's file, or the file that says where the database is.
     pub fn file(&self) -> PathBuf {
         self.folder.path().join(if self.is_postgres { "postgres" } else { "sqlite" })
+    }
+
+    /// Does something to the tables past the state: what a clock, or another release, would do.
+    pub fn tamper(&self, sqlite: &str, _postgres: &str) {
+        #[cfg(feature = "postgres")]
+        if self.is_postgres {
+            assert!(super::server::server().unwrap().ask(&self.name, _postgres));
+            return;
+        }
+        rusqlite::Connection::open(self.file()).unwrap().execute_batch(sqlite).unwrap();
+    }
+
+    /// Whether nobody stopped in the middle of a change. The server ends such a change by itself, a file waits.
+    pub fn is_writable(&self) -> bool {
+        if self.is_postgres {
+            return true;
+        }
+        let file = rusqlite::Connection::open(self.file()).unwrap();
+        file.busy_timeout(std::time::Duration::from_millis(500)).unwrap();
+        file.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok()
     }
 
     pub fn try_open(&self) -> leeward_runs::Result<Arc<dyn State>> {
