@@ -11,6 +11,7 @@
 )]
 
 mod bed;
+pub mod faulty;
 #[cfg(feature = "postgres")]
 pub mod server;
 
