@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Stops the server when its input ends, which it does whatever becomes of the test process.
 const WATCH: &str = r#"
-"$1/postgres" -D "$2/data" -k "$2" -c listen_addresses='' -c fsync="$3" -c max_connections=200 -c shared_buffers=32MB \
+"$1/postgres" -D "$2/data" -k "$2" -c fsync="$3" -c max_connections=200 -c shared_buffers=32MB \
     >>"$2/log" 2>&1 &
 server=$!
 cat >/dev/null
@@ -47,6 +47,11 @@ pub fn programs() -> Option<PathBuf> {
 
 impl Server {
     pub fn start(programs: PathBuf, fsync: &str) -> Self {
+        Self::start_with(programs, fsync, |data| configure(data, "listen_addresses = ''"))
+    }
+
+    /// The same, after something was done to its new directory.
+    pub fn start_with(programs: PathBuf, fsync: &str, prepare: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::Builder::new().prefix("leeward-pg-").tempdir().unwrap().keep();
         std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
         // The server refuses to run as root.
@@ -63,6 +68,7 @@ impl Server {
             .status()
             .unwrap();
         assert!(made.success(), "initdb failed");
+        prepare(&folder.join("data"));
         let watch = as_user(user, Path::new("/bin/sh"))
             .args(["-c", WATCH, "watch"])
             .args([&programs, &folder])
@@ -77,16 +83,25 @@ impl Server {
 
     fn wait(&self) {
         let end = Instant::now() + Duration::from_secs(60);
-        while !self.ask("postgres", "SELECT 1") {
+        let text = std::fs::read_to_string(self.folder.join("data/postgresql.conf")).unwrap();
+        let port =
+            text.lines().rev().find_map(|line| line.strip_prefix("port = ")?.parse().ok()).unwrap_or(5432);
+        while !self.ask_at(port, "postgres", "SELECT 1") {
             assert!(Instant::now() < end, "{}", std::fs::read_to_string(self.folder.join("log")).unwrap());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 
     pub fn ask(&self, database: &str, text: &str) -> bool {
+        self.ask_at(5432, database, text)
+    }
+
+    /// Has a statement done, through the socket of a port.
+    pub fn ask_at(&self, port: u16, database: &str, text: &str) -> bool {
         Command::new(self.programs.join("psql"))
             .arg("-h")
             .arg(&self.folder)
+            .args(["-p", &port.to_string()])
             .args(["-U", "leeward", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", text, database])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -114,7 +129,7 @@ impl Server {
                 .unwrap();
             assert!(done.success(), "pg_ctl {arguments:?} failed");
         };
-        let options = format!("-k {} -c listen_addresses='' -c fsync=off", self.folder.display());
+        let options = format!("-k {} -c fsync=off", self.folder.display());
         let log = self.folder.join("log");
         control(&["stop", "-m", "immediate"]);
         control(&["start", "-w", "-l", log.to_str().unwrap(), "-o", &options]);
@@ -130,6 +145,13 @@ impl Server {
             .stderr(Stdio::null())
             .status();
     }
+}
+
+/// Adds lines to the server's configuration.
+pub fn configure(data: &Path, lines: &str) {
+    use std::io::Write;
+    let mut file = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).unwrap();
+    writeln!(file, "{lines}").unwrap();
 }
 
 fn as_user(user: Option<&str>, program: &Path) -> Command {
