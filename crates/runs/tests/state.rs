@@ -148,7 +148,9 @@ fn contend<T: Send>(states: &[Arc<dyn State>], act: impl Fn(&dyn State, usize) -
 
 fn no_run_is_taken_twice(bed: &Bed) {
     let states = [bed.open(), bed.open(), bed.open()];
-    let runs: Vec<_> = (0..60).map(|_| kept(&*states[0]).id).collect();
+    let mut runs: Vec<_> = (0..60).map(|_| kept(&*states[0]).id).collect();
+    // Names made in the same millisecond are in no order of time.
+    runs.sort();
     let claims = contend(&states, |state, at| {
         let mut mine = Vec::new();
         loop {
@@ -371,7 +373,6 @@ fn listings_are_filtered_and_paged(bed: &Bed) {
         state.insert(&run, None).unwrap();
         runs.push(run);
     }
-    // Names made in the same millisecond are in no order of time.
     let mut ids: Vec<_> = runs.iter().map(|run| run.id.clone()).collect();
     ids.sort();
     let mut found = Vec::new();

@@ -165,7 +165,7 @@ impl Worker {
     fn begin(&self, held: &mut Held, run: &Run, step: &str, is_undo: bool) {
         let signal = Arc::new(Signal::new(Arc::clone(&held.lease)));
         let try_number = run.step(step).map_or(0, |record| record.tries);
-        let deadline = if is_undo { None } else { self.deadline_of(run, step) };
+        let deadline = if is_undo { time_to_undo(run, step) } else { self.deadline_of(run, step) };
         held.working.insert(
             step.to_owned(),
             Working { try_number, signal: Arc::clone(&signal), deadline, stopped: None },
@@ -196,6 +196,12 @@ impl Worker {
         let end = started.checked_add(jiff::SignedDuration::from_secs(i64::try_from(seconds).ok()?)).ok()?;
         Some(self.instant_of(end))
     }
+}
+
+/// Each attempt at undoing has the time that the step had.
+fn time_to_undo(run: &Run, step: &str) -> Option<Instant> {
+    let seconds = run.plan.step(step)?.deadline_seconds?;
+    Instant::now().checked_add(Duration::from_secs(seconds))
 }
 
 /// Calls the step's code, and makes a failure of whatever may go wrong in it.
@@ -291,9 +297,9 @@ impl Turn {
                     message: "its time was over".to_owned(),
                     hint: "see the step's log for what it waited for; retrying it gives it its time again"
                         .to_owned(),
-                    passing: false,
+                    passing: is_undo,
                 };
-                Event::Failed { step, failure }
+                self.failed(step, failure, is_undo, now)
             }
             // Cancelled, or lost with the engine: begun, not done.
             (Err(Fault::Stopped), _) => Event::Interrupted { step },

@@ -12,7 +12,7 @@ const WATCH: &str = r#"
     >>"$2/log" 2>&1 &
 server=$!
 cat >/dev/null
-kill -QUIT "$server"
+kill -QUIT "$server" 2>/dev/null
 wait "$server"
 rm -rf "$2"
 "#;

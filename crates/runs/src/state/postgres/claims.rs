@@ -116,15 +116,16 @@ pub(super) fn renew(
         "UPDATE leeward_runs AS kept SET lease_until = {NOW} + $3, lease_length = $3
          FROM unnest($1::text[], $2::bigint[]) AS given (id, fence)
          WHERE kept.id = given.id AND kept.fence = given.fence AND kept.owner IS NOT NULL
-         RETURNING kept.id, kept.sequence"
+         RETURNING kept.id, kept.fence, kept.sequence"
     );
     let rows = work.rows(&text, &[&runs, &fences, &lease])?;
     let mut sequences = BTreeMap::new();
     for row in &rows {
-        sequences.insert(row.try_get::<_, &str>(0)?, count(row.try_get(1)?));
+        let claim: (&str, i64) = (row.try_get(0)?, row.try_get(1)?);
+        sequences.insert(claim, count(row.try_get(2)?));
     }
     let still = claims.iter().filter_map(|claim| {
-        let sequence = sequences.get(claim.run.as_str())?;
+        let sequence = sequences.get(&(claim.run.as_str(), number(claim.fence)))?;
         Some((claim.clone(), *sequence))
     });
     Ok(still.collect())

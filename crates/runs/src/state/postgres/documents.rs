@@ -1,7 +1,7 @@
 //! Runs as documents: kept, read, compared and replaced, listed, forgotten.
 
+use postgres::Client;
 use postgres::types::ToSql;
-use postgres::{Client, GenericClient};
 
 use super::super::convert::{FORGOTTEN_AT_ONCE, count, micros, number, time};
 use super::claims::free_places;

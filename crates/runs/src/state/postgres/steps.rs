@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use postgres::{Client, GenericClient};
+use postgres::Client;
 use serde_json::Value;
 
 use super::super::convert::{count, micros, number, time};
