@@ -74,8 +74,10 @@ impl EngineOptions {
 enum Message {
     /// A step ended.
     Finished(Finished),
-    /// Look again.
+    /// Look for runs.
     Wake,
+    /// A person spoke to a run.
+    Changed(RunId),
 }
 
 /// A running engine. Dropping it ends it as [`Engine::stop`] does.
@@ -133,6 +135,8 @@ impl Runs {
             events.iter().for_each(|event| apply(&mut run, event, now));
             match self.state.replace(&run, run.sequence, None, &events)? {
                 Replaced::Done => {
+                    // It may be with this process' engine, or wait to be taken.
+                    self.tell(Message::Changed(id.clone()));
                     self.wake();
                     return Ok(run);
                 }
@@ -145,10 +149,14 @@ impl Runs {
 
     /// Has this process' engine look now rather than at its next turn.
     pub fn wake(&self) {
+        self.tell(Message::Wake);
+    }
+
+    fn tell(&self, message: Message) {
         let wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = wake.as_ref() {
             // An engine that has ended needs no waking.
-            let _ = sender.send(Message::Wake);
+            let _ = sender.send(message);
         }
     }
 }
@@ -248,9 +256,11 @@ impl Worker {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Finished(finished) => self.finish(finished),
-            Message::Wake => {
-                self.look_at = Instant::now();
-                self.renew_at = self.look_at;
+            Message::Wake => self.look_at = Instant::now(),
+            Message::Changed(run) => {
+                if let Some(held) = self.held.get_mut(&run) {
+                    held.due = Some(Instant::now());
+                }
             }
         }
     }
@@ -341,7 +351,7 @@ impl Worker {
         while self.held.values().any(Held::is_busy) && Instant::now() < end {
             match self.receiver.recv_timeout(Duration::from_millis(100)) {
                 Ok(Message::Finished(finished)) => self.finish(finished),
-                Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.renew();

@@ -331,8 +331,14 @@ impl Turn {
         }
     }
 
-    /// Adds what is next.
+    /// Adds what is next. A move of the run leads to more: that is kept in the same change.
     fn act(&mut self, held: &Held, now: Timestamp, free: usize) {
+        while self.act_once(held, now, free) {}
+    }
+
+    /// Returns whether the run was moved. Moves lead forward only, so there is an end to them.
+    fn act_once(&mut self, held: &Held, now: Timestamp, free: usize) -> bool {
+        let state = self.run.state;
         for action in next(&self.run, now) {
             match action {
                 Action::Start(_) | Action::Undo(_) if self.begin.len() >= free => {
@@ -357,6 +363,7 @@ impl Turn {
                 Action::Wait(at) => self.due = Some(self.due.map_or(at, |due| due.min(at))),
             }
         }
+        self.run.state != state
     }
 }
 
