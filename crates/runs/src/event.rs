@@ -158,6 +158,7 @@ fn apply_to_step(step: &mut StepRecord, event: &Event, now: Timestamp) {
         Event::Interrupted { .. } if step.state == StepState::Undoing => {
             step.state = StepState::UndoWaiting;
             step.next_at = None;
+            step.undo_attempts = step.undo_attempts.saturating_sub(1);
             step.interruptions += 1;
         }
         Event::Interrupted { .. } => {
@@ -191,6 +192,12 @@ fn apply_to_step(step: &mut StepRecord, event: &Event, now: Timestamp) {
             step.next_at = None;
         }
         Event::Undone { .. } => end(step, StepState::Undone, now),
+        Event::UndoWillRetry { failure, at, .. } if step.state == StepState::UndoFailed => {
+            // A person has it undone again: with all its attempts.
+            step.undo_attempts = 0;
+            step.interruptions = 0;
+            wait(step, StepState::UndoWaiting, failure, *at);
+        }
         Event::UndoWillRetry { failure, at, .. } => wait(step, StepState::UndoWaiting, failure, *at),
         Event::UndoFailed { failure, .. } => {
             step.failure = Some(failure.clone());

@@ -1,5 +1,7 @@
 //! What is to be done for a run now: a function of the run and the time.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::{OnCancel, OnFailure, Run, RunState, StepRecord, StepState};
@@ -45,7 +47,7 @@ fn forward(run: &Run, now: Timestamp) -> Vec<Action> {
         return vec![Action::Move(RunState::Succeeded, None)];
     }
     let ready = run.steps.iter().filter(|step| may_start(run, step));
-    due(ready, now, |name| Action::Start(name.to_owned()))
+    due(run, ready, now, |name| Action::Start(name.to_owned()))
 }
 
 fn after_failure(run: &Run, failed: &StepRecord) -> Action {
@@ -73,6 +75,7 @@ fn may_start(run: &Run, step: &StepRecord) -> bool {
 
 /// Those whose time has come, or else when the first one's comes.
 fn due<'a>(
+    run: &Run,
     steps: impl Iterator<Item = &'a StepRecord>,
     now: Timestamp,
     act: impl Fn(&str) -> Action,
@@ -80,20 +83,29 @@ fn due<'a>(
     let mut actions = Vec::new();
     let mut first: Option<Timestamp> = None;
     for step in steps {
-        match step.next_at {
-            Some(at) if at > now => first = Some(first.map_or(at, |first| first.min(at))),
-            _ => actions.push(act(&step.name)),
+        match not_before(run, step, now) {
+            Some(at) => first = Some(first.map_or(at, |first| first.min(at))),
+            None => actions.push(act(&step.name)),
         }
     }
     actions.extend(first.map(Action::Wait));
     actions
 }
 
+/// The time before which a step is not tried again. One that is further away than the plan ever waits was written before the
+/// clock was set back: it counts for nothing.
+fn not_before(run: &Run, step: &StepRecord, now: Timestamp) -> Option<Timestamp> {
+    let at = step.next_at.filter(|at| *at > now)?;
+    let longest = Duration::from_millis(run.plan.step(&step.name)?.retry.longest_wait_ms());
+    (at.duration_since(now).unsigned_abs() <= longest).then_some(at)
+}
+
 /// Whether something of a step may be left in the world.
 fn has_traces(run: &Run, step: &StepRecord) -> bool {
     let has_undo = run.plan.step(&step.name).is_some_and(|plan| plan.has_undo);
-    // A step that was begun may have acted, whatever it said in the end: its undo has to look.
-    let begun = step.tries > 0 && !matches!(step.state, StepState::Undone | StepState::Skipped);
+    // A step that was begun may have acted, whatever it said in the end, and also where it was skipped after an attempt that
+    // failed: its undo has to look.
+    let begun = step.tries > 0 && step.state != StepState::Undone;
     has_undo && begun
 }
 
@@ -105,7 +117,7 @@ fn backward(run: &Run, now: Timestamp) -> Vec<Action> {
     };
     let open = |step: &&StepRecord| !matches!(step.state, StepState::Undoing | StepState::UndoFailed);
     let ready = left.iter().copied().filter(is_free).filter(open);
-    let actions = due(ready, now, |name| Action::Undo(name.to_owned()));
+    let actions = due(run, ready, now, |name| Action::Undo(name.to_owned()));
     match actions.is_empty() && !run.is_active() {
         true => vec![after_undo(run, &left)],
         false => actions,

@@ -8,6 +8,10 @@ use crate::{Error, Result};
 
 /// The most steps of one plan.
 const STEPS_MAX: usize = 256;
+/// The longest wait between two attempts, in milliseconds: a week.
+const WAIT_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
+/// The longest time that a step may be given, in seconds: a year.
+const DEADLINE_SECONDS_MAX: u64 = 366 * 24 * 3_600;
 
 /// What a run executes. It is stored with the run, so a release that has other plans still knows what a run meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,8 +78,14 @@ impl Retry {
     pub fn wait_ms(&self, attempt: u32, chance: u8) -> u64 {
         let doubled =
             self.first_ms.saturating_mul(1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX));
-        let wait = doubled.min(self.most_ms);
+        let wait = doubled.min(self.most_ms).min(WAIT_MS_MAX);
         wait + wait / 4 * u64::from(chance) / 255
+    }
+
+    /// The longest wait after any attempt, in milliseconds.
+    #[must_use]
+    pub fn longest_wait_ms(&self) -> u64 {
+        self.wait_ms(u32::MAX, u8::MAX).max(self.wait_ms(1, u8::MAX))
     }
 }
 
@@ -120,6 +130,12 @@ impl Plan {
             }
             if step.retry.attempts == 0 {
                 return invalid(format!("step {} has no attempt", step.name));
+            }
+            if step.retry.first_ms > WAIT_MS_MAX || step.retry.most_ms > WAIT_MS_MAX {
+                return invalid(format!("step {} waits longer than {WAIT_MS_MAX} ms", step.name));
+            }
+            if step.deadline_seconds.is_some_and(|seconds| seconds > DEADLINE_SECONDS_MAX) {
+                return invalid(format!("step {} has more than {DEADLINE_SECONDS_MAX} s", step.name));
             }
         }
         for step in &self.steps {

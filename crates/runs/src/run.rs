@@ -107,6 +107,12 @@ impl RunState {
         matches!(self, Self::Queued | Self::Running | Self::Cancelling | Self::Undoing)
     }
 
+    /// Whether an engine takes back what was made: such a run waits for no place in a pool.
+    #[must_use]
+    pub fn is_cleaning(self) -> bool {
+        matches!(self, Self::Cancelling | Self::Undoing)
+    }
+
     /// Whether nothing will happen to it any more.
     #[must_use]
     pub fn is_final(self) -> bool {

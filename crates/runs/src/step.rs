@@ -114,18 +114,60 @@ pub(crate) enum Stop {
     Lost = 3,
 }
 
-/// Tells a step to stop.
-#[derive(Debug, Default)]
-pub(crate) struct Signal(AtomicU8);
+/// Until when an engine's hold on a run is sure. A process that was paused learns from it, before anybody tells it, that
+/// another engine may have its runs.
+#[derive(Debug)]
+pub(crate) struct LeaseEnd {
+    base: Instant,
+    until_ms: AtomicU64,
+}
 
-impl Signal {
-    pub(crate) fn set(&self, stop: Stop) {
-        // The first reason stays.
-        let _ = self.0.compare_exchange(0, stop as u8, Ordering::AcqRel, Ordering::Acquire);
+impl LeaseEnd {
+    /// Ends one length from `asked`: the moment before the state was asked for the lease.
+    pub(crate) fn new(asked: Instant, length: Duration) -> Self {
+        let lease = Self { base: asked, until_ms: AtomicU64::new(0) };
+        lease.prolong(asked, length);
+        lease
     }
 
+    pub(crate) fn prolong(&self, asked: Instant, length: Duration) {
+        let until = asked.saturating_duration_since(self.base).saturating_add(length);
+        self.until_ms.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    fn is_over(&self) -> bool {
+        self.base.elapsed().as_millis() > u128::from(self.until_ms.load(Ordering::Acquire))
+    }
+}
+
+/// Tells a step to stop.
+#[derive(Debug)]
+pub(crate) struct Signal {
+    stop: AtomicU8,
+    lease: Arc<LeaseEnd>,
+}
+
+impl Signal {
+    pub(crate) fn new(lease: Arc<LeaseEnd>) -> Self {
+        Self { stop: AtomicU8::new(0), lease }
+    }
+
+    pub(crate) fn set(&self, stop: Stop) {
+        // The first reason stays.
+        let _ = self.stop.compare_exchange(0, stop as u8, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Why it has to stop. What is asked here decides what the step may still do to the world, so the time counts as well.
+    pub(crate) fn ask(&self) -> Option<Stop> {
+        if self.lease.is_over() {
+            self.set(Stop::Lost);
+        }
+        self.get()
+    }
+
+    /// Why it was told to stop.
     pub(crate) fn get(&self) -> Option<Stop> {
-        match self.0.load(Ordering::Acquire) {
+        match self.stop.load(Ordering::Acquire) {
             1 => Some(Stop::Cancelled),
             2 => Some(Stop::Deadline),
             3 => Some(Stop::Lost),
@@ -235,7 +277,7 @@ impl Context {
     /// Whether to stop now.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        self.signal.get().is_some()
+        self.signal.ask().is_some()
     }
 
     /// Waits, but not longer than until the step has to stop.
@@ -256,11 +298,17 @@ impl Context {
 
     /// Writes a line of the step's log. A log that cannot be written does not fail a step.
     pub fn log(&self, level: Level, text: &str) {
-        let number = self.lines.fetch_add(1, Ordering::Relaxed);
-        if number > LINES_MAX {
+        let mut texts = Vec::new();
+        for text in text.lines() {
+            match self.lines.fetch_add(1, Ordering::Relaxed) {
+                number if number < LINES_MAX => texts.push(text),
+                LINES_MAX => texts.push("more lines are not kept"),
+                _ => break,
+            }
+        }
+        if texts.is_empty() {
             return;
         }
-        let text = if number == LINES_MAX { "more lines are not kept" } else { text };
         let at = self.state.now().unwrap_or_else(|_| Timestamp::now());
         let line = |text: &str| LogLine {
             run: self.run.id.clone(),
@@ -269,7 +317,7 @@ impl Context {
             level,
             text: cut(text).to_owned(),
         };
-        let lines: Vec<_> = text.lines().map(line).collect();
+        let lines: Vec<_> = texts.into_iter().map(line).collect();
         let _ = self.state.log(&lines);
     }
 
@@ -327,7 +375,7 @@ impl Context {
     }
 }
 
-fn cut(text: &str) -> &str {
+pub(crate) fn cut(text: &str) -> &str {
     let mut end = text.len().min(LINE_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -10,15 +10,35 @@ use std::time::Duration;
 use leeward_runs::state::{Filter, Inserted, Replaced};
 use leeward_runs::{Command, Event, OnCancel, OnFailure, RunState, StepState};
 use serde_json::json;
-use world::{Act, Scene, chain, diamond, options, plan, run, step};
+use world::{Act, Bed, Scene, chain, diamond, options, plan, run, step};
+
+on_each! {
+    steps_come_in_order_and_hand_on_what_they_made,
+    what_may_pass_is_tried_again,
+    a_held_run_goes_on_from_the_failed_step_with_other_inputs,
+    attempts_end_and_a_crash_is_a_failure,
+    a_branch_beside_a_failed_step_is_let_to_its_end_and_no_other_begins,
+    what_was_made_is_undone_in_reverse_also_by_the_failed_step,
+    what_cannot_be_undone_is_named_and_can_be_tried_again,
+    a_cancelled_run_stops_and_leaves_nothing,
+    a_plan_may_leave_what_a_cancelled_run_made,
+    skipping_is_a_state_of_its_own,
+    a_step_whose_time_is_over_fails_even_if_it_does_not_listen,
+    a_pool_bounds_the_runs_that_are_under_way,
+    a_held_run_gives_its_place_back,
+    steps_of_a_gated_run_wait_for_a_word_each,
+    a_run_is_made_once_under_one_key,
+    an_engine_that_ends_hands_its_runs_on,
+    a_late_result_of_an_engine_that_lost_its_run_is_refused,
+    plans_of_another_release_hold_with_a_reason,
+}
 
 fn retry() -> Command {
     Command::Retry { step: None, inputs: None }
 }
 
-#[test]
-fn steps_come_in_order_and_hand_on_what_they_made() {
-    let scene = Scene::new();
+fn steps_come_in_order_and_hand_on_what_they_made(bed: &Bed) {
+    let scene = Scene::new(bed);
     let run = run(diamond());
     scene.begin(&run);
     let ended = scene.until(&run, RunState::Succeeded);
@@ -36,9 +56,8 @@ fn steps_come_in_order_and_hand_on_what_they_made() {
     assert_eq!(lines[0].text, "acting in d");
 }
 
-#[test]
-fn what_may_pass_is_tried_again() {
-    let scene = Scene::new();
+fn what_may_pass_is_tried_again(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("b", &[Act::Passing, Act::MakeAndFail, Act::Passing]);
     let run = run(chain());
     scene.begin(&run);
@@ -49,9 +68,8 @@ fn what_may_pass_is_tried_again() {
     assert_eq!(lines.iter().filter(|line| line.text.contains("trying again")).count(), 3);
 }
 
-#[test]
-fn a_held_run_goes_on_from_the_failed_step_with_other_inputs() {
-    let scene = Scene::new();
+fn a_held_run_goes_on_from_the_failed_step_with_other_inputs(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("c", &[Act::Lasting]);
     let run = run(chain());
     scene.begin(&run);
@@ -66,9 +84,8 @@ fn a_held_run_goes_on_from_the_failed_step_with_other_inputs() {
     assert_eq!(["a", "b", "c", "d"].map(|step| scene.world.calls_of(step)), [1, 1, 2, 1]);
 }
 
-#[test]
-fn attempts_end_and_a_crash_is_a_failure() {
-    let scene = Scene::new();
+fn attempts_end_and_a_crash_is_a_failure(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("a", &[Act::Passing, Act::Passing, Act::Passing, Act::Passing, Act::Crash]);
     let run = run(chain());
     scene.begin(&run);
@@ -83,9 +100,8 @@ fn attempts_end_and_a_crash_is_a_failure() {
     scene.until(&run, RunState::Succeeded);
 }
 
-#[test]
-fn a_branch_beside_a_failed_step_is_let_to_its_end_and_no_other_begins() {
-    let scene = Scene::new();
+fn a_branch_beside_a_failed_step_is_let_to_its_end_and_no_other_begins(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("b", &[Act::Lasting]);
     scene.world.script("c", &[Act::Take(300)]);
     let run = run(diamond());
@@ -95,9 +111,8 @@ fn a_branch_beside_a_failed_step_is_let_to_its_end_and_no_other_begins() {
     assert_eq!(held.step("d").unwrap().state, StepState::Pending);
 }
 
-#[test]
-fn what_was_made_is_undone_in_reverse_also_by_the_failed_step() {
-    let scene = Scene::new();
+fn what_was_made_is_undone_in_reverse_also_by_the_failed_step(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("c", &[Act::MakeAndFail, Act::Lasting]);
     scene.world.undo_script("b", &[Act::Passing, Act::Passing]);
     let mut undone = chain();
@@ -112,9 +127,8 @@ fn what_was_made_is_undone_in_reverse_also_by_the_failed_step() {
     assert_eq!(undone, ["undo c", "undo b", "undo b", "undo b", "undo a"]);
 }
 
-#[test]
-fn what_cannot_be_undone_is_named_and_can_be_tried_again() {
-    let scene = Scene::new();
+fn what_cannot_be_undone_is_named_and_can_be_tried_again(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("d", &[Act::Lasting]);
     scene.world.undo_script("b", &[Act::Lasting]);
     let run = run(chain());
@@ -131,9 +145,8 @@ fn what_cannot_be_undone_is_named_and_can_be_tried_again() {
     assert_eq!(scene.world.things(), 0);
 }
 
-#[test]
-fn a_cancelled_run_stops_and_leaves_nothing() {
-    let scene = Scene::new();
+fn a_cancelled_run_stops_and_leaves_nothing(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("c", &[Act::Hang]);
     let run = run(chain());
     scene.begin(&run);
@@ -144,9 +157,8 @@ fn a_cancelled_run_stops_and_leaves_nothing() {
     scene.runs().command(&run.id, &Command::Cancel).unwrap_err();
 }
 
-#[test]
-fn a_plan_may_leave_what_a_cancelled_run_made() {
-    let scene = Scene::new();
+fn a_plan_may_leave_what_a_cancelled_run_made(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("b", &[Act::Lasting]);
     let mut leaving = chain();
     leaving.on_cancel = OnCancel::Leave;
@@ -158,9 +170,8 @@ fn a_plan_may_leave_what_a_cancelled_run_made() {
     assert_eq!(scene.world.things(), 1);
 }
 
-#[test]
-fn skipping_is_a_state_of_its_own() {
-    let scene = Scene::new();
+fn skipping_is_a_state_of_its_own(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("b", &[Act::Skip]);
     scene.world.script("c", &[Act::Lasting]);
     let mut skipping = chain();
@@ -177,9 +188,8 @@ fn skipping_is_a_state_of_its_own() {
     assert_eq!(ended.step("c").unwrap().state, StepState::Skipped);
 }
 
-#[test]
-fn a_step_whose_time_is_over_fails_even_if_it_does_not_listen() {
-    let scene = Scene::new();
+fn a_step_whose_time_is_over_fails_even_if_it_does_not_listen(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("a", &[Act::Hang]);
     let mut hurried = chain();
     hurried.steps[0].deadline_seconds = Some(1);
@@ -191,11 +201,10 @@ fn a_step_whose_time_is_over_fails_even_if_it_does_not_listen() {
     scene.until(&run, RunState::Succeeded);
 }
 
-#[test]
-fn a_pool_bounds_the_runs_that_are_under_way() {
+fn a_pool_bounds_the_runs_that_are_under_way(bed: &Bed) {
     let mut bounded = options("one");
     bounded.pools = BTreeMap::from([("imports".to_owned(), 3)]);
-    let scene = Scene::with(bounded.clone());
+    let scene = Scene::with(bed, bounded.clone());
     let other = scene.start(leeward_runs::engine::EngineOptions { owner: "two".to_owned(), ..bounded });
     let mut runs = Vec::new();
     scene.world.script("a", &vec![Act::Take(100); 10]);
@@ -211,11 +220,10 @@ fn a_pool_bounds_the_runs_that_are_under_way() {
     other.stop();
 }
 
-#[test]
-fn a_held_run_gives_its_place_back() {
+fn a_held_run_gives_its_place_back(bed: &Bed) {
     let mut bounded = options("one");
     bounded.pools = BTreeMap::from([("imports".to_owned(), 1)]);
-    let scene = Scene::with(bounded);
+    let scene = Scene::with(bed, bounded);
     scene.world.script("a", &[Act::Lasting]);
     let pooled = || {
         let mut pooled = plan(vec![step("a", &[])]);
@@ -229,9 +237,8 @@ fn a_held_run_gives_its_place_back() {
     scene.until(&second, RunState::Succeeded);
 }
 
-#[test]
-fn steps_of_a_gated_run_wait_for_a_word_each() {
-    let scene = Scene::new();
+fn steps_of_a_gated_run_wait_for_a_word_each(bed: &Bed) {
+    let scene = Scene::new(bed);
     let mut run = run(chain());
     run.gated = true;
     scene.begin(&run);
@@ -254,18 +261,16 @@ fn steps_of_a_gated_run_wait_for_a_word_each() {
     assert_eq!(scene.world.things(), 4, "the same key finds the same thing");
 }
 
-#[test]
-fn a_run_is_made_once_under_one_key() {
-    let scene = Scene::new();
+fn a_run_is_made_once_under_one_key(bed: &Bed) {
+    let scene = Scene::new(bed);
     let (first, second) = (run(chain()), run(chain()));
     assert_eq!(scene.runs().begin(&first, Some("event 7")).unwrap(), Inserted::New);
     assert_eq!(scene.runs().begin(&second, Some("event 7")).unwrap(), Inserted::Exists(first.id.clone()));
     assert_eq!(scene.state.list(&Filter::default()).unwrap().runs.len(), 1);
 }
 
-#[test]
-fn an_engine_that_ends_hands_its_runs_on() {
-    let mut scene = Scene::new();
+fn an_engine_that_ends_hands_its_runs_on(bed: &Bed) {
+    let mut scene = Scene::new(bed);
     scene.world.script("b", &[Act::Hang]);
     let run = run(chain());
     scene.begin(&run);
@@ -278,9 +283,8 @@ fn an_engine_that_ends_hands_its_runs_on() {
     assert_eq!(ended.step("b").unwrap().interruptions, 1);
 }
 
-#[test]
-fn a_late_result_of_an_engine_that_lost_its_run_is_refused() {
-    let scene = Scene::new();
+fn a_late_result_of_an_engine_that_lost_its_run_is_refused(bed: &Bed) {
+    let scene = Scene::new(bed);
     scene.world.script("a", &[Act::Lasting]);
     let run = run(chain());
     scene.begin(&run);
@@ -300,9 +304,8 @@ fn a_late_result_of_an_engine_that_lost_its_run_is_refused() {
     assert!(!scene.state.set_checkpoint(&claim, "a", &json!(1)).unwrap());
 }
 
-#[test]
-fn plans_of_another_release_hold_with_a_reason() {
-    let scene = Scene::new();
+fn plans_of_another_release_hold_with_a_reason(bed: &Bed) {
+    let scene = Scene::new(bed);
     let mut future = chain();
     future.version = 2;
     let run = run(future);

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::work::Finished;
+use crate::StepRecord;
 use crate::state::Claim;
-use crate::step::{Signal, Stop};
+use crate::step::{LeaseEnd, Signal, Stop};
 
 /// A run under this engine's lease.
 pub(super) struct Held {
     pub claim: Claim,
+    /// Until when it is surely ours.
+    pub lease: Arc<LeaseEnd>,
     /// When to look at it; `None`: not before something happens.
     pub due: Option<Instant>,
     /// The steps that have a thread, by name.
@@ -19,8 +22,6 @@ pub(super) struct Held {
     pub results: Vec<Finished>,
     /// The change of the run that was seen last.
     pub seen: Option<u64>,
-    /// Whether steps that the run calls active were begun by this claim.
-    pub is_adopted: bool,
 }
 
 /// A step that has a thread.
@@ -34,14 +35,14 @@ pub(super) struct Working {
 }
 
 impl Held {
-    pub fn new(claim: Claim) -> Self {
+    pub fn new(claim: Claim, lease: LeaseEnd) -> Self {
         Self {
             claim,
+            lease: Arc::new(lease),
             due: Some(Instant::now()),
             working: BTreeMap::new(),
             results: Vec::new(),
             seen: None,
-            is_adopted: false,
         }
     }
 
@@ -58,6 +59,14 @@ impl Held {
     /// Tells all steps to stop because the run is somebody else's now.
     pub fn lose(&self) {
         self.working.values().for_each(|working| working.signal.set(Stop::Lost));
+    }
+
+    /// Whether a step that the run calls active is in these hands: it has a thread, or a result that is not kept yet. One that
+    /// is not was begun by an engine that is gone, or by this one in a change of which it did not learn that it was kept.
+    pub fn has(&self, step: &StepRecord) -> bool {
+        let is_working = self.working.get(&step.name).is_some_and(|working| working.try_number == step.tries);
+        let is_this = |finished: &Finished| finished.step == step.name && finished.try_number == step.tries;
+        is_working || self.results.iter().any(is_this)
     }
 
     pub fn is_busy(&self) -> bool {

@@ -21,11 +21,16 @@ use held::Held;
 use work::Finished;
 
 use crate::state::{Inserted, Replaced, State};
-use crate::step::Kind;
+use crate::step::{Kind, LeaseEnd};
 use crate::{Command, Error, Event, Result, Run, RunId, RunState, apply, command};
 
 /// How often a change by comparison is tried before it is given up.
 const TRIES: usize = 50;
+
+/// How many messages are heard before the engine looks at its runs again.
+const MESSAGES_AT_ONCE: usize = 1_000;
+/// The longest key under which a run is made once, in bytes.
+const UNIQUE_BYTES_MAX: usize = 1_024;
 
 /// How an engine works.
 #[derive(Debug, Clone)]
@@ -69,8 +74,10 @@ impl EngineOptions {
 enum Message {
     /// A step ended.
     Finished(Finished),
-    /// Look again.
+    /// Look for runs.
     Wake,
+    /// A person spoke to a run.
+    Changed(RunId),
 }
 
 /// A running engine. Dropping it ends it as [`Engine::stop`] does.
@@ -106,6 +113,11 @@ impl Runs {
     /// The plan makes no sense or the state fails.
     pub fn begin(&self, run: &Run, unique: Option<&str>) -> Result<Inserted> {
         run.plan.check()?;
+        if unique.is_some_and(|key| key.len() > UNIQUE_BYTES_MAX || key.contains('\0')) {
+            return Err(Error::Invalid(format!(
+                "the key of a run has more than {UNIQUE_BYTES_MAX} bytes, or a NUL"
+            )));
+        }
         let inserted = self.state.insert(run, unique)?;
         self.wake();
         Ok(inserted)
@@ -123,6 +135,8 @@ impl Runs {
             events.iter().for_each(|event| apply(&mut run, event, now));
             match self.state.replace(&run, run.sequence, None, &events)? {
                 Replaced::Done => {
+                    // It may be with this process' engine, or wait to be taken.
+                    self.tell(Message::Changed(id.clone()));
                     self.wake();
                     return Ok(run);
                 }
@@ -135,10 +149,14 @@ impl Runs {
 
     /// Has this process' engine look now rather than at its next turn.
     pub fn wake(&self) {
+        self.tell(Message::Wake);
+    }
+
+    fn tell(&self, message: Message) {
         let wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = wake.as_ref() {
             // An engine that has ended needs no waking.
-            let _ = sender.send(Message::Wake);
+            let _ = sender.send(message);
         }
     }
 }
@@ -165,7 +183,8 @@ impl Engine {
             held: BTreeMap::new(),
             stop: Arc::clone(&stop),
             renewed: Instant::now(),
-            looked: None,
+            renew_at: Instant::now(),
+            look_at: Instant::now(),
         };
         let thread = std::thread::Builder::new().name("runs".to_owned()).spawn(move || worker.work())?;
         Ok(Self { runs, stop, thread: Some(thread) })
@@ -206,8 +225,10 @@ struct Worker {
     receiver: Receiver<Message>,
     held: BTreeMap<RunId, Held>,
     stop: Arc<AtomicBool>,
+    /// When the leases were prolonged last: the moment before the state was asked.
     renewed: Instant,
-    looked: Option<Instant>,
+    renew_at: Instant,
+    look_at: Instant,
 }
 
 impl Worker {
@@ -215,10 +236,14 @@ impl Worker {
         while !self.stop.load(Ordering::Acquire) {
             let wait = self.time_to_next();
             match self.receiver.recv_timeout(wait) {
-                Ok(Message::Finished(finished)) => self.finish(finished),
-                Ok(Message::Wake) => self.looked = None,
+                Ok(message) => self.hear(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // One look at the state serves all that was said meanwhile.
+            for _ in 0..MESSAGES_AT_ONCE {
+                let Ok(message) = self.receiver.try_recv() else { break };
+                self.hear(message);
             }
             // A database that fails for a while must not end the engine: what was not done is done at the next turn.
             self.renew();
@@ -228,26 +253,40 @@ impl Worker {
         self.give_back();
     }
 
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Finished(finished) => self.finish(finished),
+            Message::Wake => self.look_at = Instant::now(),
+            Message::Changed(run) => {
+                if let Some(held) = self.held.get_mut(&run) {
+                    held.due = Some(Instant::now());
+                }
+            }
+        }
+    }
+
     fn time_to_next(&self) -> Duration {
-        let now = Instant::now();
-        let soonest = self.held.values().filter_map(|held| held.due).min();
-        let poll = self.looked.map_or(now, |looked| looked + self.options.poll);
-        let next = soonest.map_or(poll, |soonest| soonest.min(poll));
-        next.saturating_duration_since(now)
+        let due = self.held.values().filter_map(|held| held.due);
+        let renew = (!self.held.is_empty()).then_some(self.renew_at);
+        let next = due.chain(renew).fold(self.look_at, Instant::min);
+        next.saturating_duration_since(Instant::now())
     }
 
     /// Prolongs the leases, and learns which runs are no longer its own and which were changed by others.
     fn renew(&mut self) {
-        if self.renewed.elapsed() < (self.options.lease / 3).min(self.options.poll) || self.held.is_empty() {
+        let asked = Instant::now();
+        if self.held.is_empty() || asked < self.renew_at {
             return;
         }
+        self.renew_at = asked + (self.options.lease / 3).min(self.options.poll);
         let claims: Vec<_> = self.held.values().map(|held| held.claim.clone()).collect();
         match self.state.renew(&claims, self.options.lease) {
             Ok(still) => {
-                self.renewed = Instant::now();
+                self.renewed = asked;
                 let still: BTreeMap<_, _> =
                     still.into_iter().map(|(claim, sequence)| (claim.run, sequence)).collect();
                 self.held.retain(|id, held| held.keep(still.get(id).copied()));
+                self.held.values().for_each(|held| held.lease.prolong(asked, self.options.lease));
             }
             Err(_) if self.renewed.elapsed() > self.options.lease => {
                 self.held.values().for_each(Held::lose);
@@ -259,20 +298,25 @@ impl Worker {
 
     /// Takes runs that nobody has.
     fn look(&mut self) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < self.options.poll) {
+        let asked = Instant::now();
+        if asked < self.look_at {
             return;
         }
-        self.looked = Some(Instant::now());
+        self.look_at = asked + self.options.poll;
         let most = self.options.runs.saturating_sub(self.held.len());
         if most == 0 {
             return;
         }
         if self.held.is_empty() {
-            self.renewed = Instant::now();
+            self.renewed = asked;
         }
         let claimed = self.state.claim(&self.options.owner, self.options.lease, most, &self.options.pools);
         for claim in claimed.unwrap_or_default() {
-            self.held.insert(claim.run.clone(), Held::new(claim));
+            let lease = LeaseEnd::new(asked, self.options.lease);
+            // A run that it has and takes anew: the lease was over without its knowing, as when the clock is set forward.
+            if let Some(lost) = self.held.insert(claim.run.clone(), Held::new(claim, lease)) {
+                lost.lose();
+            }
         }
     }
 
@@ -307,7 +351,7 @@ impl Worker {
         while self.held.values().any(Held::is_busy) && Instant::now() < end {
             match self.receiver.recv_timeout(Duration::from_millis(100)) {
                 Ok(Message::Finished(finished)) => self.finish(finished),
-                Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.renew();

@@ -9,8 +9,11 @@ use jiff::Timestamp;
 use super::held::{Held, Working};
 use super::{Message, TRIES, Worker};
 use crate::state::{Claim, Level, LogLine, Replaced};
-use crate::step::{Context, Fault, Outcome, Signal, Step, Stop};
-use crate::{Action, Event, Failure, Result, Run, RunState, StepState, apply, next};
+use crate::step::{Context, Fault, Outcome, Signal, Step, Stop, cut};
+use crate::{Action, Event, Failure, Result, Run, RunState, StepRecord, StepState, apply, next};
+
+/// The longest outputs of a step, in bytes of JSON.
+const OUTPUTS_BYTES_MAX: usize = 256 << 10;
 
 /// What became of an attempt at a step.
 pub(super) struct Finished {
@@ -97,21 +100,16 @@ impl Worker {
         }
         let now = self.state.now()?;
         let mut turn = Turn { run, events: Vec::new(), begin: Vec::new(), stop: false, due: None };
-        if !held.is_adopted {
-            turn.adopt(now, self.options.interruptions);
-        }
+        turn.adopt(held, now, self.options.interruptions);
         turn.take_results(held, now);
-        let free = self
-            .options
-            .steps
-            .saturating_sub(self.held.values().map(|held| held.working.len()).sum::<usize>());
+        let others: usize = self.held.values().map(|held| held.working.len()).sum();
+        let free = self.options.steps.saturating_sub(others + held.working.len());
         turn.act(held, now, free);
         Ok(Some(turn))
     }
 
     fn carry_out(&mut self, held: &mut Held, turn: Turn) -> bool {
         held.results.clear();
-        held.is_adopted = true;
         held.seen = Some(turn.run.sequence + u64::from(!turn.events.is_empty()));
         if turn.stop {
             held.stop_all(Stop::Cancelled);
@@ -165,9 +163,9 @@ impl Worker {
     }
 
     fn begin(&self, held: &mut Held, run: &Run, step: &str, is_undo: bool) {
-        let signal = Arc::new(Signal::default());
+        let signal = Arc::new(Signal::new(Arc::clone(&held.lease)));
         let try_number = run.step(step).map_or(0, |record| record.tries);
-        let deadline = if is_undo { None } else { self.deadline_of(run, step) };
+        let deadline = if is_undo { time_to_undo(run, step) } else { self.deadline_of(run, step) };
         held.working.insert(
             step.to_owned(),
             Working { try_number, signal: Arc::clone(&signal), deadline, stopped: None },
@@ -200,6 +198,12 @@ impl Worker {
     }
 }
 
+/// Each attempt at undoing has the time that the step had.
+fn time_to_undo(run: &Run, step: &str) -> Option<Instant> {
+    let seconds = run.plan.step(step)?.deadline_seconds?;
+    Instant::now().checked_add(Duration::from_secs(seconds))
+}
+
 /// Calls the step's code, and makes a failure of whatever may go wrong in it.
 fn perform(code: Option<&dyn Step>, context: &Context, is_undo: bool) -> Result<Outcome, Fault> {
     let Some(code) = code else {
@@ -218,8 +222,25 @@ fn perform(code: Option<&dyn Step>, context: &Context, is_undo: bool) -> Result<
         true => code.undo(context).map(|()| Outcome::Done(serde_json::Value::Null)),
         false => code.act(context),
     };
-    catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|_| Err(Fault::lasting("the step crashed", "see the daemon's log, and report this")))
+    let result = catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(Fault::lasting("the step crashed", "see the daemon's log, and report this")));
+    bounded(result)
+}
+
+/// What a step says is kept in the run's document, which is read and written at each change.
+fn bounded(result: Result<Outcome, Fault>) -> Result<Outcome, Fault> {
+    match result {
+        Ok(Outcome::Done(outputs)) if outputs.to_string().len() > OUTPUTS_BYTES_MAX => Err(Fault::lasting(
+            format!("the step's outputs are longer than {OUTPUTS_BYTES_MAX} bytes"),
+            "report this: what is long belongs into a checkpoint or the log",
+        )),
+        Err(Fault::Failed(failure)) => Err(Fault::Failed(Failure {
+            message: cut(&failure.message).to_owned(),
+            hint: cut(&failure.hint).to_owned(),
+            passing: failure.passing,
+        })),
+        other => other,
+    }
 }
 
 impl Turn {
@@ -228,19 +249,25 @@ impl Turn {
         self.events.push(event);
     }
 
-    /// Steps that an engine which is gone had begun are to be begun again.
-    fn adopt(&mut self, now: Timestamp, most: u32) {
-        let active: Vec<_> = self.run.steps.iter().filter(|step| step.state.is_active()).cloned().collect();
-        for step in active {
+    /// Steps that were begun and are in nobody's hands are to be begun again.
+    fn adopt(&mut self, held: &Held, now: Timestamp, most: u32) {
+        let lost = |step: &&StepRecord| step.state.is_active() && !held.has(step);
+        let lost: Vec<_> = self.run.steps.iter().filter(lost).cloned().collect();
+        for step in lost {
             self.add(Event::Interrupted { step: step.name.clone() }, now);
-            if step.interruptions >= most && step.state == StepState::Running {
+            if step.interruptions >= most {
                 let failure = Failure {
                     message: format!("lost its engine {} times", step.interruptions + 1),
                     hint: "the step may be what ends the daemon: see the daemon's log before you retry it"
                         .to_owned(),
                     passing: false,
                 };
-                self.add(Event::Failed { step: step.name, failure }, now);
+                let step_name = step.name;
+                let event = match step.state {
+                    StepState::Undoing => Event::UndoFailed { step: step_name, failure },
+                    _ => Event::Failed { step: step_name, failure },
+                };
+                self.add(event, now);
             }
         }
     }
@@ -270,9 +297,9 @@ impl Turn {
                     message: "its time was over".to_owned(),
                     hint: "see the step's log for what it waited for; retrying it gives it its time again"
                         .to_owned(),
-                    passing: false,
+                    passing: is_undo,
                 };
-                Event::Failed { step, failure }
+                self.failed(step, failure, is_undo, now)
             }
             // Cancelled, or lost with the engine: begun, not done.
             (Err(Fault::Stopped), _) => Event::Interrupted { step },
@@ -304,8 +331,14 @@ impl Turn {
         }
     }
 
-    /// Adds what is next.
+    /// Adds what is next. A move of the run leads to more: that is kept in the same change.
     fn act(&mut self, held: &Held, now: Timestamp, free: usize) {
+        while self.act_once(held, now, free) {}
+    }
+
+    /// Returns whether the run was moved. Moves lead forward only, so there is an end to them.
+    fn act_once(&mut self, held: &Held, now: Timestamp, free: usize) -> bool {
+        let state = self.run.state;
         for action in next(&self.run, now) {
             match action {
                 Action::Start(_) | Action::Undo(_) if self.begin.len() >= free => {
@@ -330,6 +363,7 @@ impl Turn {
                 Action::Wait(at) => self.due = Some(self.due.map_or(at, |due| due.min(at))),
             }
         }
+        self.run.state != state
     }
 }
 
@@ -357,3 +391,6 @@ fn failure_lines(run: &Run, events: &[Event], at: Timestamp) -> Vec<LogLine> {
     };
     events.iter().filter_map(line).collect()
 }
+
+#[cfg(test)]
+mod simulation;

@@ -1,12 +1,17 @@
-//! Where runs are kept: a trait, and SQLite behind it.
+//! Where runs are kept: a trait, with SQLite and PostgreSQL behind it.
 //!
 //! A state knows no rules of runs. It keeps documents and changes them by comparison, gives leases, and keeps what steps
 //! write down on the way (log, progress, checkpoints). All times that decide anything are the state's own, so that several
 //! daemons agree on them.
 
+mod convert;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod records;
 mod sqlite;
 
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresState, Roots};
 pub use records::{
     Claim, Filter, Inserted, Lease, Level, LogLine, LoggedLine, Order, Page, Progress, Replaced, StoredEvent,
     Summary,
@@ -65,7 +70,7 @@ pub trait State: Send + Sync {
     fn counts(&self) -> Result<Vec<(String, crate::RunState, u64)>>;
 
     /// Takes up to `most` live runs that nobody has, oldest first, each with a place in each of its pools. A pool that
-    /// `limits` does not name has no limit.
+    /// `limits` does not name has no limit. Runs that are being cancelled or undone come first and wait for no place.
     ///
     /// # Errors
     /// The database fails.

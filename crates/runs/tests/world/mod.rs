@@ -2,18 +2,27 @@
 
 #![allow(
     dead_code,
+    unused_imports,
+    unused_macros,
     clippy::unwrap_used,
     clippy::panic,
     clippy::expect_used,
     reason = "support of tests; each test file uses a part"
 )]
 
+mod bed;
+pub mod faulty;
+#[cfg(feature = "postgres")]
+pub mod server;
+
+pub use bed::{Bed, open};
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use leeward_runs::engine::{Engine, EngineOptions, Runs};
-use leeward_runs::state::{Inserted, SqliteState, State};
+use leeward_runs::state::{Inserted, State};
 use leeward_runs::step::{Context, Fault, Kind, Outcome, Step};
 use leeward_runs::{OnCancel, OnFailure, Plan, Retry, Run, RunId, RunState, StepPlan};
 use serde_json::{Value, json};
@@ -185,23 +194,24 @@ pub fn options(owner: &str) -> EngineOptions {
     }
 }
 
-/// A world, a state in a file, and an engine.
+/// A world, a state, and an engine.
 pub struct Scene {
     pub world: Arc<World>,
     pub state: Arc<dyn State>,
     pub engine: Option<Engine>,
-    _folder: tempfile::TempDir,
 }
 
 impl Scene {
-    pub fn new() -> Self {
-        Self::with(options("one"))
+    pub fn new(bed: &Bed) -> Self {
+        Self::with(bed, options("one"))
     }
 
-    pub fn with(options: EngineOptions) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let state: Arc<dyn State> = Arc::new(SqliteState::open(&folder.path().join("state.sqlite")).unwrap());
-        let mut scene = Self { world: Arc::default(), state, engine: None, _folder: folder };
+    pub fn with(bed: &Bed, options: EngineOptions) -> Self {
+        Self::on(bed.open(), options)
+    }
+
+    pub fn on(state: Arc<dyn State>, options: EngineOptions) -> Self {
+        let mut scene = Self { world: Arc::default(), state, engine: None };
         scene.engine = Some(scene.start(options));
         scene
     }

@@ -1,0 +1,62 @@
+//! The tables, and how a connection is made.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::{Error, Result};
+
+/// The newest schema that this release knows.
+const SCHEMA: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, state TEXT NOT NULL, live INTEGER NOT NULL,
+    cleaning INTEGER NOT NULL, pools TEXT NOT NULL, unique_key TEXT UNIQUE, ended INTEGER,
+    owner TEXT, lease_until INTEGER, lease_length INTEGER,
+    fence INTEGER NOT NULL, sequence INTEGER NOT NULL, summary TEXT NOT NULL, body TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX runs_live ON runs (live, lease_until);
+CREATE INDEX runs_state ON runs (state, id);
+CREATE INDEX runs_ended ON runs (ended) WHERE ended IS NOT NULL;
+CREATE TABLE pools (pool TEXT NOT NULL, run TEXT NOT NULL, PRIMARY KEY (pool, run)) STRICT, WITHOUT ROWID;
+CREATE TABLE events (number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, at INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
+CREATE INDEX events_run ON events (run, number);
+CREATE TABLE logs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, step TEXT NOT NULL, at INTEGER NOT NULL,
+    level TEXT NOT NULL, text TEXT NOT NULL
+) STRICT;
+CREATE INDEX logs_run ON logs (run, number);
+CREATE TABLE progress (run TEXT NOT NULL, step TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (run, step)) STRICT, WITHOUT ROWID;
+CREATE TABLE checkpoints (run TEXT NOT NULL, step TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (run, step)) STRICT, WITHOUT ROWID;
+";
+
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(30))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    Ok(connection)
+}
+
+pub(super) fn prepare(writer: &mut Connection, place: &str) -> Result<()> {
+    let failed = |source: rusqlite::Error| Error::Database {
+        place: place.to_owned(),
+        action: "make the tables",
+        source: source.into(),
+    };
+    let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let found: i64 =
+        transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    match found {
+        SCHEMA => {}
+        0 => {
+            transaction.execute_batch(TABLES).map_err(failed)?;
+            transaction.pragma_update(None, "user_version", SCHEMA).map_err(failed)?;
+        }
+        found => return Err(Error::Newer { place: place.to_owned(), found, known: SCHEMA }),
+    }
+    transaction.commit().map_err(failed)
+}
