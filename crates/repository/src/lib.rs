@@ -73,7 +73,8 @@ pub use leeward_store::LockMode;
 pub use lock::{LockOptions, LockOutcome, ShortLock};
 pub use maintenance::RebuildOutcome;
 pub use repair::{
-    BlobRepair, CannotMend, ManifestRepair, PackRepair, RefRepair, RepairOptions, RepairOutcome, RepairPlan,
+    BlobRepair, CannotMend, ChainRepair, ManifestRepair, PackRepair, RefRepair, RepairOptions, RepairOutcome,
+    RepairPlan,
 };
 pub use repository::{Clock, Group, HasEnded, PREFIXES, Repository, WriterInfo};
 pub use restore::{RestoreMode, RestoreOutcome};

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use leeward_repository::{Control, InitOptions, KeyAccess, KeylessRepository, NewKey, Repository, Unlock};
 
+use leeward_store::SharedStore;
+
 use crate::failure::{Code, Failure};
 use crate::interrupt;
 use crate::limit::{LimitedStore, RateLimit};
@@ -63,6 +65,11 @@ impl RepositoryArgument {
     pub fn open_examined(&self) -> Result<Repository, Failure> {
         let location = self.location()?;
         told(location, Repository::open_with(location::open_examined_store(location)?, &self.unlock))
+    }
+
+    /// The store of it, to examine its objects.
+    pub fn open_examined_store(&self) -> Result<SharedStore, Failure> {
+        location::open_examined_store(self.location()?)
     }
 
     /// As [`RepositoryArgument::open_other`], to examine its objects.

@@ -110,6 +110,7 @@ const LOOKS_MAX: usize = 3;
 const FROM_A_COPY: &str =
     "run check --repair --from another copy of the repository, or forget the snapshots that it touches";
 const LOST_REF: &str = "run check --repair; until then collections keep the snapshots";
+const MEND: &str = "run check --repair";
 const REBUILD: &str = "run rebuild-index";
 const HARMLESS: &str = "nothing is lost; delete the object";
 const NO_COLLECT: &str = "nothing is lost; delete the object while no collect runs";

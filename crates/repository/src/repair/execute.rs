@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use leeward_store::{ErrorKind as StoreErrorKind, Key};
+use leeward_store::{ErrorKind as StoreErrorKind, Key, Version};
 
 use crate::backup::Control;
 use crate::blobs::Blobs;
@@ -69,6 +69,16 @@ fn put_again(repository: &Repository, key: &Key, bytes: &[u8], size_max: u64) ->
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What is in the place of an object that is written again.
+enum Place {
+    /// Something of this version.
+    Version(Version),
+    /// Nothing.
+    Empty,
+    /// What lost parts, see [`leeward_store::Chains`].
+    Lost,
 }
 
 /// Executes a plan.
@@ -143,6 +153,7 @@ impl<'a> Mender<'a> {
                     .into_iter()
                     .any(|kind| record::decode(kind, &key, &bytes, self.repository.keyring()).is_ok()),
                 Err(error) if error.kind() == StoreErrorKind::NotFound => true,
+                Err(error) if error.kind() == StoreErrorKind::Damaged => false,
                 Err(error) => return Err(error.into()),
             };
             if !is_sound {
@@ -176,9 +187,10 @@ impl<'a> Mender<'a> {
         let store = self.repository.store();
         let key = planned.image.key()?;
         for _ in 0..ATTEMPTS_MAX {
-            let (found, version) = match store.get(&key, RECORD_BYTES_MAX) {
-                Ok((bytes, version)) => (self.repository.read_ref(&planned.image), Some((bytes, version))),
-                Err(error) if error.kind() == StoreErrorKind::NotFound => (Ok(None), None),
+            let (found, place) = match store.get(&key, RECORD_BYTES_MAX) {
+                Ok((_, version)) => (self.repository.read_ref(&planned.image), Place::Version(version)),
+                Err(error) if error.kind() == StoreErrorKind::NotFound => (Ok(None), Place::Empty),
+                Err(error) if error.kind() == StoreErrorKind::Damaged => (Ok(None), Place::Lost),
                 Err(error) => return Err(error.into()),
             };
             let mut image = match found {
@@ -197,9 +209,10 @@ impl<'a> Mender<'a> {
             image.snapshots.sort_by_key(|entry| entry.created);
             image.generation = image.generation.max(planned.generation) + 1;
             let bytes = self.repository.encode_record(Kind::Ref, &key, &image)?;
-            let written = match version {
-                Some((_, version)) => store.put_if_match(&key, &bytes, &version),
-                None => store.put_if_absent(&key, &[&bytes]),
+            let written = match (&place, store.chains()) {
+                (Place::Version(version), _) => store.put_if_match(&key, &bytes, version),
+                (Place::Lost, Some(chains)) => chains.replace_lost(&key, &bytes),
+                (Place::Lost | Place::Empty, _) => store.put_if_absent(&key, &[&bytes]),
             };
             match written {
                 Ok(()) => return Ok(()),

@@ -80,8 +80,16 @@ impl Planner<'_> {
             if made.is_empty() {
                 self.plan.drop.push(key.to_string());
             } else {
-                let why = "its backup may have published these: see that it has ended, then delete the object and \
-                           back up again";
+                let why = match self.repository.store().chains() {
+                    None => {
+                        "its backup may have published these: see that it has ended, then delete the object and back up \
+                         again"
+                    }
+                    Some(_) => {
+                        "its backup may have published these: see that it has ended, then delete all objects of the \
+                         bucket whose keys begin with this one and %3A/, and back up again"
+                    }
+                };
                 self.cannot(key.as_str(), why, made);
             }
         }
