@@ -38,6 +38,7 @@ mod mark;
 #[doc(hidden)]
 pub mod measure;
 mod pack;
+mod parity;
 mod record;
 mod repair;
 mod repository;

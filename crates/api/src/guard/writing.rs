@@ -26,10 +26,10 @@ impl Guard {
             return denied("it may only read");
         }
         match prefix {
-            "packs" | "index" | "snapshots" if *condition != Condition::Absent => {
+            "packs" | "parity" | "index" | "snapshots" if *condition != Condition::Absent => {
                 denied("what is named by its content is never replaced")
             }
-            "packs" | "index" | "snapshots" | "sessions" => Ok(()),
+            "packs" | "parity" | "index" | "snapshots" | "sessions" => Ok(()),
             "refs" => match image_of(name) {
                 Some(image) if token.covers(&image) => Ok(()),
                 _ => denied("it lies outside its images"),
@@ -254,7 +254,7 @@ impl Guard {
             "refs" => return denied("no ref is ever deleted; forget its snapshots instead"),
             "keys" if is_all && token.role == Role::Admin => {}
             "keys" => return denied("only an admin of all images may"),
-            "packs" | "index" | "snapshots" | "condemned" if is_all => {}
+            "packs" | "parity" | "index" | "snapshots" | "condemned" if is_all => {}
             _ => return denied("only an operator of all images may"),
         }
         let was_there = self.store.delete(key)?;

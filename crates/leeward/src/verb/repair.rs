@@ -159,6 +159,15 @@ fn tell_plan(plan: &RepairPlan, peers: &[String], output: &Output) {
     if plan.rebuild_index {
         output.line("rebuild  the index from the packs");
     }
+    for pack in &plan.heal_packs {
+        output.line(format!("mend     packs/{pack} by its parity"));
+    }
+    for left in &plan.unhealed {
+        output.line(format!("  {} has parity that is not enough: {}", left.object, left.why));
+    }
+    for pack in &plan.remake_parity {
+        output.line(format!("make     parity/{pack} anew"));
+    }
     for replaced in &plan.replace_packs {
         output.line(format!("replace  packs/{} by the same of {}", replaced.pack, peer(replaced.peer)));
     }

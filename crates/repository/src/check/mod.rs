@@ -55,6 +55,8 @@ pub struct CheckOutcome {
     pub packs: usize,
     /// Bytes of packs that were read and compared.
     pub read_bytes: u64,
+    /// Parity objects that were read and compared.
+    pub parity: usize,
     /// What could not be looked into, for want of a key.
     pub not_checked: Vec<&'static str>,
     /// What is wrong; empty when all is well.
@@ -89,6 +91,8 @@ pub(crate) struct Damage {
     pub(crate) strays: Vec<Key>,
     /// The index is damaged, or lacks something.
     pub(crate) index: bool,
+    /// Packs whose parity is damaged.
+    pub(crate) parity: BTreeSet<PackId>,
     /// Packs.
     pub(crate) packs: BTreeMap<PackId, PackDamage>,
     /// Nodes and chunks that no finding about a pack explains.
@@ -111,6 +115,7 @@ const FROM_A_COPY: &str =
     "run check --repair --from another copy of the repository, or forget the snapshots that it touches";
 const LOST_REF: &str = "run check --repair; until then collections keep the snapshots";
 const MEND: &str = "run check --repair";
+const REMAKE: &str = "nothing is lost; run check --repair";
 const REBUILD: &str = "run rebuild-index";
 const HARMLESS: &str = "nothing is lost; delete the object";
 const NO_COLLECT: &str = "nothing is lost; delete the object while no collect runs";
@@ -158,6 +163,7 @@ impl Repository {
             bad: HashMap::new(),
             missing: Vec::new(),
             snapshots: Vec::new(),
+            parity: self.present_parity()?,
         };
         check.tell_limits();
         check.wrapped_keys()?;
@@ -199,6 +205,8 @@ struct Check<'a> {
     missing: Vec<usize>,
     /// What is published: image and snapshot.
     snapshots: Vec<(ImageName, SnapshotId)>,
+    /// The parity objects that are there, with their sizes.
+    parity: HashMap<PackId, u64>,
 }
 
 impl Check<'_> {

@@ -6,12 +6,13 @@ use crate::frame::BlobKind;
 use crate::id::{BlobId, PackId, domain, stored_digest};
 use crate::index::Index;
 use crate::pack;
+use crate::parity::{check_object, parity_key};
 use crate::repository::{PACKS, Repository, pack_key};
 use crate::tree::Node;
 use crate::{Error, Result};
 
 use super::runs::Listed;
-use super::{Check, FROM_A_COPY, HARMLESS, PackDamage, Reading};
+use super::{Check, FROM_A_COPY, HARMLESS, PackDamage, REMAKE, Reading};
 
 /// A damaged frame of a pack.
 pub(crate) struct FrameFlaw {
@@ -128,6 +129,25 @@ impl Check<'_> {
         self.blame_pack(pack, number, index)
     }
 
+    /// Compares the parity of a pack with its digests, and with the pack where that is sound.
+    fn parity(&mut self, pack: PackId, bytes: Option<&[u8]>) -> Result<()> {
+        let Some(size) = self.parity.get(&pack).copied() else { return Ok(()) };
+        let key = parity_key(pack)?;
+        let flaw = match self.repository.store().get(&key, size) {
+            Ok((parity, _)) => {
+                self.outcome.parity += 1;
+                check_object(pack, &parity, bytes).err()
+            }
+            Err(error) if error.kind() == leeward_store::ErrorKind::NotFound => None,
+            Err(error) => Some(format!("it cannot be read: {error}")),
+        };
+        if let Some(what) = flaw {
+            self.find(key.as_str(), what, REMAKE);
+            self.damage.parity.insert(pack);
+        }
+        Ok(())
+    }
+
     /// Reads a pack and compares every byte: whether it is sound, or nothing when it has gone.
     fn read_pack(&mut self, id: PackId, size: u64, index: &Index) -> Result<Option<bool>> {
         let key = pack_key(id)?;
@@ -161,6 +181,7 @@ impl Check<'_> {
             }
         }
         let is_sound = damaged.is_empty();
+        self.parity(id, is_sound.then_some(bytes.as_slice()))?;
         if !is_sound {
             self.damage.packs.insert(id, PackDamage::Frames(damaged));
         }

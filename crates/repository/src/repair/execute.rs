@@ -122,7 +122,8 @@ impl<'a> Mender<'a> {
         if plan.rebuild_index {
             self.repository.rebuild_index(self.control)?;
         }
-        let refused = self.packs(&plan.replace_packs, &mut outcome)?;
+        let mut refused = self.heal(&plan.heal_packs, &mut outcome)?;
+        refused.extend(self.packs(&plan.replace_packs, &mut outcome)?);
         // Whoever stores has to know all lists, and whoever deletes as well.
         let mut keep = refused;
         if self.lists_are_sound()? {
@@ -138,6 +139,10 @@ impl<'a> Mender<'a> {
             self.condemn(session, packs, manifests, &mut outcome)?;
         } else {
             session.end()?;
+        }
+        for pack in &plan.remake_parity {
+            self.stop_when_cancelled()?;
+            self.repository.remake_parity(*pack)?;
         }
         self.look_again(&before, &mut outcome)?;
         outcome.plan = plan;
@@ -222,6 +227,29 @@ impl<'a> Mender<'a> {
             }
         }
         Err(Error::Contended { store: self.repository.location().to_owned(), key: key.to_string() })
+    }
+
+    /// Mends packs by their parity, in their place; returns those that could not be mended after all.
+    fn heal(&self, planned: &[PackId], outcome: &mut RepairOutcome) -> Result<HashSet<PackId>> {
+        let mut refused = HashSet::new();
+        for pack in planned {
+            self.stop_when_cancelled()?;
+            let Some(Ok(bytes)) = self.repository.healed(*pack)? else {
+                refused.insert(*pack);
+                outcome.failed.push(CannotMend {
+                    object: format!("packs/{pack}"),
+                    why: "its parity was enough and is not any more: run it again".to_owned(),
+                    touches: Vec::new(),
+                });
+                continue;
+            };
+            let size_max = self.repository.present_packs()?.get(pack).copied().unwrap_or(0);
+            put_again(self.repository, &pack_key(*pack)?, &bytes, size_max)?;
+            outcome.written_bytes += bytes.len() as u64;
+            self.control.advance(bytes.len() as u64);
+        }
+        self.repository.store().settle(PACKS)?;
+        Ok(refused)
     }
 
     /// Replaces damaged packs by the same of peers; returns those that could not be had after all.
@@ -365,7 +393,10 @@ impl<'a> Mender<'a> {
         let now = self.repository.present_packs()?;
         let packs: HashSet<PackId> = now
             .into_keys()
-            .filter(|pack| !before.contains(pack) || self.damage.packs.contains_key(pack))
+            .filter(|pack| {
+                let was_bad = self.damage.packs.contains_key(pack) || self.damage.parity.contains(pack);
+                was_bad || !before.contains(pack)
+            })
             .collect();
         let survey = self.repository.survey(&mut Reading::These(&packs), self.control)?;
         outcome.left = survey.outcome;

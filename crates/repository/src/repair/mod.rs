@@ -120,6 +120,12 @@ pub struct RepairPlan {
     pub refs: Vec<RefRepair>,
     /// The index is made anew from the packs.
     pub rebuild_index: bool,
+    /// Packs that their parity mends.
+    pub heal_packs: Vec<PackId>,
+    /// Packs that have parity which is not enough.
+    pub unhealed: Vec<CannotMend>,
+    /// Packs whose parity is made anew.
+    pub remake_parity: Vec<PackId>,
     /// Packs that come from peers whole.
     pub replace_packs: Vec<PackRepair>,
     /// Blobs that are stored again in new packs.
@@ -141,7 +147,7 @@ impl RepairPlan {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self { cannot: self.cannot.clone(), ..Self::default() }
+        *self == Self { cannot: self.cannot.clone(), unhealed: self.unhealed.clone(), ..Self::default() }
     }
 }
 

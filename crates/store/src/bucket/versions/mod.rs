@@ -40,7 +40,7 @@ pub use surroundings::Surroundings;
 use value::HEADER_BYTES;
 
 /// Prefixes of objects that are named by their content, or by random bytes and never replaced.
-const PLAIN: [&str; 3] = ["packs", "index", "snapshots"];
+const PLAIN: [&str; 4] = ["packs", "parity", "index", "snapshots"];
 /// Prefixes of objects that change.
 const CHANGING: [&str; 3] = ["refs", "sessions", "condemned"];
 /// The largest object that is replaced by comparison, in bytes: records have 64 MiB at most.
