@@ -62,7 +62,13 @@ impl Guard {
             })?;
             self.check(token, key, condition, &inspected)?;
         }
-        let charge = self.ledger.charge(token, tokens, bytes.len() as u64)?;
+        let charge = || self.ledger.charge(token, tokens, bytes.len() as u64);
+        let charge = match charge() {
+            Err(problem) if problem.code == Code::Full && self.ledger.look_for_deleted(&self.store) => {
+                charge()?
+            }
+            other => other?,
+        };
         let is_new_session = parts(key).0 == "sessions" && *condition == Condition::Absent;
         let owned = match is_new_session {
             true => self.begin_session(token, key).inspect_err(|_| self.ledger.refund(&charge))?,
@@ -73,7 +79,10 @@ impl Guard {
             Condition::Matches(version) => self.store.put_if_match(key, bytes, version),
         };
         match written {
-            Ok(()) => Ok(Version::of(bytes)),
+            Ok(()) => {
+                self.ledger.paid(&charge, key);
+                Ok(Version::of(bytes))
+            }
             Err(error) => {
                 self.ledger.refund(&charge);
                 if owned {
@@ -258,6 +267,7 @@ impl Guard {
             _ => return denied("only an operator of all images may"),
         }
         let was_there = self.store.delete(key)?;
+        self.ledger.deleted(key);
         if prefix == "sessions" {
             self.ledger.disown(key.name());
         }

@@ -161,7 +161,8 @@ impl Repository {
             outcome: CheckOutcome::default(),
             damage: Damage::default(),
             bad: HashMap::new(),
-            missing: Vec::new(),
+            lost_packs: HashMap::new(),
+            missing: HashSet::new(),
             snapshots: Vec::new(),
             parity: self.present_parity()?,
         };
@@ -201,8 +202,10 @@ struct Check<'a> {
     damage: Damage,
     /// Copies of blobs that cannot be had: in which pack, and the number of the finding that says so.
     bad: BadCopies,
+    /// Packs of which nothing can be had, and the numbers of the findings that say so.
+    lost_packs: HashMap<PackId, usize>,
     /// Findings about packs that are missing: they matter only when something published is in them.
-    missing: Vec<usize>,
+    missing: HashSet<usize>,
     /// What is published: image and snapshot.
     snapshots: Vec<(ImageName, SnapshotId)>,
     /// The parity objects that are there, with their sizes.
