@@ -356,7 +356,7 @@ fn a_collection_gives_back_the_quota_of_what_it_deletes() {
         // What was deleted behind its back is looked for once a minute, and first of all after its start.
         served.restart(Setup::default());
         for entry in local.image(&name).unwrap().snapshots {
-            collector.forget(&name, entry.id).unwrap();
+            collector.forget(&name, &[entry.id]).unwrap();
         }
         let options = CollectOptions { window: SignedDuration::ZERO, ..CollectOptions::default() };
         assert!(collector.collect(&options, &Unattended).unwrap().deleted_bytes > 3 << 20);

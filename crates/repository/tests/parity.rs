@@ -176,7 +176,7 @@ fn parity_goes_with_its_pack_and_rewritten_packs_get_their_own() {
     let made = fixture.grow(&repository, 40, 6);
     let packs = fixture.names("packs");
     for id in made.into_iter().take(5) {
-        repository.forget(&image("disk"), id).unwrap();
+        repository.forget(&image("disk"), &[id]).unwrap();
         fixture.model.forget(id);
     }
     let outcome = collect(&repository).unwrap();
@@ -222,4 +222,60 @@ fn parity_is_set_later_for_new_packs_and_taken_back() {
     let outcome = repair(&repository, &[]);
     assert_eq!(outcome.plan.heal_packs.len(), 1);
     assert_well(&fixture, &outcome, "taken back");
+}
+
+/// Seconds of processor that this process has used, user and system.
+fn processor_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
+/// `cargo test --release -p leeward-repository --test parity -- --ignored --nocapture` prints what `docs/benchmarks.md` has.
+#[test]
+#[ignore = "measures, and takes a while"]
+fn what_parity_costs() {
+    let mut random = Random::new(2026);
+    let disk = common::MemoryDisk::plain(content(&mut random, 768 << 20));
+    let mut sums = std::collections::BTreeMap::<u8, Vec<(f64, f64, u64)>>::new();
+    for _ in 0..3 {
+        for percent in [0, 5, 10] {
+            let place =
+                tempfile::tempdir_in(std::env::var("LEEWARD_SCRATCH").unwrap_or_else(|_| ".".to_owned()))
+                    .unwrap();
+            let store = Arc::new(
+                DirectoryStore::create(&place.path().join("r"), &leeward_repository::PREFIXES).unwrap(),
+            );
+            let mut repository =
+                Repository::init(store, &leeward_repository::InitOptions::default()).unwrap();
+            repository.set_parity(percent).unwrap();
+            let (began, used) = (std::time::Instant::now(), processor_seconds());
+            let outcome = repository.backup(&disk, &common::backup_options("disk"), &Unattended).unwrap();
+            let measured = (
+                began.elapsed().as_secs_f64(),
+                processor_seconds() - used,
+                outcome.snapshot.statistics.stored_bytes,
+            );
+            println!(
+                "parity {percent:>2} %: {:.1} s, {:.1} s of processor, {} bytes",
+                measured.0, measured.1, measured.2
+            );
+            sums.entry(percent).or_default().push(measured);
+        }
+    }
+    let best = |percent: u8| {
+        let all = &sums[&percent];
+        let least = |pick: fn(&(f64, f64, u64)) -> f64| all.iter().map(pick).fold(f64::MAX, f64::min);
+        (least(|one| one.0), least(|one| one.1), all[0].2 as f64)
+    };
+    let none = best(0);
+    for percent in [5, 10] {
+        let with = best(percent);
+        println!(
+            "parity {percent} % against none, best of three: time {:.2}, processor {:.2}, stored {:.4}",
+            with.0 / none.0,
+            with.1 / none.1,
+            with.2 / none.2
+        );
+    }
 }
