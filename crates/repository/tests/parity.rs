@@ -191,7 +191,6 @@ fn parity_goes_with_its_pack_and_rewritten_packs_get_their_own() {
 fn parity_is_set_later_for_new_packs_and_taken_back() {
     let machine = Machine::new();
     machine.init().unwrap();
-    machine.files.paths();
     let mut repository = machine.open().unwrap();
     let mut fixture = Fixture { machine, model: Model::default() };
     fixture.grow(&repository, 6, 1);

@@ -40,6 +40,8 @@ const PIECE_BYTES_MIN: u64 = 1024;
 const PIECES_MAX: u32 = 1 << 15;
 
 pub(super) type PieceDigest = [u8; PIECE_DIGEST_BYTES];
+/// The pieces of parity, in order, as far as they are sound.
+pub(super) type ParityPieces<'a> = Vec<Option<&'a [u8]>>;
 
 /// What a parity object says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,9 +172,8 @@ impl Outline {
     }
 }
 
-/// Reads a parity object: its outline, from the end that is sound, and its pieces of parity as far as they are there, each
-/// with whether it matches its digest.
-pub(super) fn read(pack: PackId, bytes: &[u8]) -> Result<(Outline, Vec<Option<&[u8]>>), String> {
+/// Reads a parity object: its outline, from the end that is sound, and its pieces of parity.
+pub(super) fn read(pack: PackId, bytes: &[u8]) -> Result<(Outline, ParityPieces<'_>), String> {
     let (outline, start) = Outline::decode(bytes).or_else(|first| {
         let end =
             bytes.last_chunk::<END_BYTES>().filter(|end| &end[..8] == END_MAGIC).ok_or(first.clone())?;
