@@ -118,6 +118,9 @@ impl Repository {
     /// The bytes of a damaged pack, mended by its parity and compared with its name; `None` where it has no parity, and a
     /// reason where that is not enough.
     pub(crate) fn healed(&self, pack: PackId) -> Result<Option<std::result::Result<Vec<u8>, String>>> {
+        if !self.config().has_parity() {
+            return Ok(None);
+        }
         let parity = match self.store().get(&parity_key(pack)?, object::bytes_max(PACK_BYTES_MAX)) {
             Ok((bytes, _)) => bytes,
             Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(None),
