@@ -3,17 +3,22 @@
 //! It is written down before what it counts is acknowledged, so a restart forgets nothing; a server that dies between the
 //! two has counted an object that is not there, never the other way round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use leeward_store::{Key, SharedStore};
 use serde::{Deserialize, Serialize};
 
+use crate::payers::{PAID, Payer, Payers};
 use crate::problem::{Code, Problem};
 use crate::token::{Token, TokenFile, is_under, replace_file};
 
 /// The most sessions of which the owner is kept.
 const SESSIONS_MAX: usize = 100_000;
+/// How long to wait at least before objects are looked for again that were deleted behind the server's back.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Used {
@@ -45,14 +50,14 @@ pub fn ledger_of(path: &Path) -> std::io::Result<impl Fn(&Token) -> u64 + use<>>
 pub(crate) struct Ledger {
     path: Option<PathBuf>,
     content: Mutex<Content>,
+    payers: Payers,
+    looked: Mutex<Option<Instant>>,
 }
 
 /// What was counted for a write; taken back when nothing was written.
 #[must_use]
 pub(crate) struct Charge {
-    token: String,
-    under: Vec<String>,
-    bytes: u64,
+    payer: Payer,
 }
 
 impl Ledger {
@@ -63,7 +68,8 @@ impl Ledger {
             Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => Content { ledger_version: 1, ..Content::default() },
         };
-        Ok(Self { path: path.map(Path::to_owned), content: Mutex::new(content) })
+        let (content, looked) = (Mutex::new(content), Mutex::default());
+        Ok(Self { path: path.map(Path::to_owned), content, payers: Payers::beside(path), looked })
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut Content) -> Result<T, Problem>) -> Result<T, Problem> {
@@ -120,18 +126,63 @@ impl Ledger {
             }
             Ok(())
         })?;
-        Ok(Charge { token: token.id.clone(), under, bytes })
+        Ok(Charge { payer: Payer { token: token.id.clone(), epoch: token.epoch, under, bytes } })
     }
 
     /// Takes a charge back: what it was for was not written. A failure to write that down leaves it counted.
     pub(crate) fn refund(&self, charge: &Charge) {
-        let _ = self.change(|content| {
-            if let Some(used) = content.used.get_mut(&charge.token) {
-                used.bytes = used.bytes.saturating_sub(charge.bytes);
+        self.give_back(&charge.payer);
+    }
+
+    /// Remembers what a charge was for, now that it is stored.
+    pub(crate) fn paid(&self, charge: &Charge, key: &Key) {
+        if PAID.contains(&key.as_str().split_once('/').map_or("", |(prefix, _)| prefix)) {
+            self.payers.remember(key, &charge.payer);
+        }
+    }
+
+    /// Gives back what an object took that has been deleted.
+    pub(crate) fn deleted(&self, key: &Key) {
+        if let Some(payer) = self.payers.take(key) {
+            self.give_back(&payer);
+        }
+    }
+
+    /// Looks for objects that were deleted behind the server's back, as by a collection on its machine, and gives back what
+    /// they took; whether any were. Once a minute at most.
+    pub(crate) fn look_for_deleted(&self, store: &SharedStore) -> bool {
+        {
+            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            if looked.is_some_and(|time| time.elapsed() < LOOK_AGAIN) {
+                return false;
             }
-            for prefix in &charge.under {
+            *looked = Some(Instant::now());
+        }
+        let mut found = false;
+        for prefix in PAID {
+            // Payers before objects: an object is there before its payer is remembered.
+            let paid = self.payers.objects(prefix);
+            if paid.is_empty() {
+                continue;
+            }
+            let Ok(listed) = store.list(prefix) else { continue };
+            let there: HashSet<Key> = listed.into_iter().map(|entry| entry.key).collect();
+            for key in paid.iter().filter(|key| !there.contains(*key)) {
+                self.deleted(key);
+                found = true;
+            }
+        }
+        found
+    }
+
+    fn give_back(&self, payer: &Payer) {
+        let _ = self.change(|content| {
+            if let Some(used) = content.used.get_mut(&payer.token).filter(|used| used.epoch == payer.epoch) {
+                used.bytes = used.bytes.saturating_sub(payer.bytes);
+            }
+            for prefix in &payer.under {
                 if let Some(used) = content.used_under.get_mut(prefix) {
-                    *used = used.saturating_sub(charge.bytes);
+                    *used = used.saturating_sub(payer.bytes);
                 }
             }
             Ok(())

@@ -19,6 +19,7 @@ pub mod client;
 pub mod guard;
 mod ledger;
 mod limits;
+mod payers;
 mod problem;
 pub mod server;
 pub mod site;

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use leeward_repository::verify::{Inspected, inspect};
 use leeward_store::bucket::RequestCounts;
-use leeward_store::{Entry, Error, Key, Locks, Object, Result, SharedStore, Store, Version};
+use leeward_store::{Chains, Entry, Error, Key, Locks, Object, Result, SharedStore, Store, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::RECORD_BYTES_MAX;
@@ -210,6 +210,10 @@ impl Store for WitnessStore {
 
     fn locks(&self) -> Option<&dyn Locks> {
         self.store.locks()
+    }
+
+    fn chains(&self) -> Option<&dyn Chains> {
+        self.store.chains()
     }
 
     fn requests(&self) -> Option<RequestCounts> {

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Served, Setup};
+use jiff::SignedDuration;
 use leeward_api::Pace;
 use leeward_api::server::{ListenOptions, ServerOptions};
 use leeward_api::token::{NewToken, Role, TokenText};
 use leeward_disk::{OpenOptions, open_source};
 use leeward_repository::verify::{Inspected, inspect};
 use leeward_repository::{
-    BackupOptions, BackupOutcome, Consistency, Control, ImageName, Repository, SourceRecord,
+    BackupOptions, BackupOutcome, CollectOptions, Consistency, Control, ImageName, Repository, SourceRecord,
+    Unattended,
 };
 use leeward_store::{Error, ErrorKind, Key, SharedStore, Version};
 use serde_json::{Value, json};
@@ -336,6 +338,32 @@ fn a_quota_stops_a_writer_and_loses_nothing_and_outlives_the_server() {
     assert_eq!(repository.image(&"web/root".parse().unwrap()).unwrap().snapshots.len(), 1);
     served.change_tokens(|file| file.tokens[0].quota_bytes = Some(50 << 20));
     back_up(&served, served.client(third), "web/root", 2).unwrap();
+}
+
+/// Both through the server and behind its back.
+#[test]
+fn a_collection_gives_back_the_quota_of_what_it_deletes() {
+    let mut served = Served::new(Setup::default());
+    let name = "web/root".parse().unwrap();
+    served.change_tokens(|file| file.set_prefix_quota("web", Some(5 << 20)).unwrap());
+    let writer = served.as_role("w", Role::Writer, &["web"]);
+    let operator = Repository::open(served.as_role("o", Role::Operator, &[])).unwrap();
+    let local = Repository::open(served.store.clone()).unwrap();
+    back_up(&served, writer.clone(), "web/root", 1).unwrap();
+    let error = back_up(&served, writer.clone(), "web/root", 2).unwrap_err();
+    assert!(error.to_string().contains("no space left"), "{error}");
+    for (number, collector) in [(2, &operator), (3, &local)] {
+        // What was deleted behind its back is looked for once a minute, and first of all after its start.
+        served.restart(Setup::default());
+        for entry in local.image(&name).unwrap().snapshots {
+            collector.forget(&name, &[entry.id]).unwrap();
+        }
+        let options = CollectOptions { window: SignedDuration::ZERO, ..CollectOptions::default() };
+        assert!(collector.collect(&options, &Unattended).unwrap().deleted_bytes > 3 << 20);
+        back_up(&served, writer.clone(), "web/root", number).unwrap();
+        let full = back_up(&served, writer.clone(), "web/root", 10 + number).unwrap_err();
+        assert!(full.to_string().contains("no space left"), "{full}");
+    }
 }
 
 #[test]

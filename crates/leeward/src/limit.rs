@@ -5,7 +5,7 @@ use std::sync::Arc;
 use leeward_disk::{Extent, Info, SharedSource, Source};
 pub use leeward_store::RateLimit;
 use leeward_store::bucket::RequestCounts;
-use leeward_store::{Entry, Key, Locks, Object, Result as StoreResult, SharedStore, Store, Version};
+use leeward_store::{Chains, Entry, Key, Locks, Object, Result as StoreResult, SharedStore, Store, Version};
 
 use crate::interrupt;
 
@@ -90,6 +90,10 @@ impl Store for LimitedStore {
 
     fn locks(&self) -> Option<&dyn Locks> {
         self.store.locks()
+    }
+
+    fn chains(&self) -> Option<&dyn Chains> {
+        self.store.chains()
     }
 
     fn requests(&self) -> Option<RequestCounts> {

@@ -188,6 +188,7 @@ impl Repository {
         } else if blobs.index().runs().len() > RUNS_MAX || !blobs.index().speaks_of_present_packs() {
             self.merge_runs(&HashSet::new())?;
         }
+        *deleted_bytes += self.sweep_parity()?;
         *deleted_bytes += self.store().sweep_leftovers()?;
         outcome.deleted_bytes = *deleted_bytes;
         outcome.waits_for.sort_unstable();

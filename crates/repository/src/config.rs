@@ -11,8 +11,12 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// The feature of a repository whose content is encrypted.
 const ENCRYPTION: &str = "encryption-1";
+/// The feature of a repository whose packs may have parity; who does not know it loses nothing but that.
+pub(crate) const PARITY: &str = "parity-1";
+/// The most that parity may mend of a pack, in percent.
+pub(crate) const PARITY_PERCENT_MAX: u8 = 100;
 /// Features of the format that this code knows.
-const FEATURES_KNOWN: [&str; 1] = [ENCRYPTION];
+const FEATURES_KNOWN: [&str; 2] = [ENCRYPTION, PARITY];
 
 /// Bits of the smallest and the largest chunk size: 16 KiB and 4 MiB.
 const CHUNK_BITS: std::ops::RangeInclusive<u8> = 14..=22;
@@ -40,6 +44,9 @@ pub struct Config {
     pub pack_bytes: u32,
     /// Level of zstd.
     pub zstd_level: i32,
+    /// How much of each new pack its parity can mend, in percent; 0 where none is made.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub parity_percent: u8,
     /// When it was made, RFC 3339.
     pub created: String,
     /// What made it.
@@ -63,6 +70,11 @@ impl Default for InitOptions {
     fn default() -> Self {
         Self { chunk_bytes: 64 << 10, pack_bytes: 32 << 20, zstd_level: 2, keys: Vec::new() }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_none(percent: &u8) -> bool {
+    *percent == 0
 }
 
 /// The name of this tool with its version, as it stands in manifests.
@@ -98,6 +110,7 @@ impl Config {
             frame_bits: bits.max(21),
             pack_bytes: options.pack_bytes,
             zstd_level: options.zstd_level,
+            parity_percent: 0,
             created,
             tool: tool(),
         };
@@ -129,11 +142,13 @@ impl Config {
             && (4..=12).contains(&self.fanout_bits)
             && (self.chunk_bits..=24).contains(&self.frame_bits)
             && (1 << 20..=256 << 20).contains(&self.pack_bytes)
-            && (-7..=19).contains(&self.zstd_level);
+            && (-7..=19).contains(&self.zstd_level)
+            && self.parity_percent <= PARITY_PERCENT_MAX;
         if sound {
             Ok(())
         } else {
-            Err("a value lies outside its range: chunks 16 KiB to 4 MiB, packs 1 to 256 MiB, zstd level -7 to 19"
+            Err("a value lies outside its range: chunks 16 KiB to 4 MiB, packs 1 to 256 MiB, zstd level -7 to 19, \
+                 parity 0 to 100 %"
                 .to_owned())
         }
     }
@@ -142,6 +157,12 @@ impl Config {
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.features_required.iter().any(|feature| feature == ENCRYPTION)
+    }
+
+    /// Whether packs have parity, or had it once.
+    #[must_use]
+    pub fn has_parity(&self) -> bool {
+        self.features_optional.iter().any(|feature| feature == PARITY)
     }
 
     /// Chunk size in bytes.

@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The store below failed.
     #[error(transparent)]
-    Store(#[from] leeward_store::Error),
+    Store(leeward_store::Error),
     /// The disk that is read or written failed.
     #[error(transparent)]
     Disk(#[from] leeward_disk::Error),
@@ -230,6 +230,15 @@ pub enum ErrorKind {
     Usage,
     /// Interrupted by the caller.
     Interrupted,
+}
+
+impl From<leeward_store::Error> for Error {
+    fn from(error: leeward_store::Error) -> Self {
+        match error {
+            leeward_store::Error::Damaged { store, key, what } => Self::Damaged { store, key, what },
+            other => Self::Store(other),
+        }
+    }
 }
 
 impl Error {

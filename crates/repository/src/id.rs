@@ -109,6 +109,8 @@ pub(crate) mod domain {
     pub(crate) const FRAME: &str = "leeward v1 stored frame";
     pub(crate) const PACK: &str = "leeward v1 pack header and directory";
     pub(crate) const RECORD: &str = "leeward v1 stored record";
+    pub(crate) const PARITY: &str = "leeward v1 parity outline";
+    pub(crate) const PARITY_PIECE: &str = "leeward v1 parity piece";
     pub(crate) const RUN: &str = "leeward v1 index run";
     pub(crate) const CHUNK_KEY: &str = "leeward v1 chunk id key";
     pub(crate) const NODE_KEY: &str = "leeward v1 tree node id key";

@@ -38,6 +38,7 @@ mod mark;
 #[doc(hidden)]
 pub mod measure;
 mod pack;
+mod parity;
 mod record;
 mod repair;
 mod repository;
@@ -74,7 +75,8 @@ pub use leeward_store::LockMode;
 pub use lock::{LockOptions, LockOutcome, ShortLock};
 pub use maintenance::RebuildOutcome;
 pub use repair::{
-    BlobRepair, CannotMend, ManifestRepair, PackRepair, RefRepair, RepairOptions, RepairOutcome, RepairPlan,
+    BlobRepair, CannotMend, ChainRepair, ManifestRepair, PackRepair, RefRepair, RepairOptions, RepairOutcome,
+    RepairPlan,
 };
 pub use repository::{Clock, Group, HasEnded, PREFIXES, Repository, WriterInfo};
 pub use restore::{RestoreMode, RestoreOutcome};

@@ -25,6 +25,8 @@ use crate::{Error, Result};
 
 /// Prefix of the keys of packs.
 pub(crate) const PACKS: &str = "packs";
+/// Prefix of the keys of what mends packs, see [`crate::parity`].
+pub(crate) const PARITIES: &str = "parity";
 /// Prefix of the keys of index runs.
 pub(crate) const INDEX: &str = "index";
 /// Prefix of the keys of manifests.
@@ -32,7 +34,7 @@ pub(crate) const SNAPSHOTS: &str = "snapshots";
 pub(crate) const CONFIG: &str = "config";
 
 /// The prefixes under which a repository keeps its objects; a directory store makes a directory of each.
-pub const PREFIXES: [&str; 7] = [PACKS, INDEX, SNAPSHOTS, REFS, SESSIONS, CONDEMNED, KEYS];
+pub const PREFIXES: [&str; 8] = [PACKS, PARITIES, INDEX, SNAPSHOTS, REFS, SESSIONS, CONDEMNED, KEYS];
 
 /// How often a conditional write is tried again when others were faster.
 const ATTEMPTS_MAX: usize = 1000;
@@ -228,6 +230,10 @@ impl Repository {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    pub(crate) fn replace_config(&mut self, config: Config) {
+        self.config = config;
     }
 
     /// Where it is, for messages.
@@ -727,7 +733,7 @@ fn key_of(prefix: &str, name: &str) -> Result<Key> {
     Key::under(prefix, name).ok_or_else(|| Error::Invalid(format!("{prefix}/{name} is not a key")))
 }
 
-fn config_key() -> Result<Key> {
+pub(crate) fn config_key() -> Result<Key> {
     Key::new(CONFIG).ok_or_else(|| Error::Invalid("config is not a key".to_owned()))
 }
 

@@ -24,7 +24,8 @@ use crate::id::{DIGEST_BYTES, IdKeys, domain, from_hex, stored_digest};
 use crate::image::REFS;
 use crate::index::Run;
 use crate::pack::{self, FOOTER_BYTES, HEADER_BYTES, le32};
-use crate::repository::{INDEX, PACKS, SNAPSHOTS};
+use crate::parity::check_object;
+use crate::repository::{INDEX, PACKS, PARITIES, SNAPSHOTS};
 use crate::session::{SESSIONS, SessionRecord, State};
 use crate::snapshot::Snapshot;
 use crate::{BlobKind, ImageName, ImageRef, PackId, SnapshotEntry, SnapshotId};
@@ -43,6 +44,8 @@ pub enum Inspected {
     WrappedKey,
     /// A pack of blobs of one kind.
     Pack(BlobKind),
+    /// What mends a pack.
+    Parity,
     /// A run of the index, and the packs that it speaks of.
     Run(Vec<PackId>),
     /// A manifest, and the image that it was made for; none where it is encrypted.
@@ -92,6 +95,7 @@ pub fn inspect(key: &str, bytes: &[u8]) -> Result<Inspected, String> {
     match key.split_once('/') {
         None if key == "config" => config(bytes),
         Some((PACKS, name)) => pack_object(name, bytes),
+        Some((PARITIES, name)) => check_object(name.parse()?, bytes, None).map(|()| Inspected::Parity),
         Some((INDEX, name)) => run_object(name, bytes),
         Some((SNAPSHOTS, name)) => manifest(name, bytes),
         Some((REFS, name)) => image_ref(name, bytes),

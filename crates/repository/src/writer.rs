@@ -81,6 +81,8 @@ struct Shared {
     /// The first failure of a storing thread.
     failure: Mutex<Option<Error>>,
     stored_bytes: AtomicU64,
+    /// Held while parity is made.
+    parity: Mutex<()>,
 }
 
 impl Shared {
@@ -165,6 +167,7 @@ impl Writer {
             pending: Mutex::default(),
             failure: Mutex::new(None),
             stored_bytes: AtomicU64::new(0),
+            parity: Mutex::new(()),
         });
         let filling = |kind| -> Result<_> {
             let builder = PackBuilder::new(kind, repository.config())?;
@@ -392,6 +395,12 @@ fn store_pack(shared: &Shared, full: Full) -> Result<()> {
     let Full { pack, node_lengths } = full;
     put_once(shared.repository.store(), &pack_key(pack.id)?, &pack.bytes)?;
     let size = pack.bytes.len() as u64;
+    // After the pack. One at a time, which bounds memory; storing goes on meanwhile.
+    let parity = {
+        let _turn = lock(&shared.parity);
+        shared.repository.put_parity(pack.id, &pack.bytes)?
+    };
+    shared.stored_bytes.fetch_add(parity, Ordering::Relaxed);
     shared.stored_bytes.fetch_add(size, Ordering::Relaxed);
     let mut pending = lock(&shared.pending);
     pending.sizes.push((pack.id, size));

@@ -451,3 +451,33 @@ fn backups_and_collections_beside_a_repair_lose_nothing() {
         model.assert_holds(&repository, &context);
     }
 }
+
+/// Reads of files that a check makes.
+fn reads_of_check(repository: &Repository, machine: &Machine) -> u64 {
+    let before = machine.files.counts().reads;
+    repository.check(ReadData::No, &Unattended).unwrap();
+    machine.files.counts().reads - before
+}
+
+#[test]
+fn many_missing_packs_cost_a_check_one_pass_over_the_index() {
+    let fixture = fixture(12, 8, 6, 400_000);
+    let machine = &fixture.machine;
+    let repository = machine.open().unwrap();
+    // Nothing needs what these hold, so no tree leads there.
+    for path in fixture.of_kind("refs").iter().chain(&fixture.of_kind("snapshots")).skip(1) {
+        machine.files.remove(path).unwrap();
+    }
+    machine.files.remove(&fixture.of_kind("refs")[0]).unwrap();
+    let runs = fixture.of_kind("index").len() as u64;
+    let packs = fixture.chunk_packs();
+    assert!(runs > 40 && packs.len() > 24, "{runs} runs, {} packs", packs.len());
+    machine.files.remove(&packs[0]).unwrap();
+    let one = reads_of_check(&repository, machine);
+    for path in &packs[1..21] {
+        machine.files.remove(path).unwrap();
+    }
+    let many = reads_of_check(&repository, machine);
+    // 20 more passes would be at least as many reads as runs, each.
+    assert!(many < one + 3 * runs, "{one} reads with one missing pack, {many} with 21; {runs} runs");
+}

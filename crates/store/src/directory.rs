@@ -186,7 +186,16 @@ impl Store for DirectoryStore {
 
     fn put_if_absent(&self, key: &Key, parts: &[&[u8]]) -> Result<()> {
         let temporary = self.write_temporary(key, parts)?;
-        if let Err(source) = self.file_system.rename_new(&temporary, &self.path(key)) {
+        let rename = || self.file_system.rename_new(&temporary, &self.path(key));
+        let renamed = rename().or_else(|error| match (error.kind(), self.path(key).parent()) {
+            // A prefix that the store was not made with.
+            (io::ErrorKind::NotFound, Some(parent)) => {
+                self.file_system.create_directory(parent)?;
+                rename()
+            }
+            _ => Err(error),
+        });
+        if let Err(source) = renamed {
             self.discard(&temporary);
             return Err(match source.kind() {
                 io::ErrorKind::AlreadyExists => {

@@ -145,6 +145,16 @@ pub enum Error {
         /// What was said, and what was said before or should have been.
         what: String,
     },
+    /// Parts of the object are lost or were overwritten.
+    #[error("{store}: object {key} is damaged: {what}")]
+    Damaged {
+        /// The store.
+        store: String,
+        /// Key of the object.
+        key: String,
+        /// What is wrong, and with which part.
+        what: String,
+    },
     /// The medium failed.
     #[error("{store}: cannot {action} {key}")]
     Io {
@@ -193,7 +203,7 @@ impl Error {
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::Uncertain { .. } => ErrorKind::Uncertain,
-            Self::TooLarge { .. } | Self::Contradiction { .. } => ErrorKind::Damaged,
+            Self::TooLarge { .. } | Self::Contradiction { .. } | Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             // That a bucket is not there must not be taken for an object that is not there.
             Self::Io { .. } | Self::Remote { .. } | Self::NoBucket { .. } | Self::Throttled { .. } => {

@@ -15,6 +15,7 @@
 
 pub mod bucket;
 mod cached;
+mod chains;
 mod directory;
 mod error;
 mod file_system;
@@ -25,6 +26,7 @@ mod rate;
 pub mod simulation;
 
 pub use cached::{CACHE_BYTES_MAX, CacheOptions, CachedStore};
+pub use chains::{Chains, DamagedChain};
 pub use directory::DirectoryStore;
 pub use error::{Error, ErrorKind, Result};
 pub use file_system::{FileEntry, FileLock, FileSystem, HostFileSystem, OpenedFile};
@@ -98,6 +100,11 @@ pub trait Store: Send + Sync {
 
     /// The locks of its objects; `None` where it has none. Every layer has to pass it on.
     fn locks(&self) -> Option<&dyn Locks> {
+        None
+    }
+
+    /// The mending of objects that are kept in several parts; `None` where each is one. Every layer has to pass it on.
+    fn chains(&self) -> Option<&dyn Chains> {
         None
     }
 

@@ -147,5 +147,5 @@ fn a_part_that_somebody_else_replaced_is_damage_and_is_named() {
     }
     let error = store.get(&key, 100).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
-    assert!(error.to_string().contains("refs/web%3A/r00000001."), "{error}");
+    assert!(error.to_string().contains("object refs/web is damaged: refs/web%3A/r00000001."), "{error}");
 }

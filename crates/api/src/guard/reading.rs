@@ -60,7 +60,11 @@ impl Guard {
                 }
                 Ok(Reading::Object(object))
             }
-            "index" => Ok(Reading::Object(self.store.open(key)?)),
+            // It would give chunks away.
+            "parity" if token.role == Role::Writer && !head => {
+                Err(Problem::denied(format!("{} may not read chunks, and {key} could give them", who(token))))
+            }
+            "parity" | "index" => Ok(Reading::Object(self.store.open(key)?)),
             "config" if name.is_empty() => self.record_reading(key),
             "keys" | "condemned" => self.record_reading(key),
             "refs" if image_of(name).is_some_and(|image| token.covers(&image)) => self.record_reading(key),

@@ -26,10 +26,10 @@ impl Guard {
             return denied("it may only read");
         }
         match prefix {
-            "packs" | "index" | "snapshots" if *condition != Condition::Absent => {
+            "packs" | "parity" | "index" | "snapshots" if *condition != Condition::Absent => {
                 denied("what is named by its content is never replaced")
             }
-            "packs" | "index" | "snapshots" | "sessions" => Ok(()),
+            "packs" | "parity" | "index" | "snapshots" | "sessions" => Ok(()),
             "refs" => match image_of(name) {
                 Some(image) if token.covers(&image) => Ok(()),
                 _ => denied("it lies outside its images"),
@@ -62,7 +62,13 @@ impl Guard {
             })?;
             self.check(token, key, condition, &inspected)?;
         }
-        let charge = self.ledger.charge(token, tokens, bytes.len() as u64)?;
+        let charge = || self.ledger.charge(token, tokens, bytes.len() as u64);
+        let charge = match charge() {
+            Err(problem) if problem.code == Code::Full && self.ledger.look_for_deleted(&self.store) => {
+                charge()?
+            }
+            other => other?,
+        };
         let is_new_session = parts(key).0 == "sessions" && *condition == Condition::Absent;
         let owned = match is_new_session {
             true => self.begin_session(token, key).inspect_err(|_| self.ledger.refund(&charge))?,
@@ -73,7 +79,10 @@ impl Guard {
             Condition::Matches(version) => self.store.put_if_match(key, bytes, version),
         };
         match written {
-            Ok(()) => Ok(Version::of(bytes)),
+            Ok(()) => {
+                self.ledger.paid(&charge, key);
+                Ok(Version::of(bytes))
+            }
             Err(error) => {
                 self.ledger.refund(&charge);
                 if owned {
@@ -254,10 +263,11 @@ impl Guard {
             "refs" => return denied("no ref is ever deleted; forget its snapshots instead"),
             "keys" if is_all && token.role == Role::Admin => {}
             "keys" => return denied("only an admin of all images may"),
-            "packs" | "index" | "snapshots" | "condemned" if is_all => {}
+            "packs" | "parity" | "index" | "snapshots" | "condemned" if is_all => {}
             _ => return denied("only an operator of all images may"),
         }
         let was_there = self.store.delete(key)?;
+        self.ledger.deleted(key);
         if prefix == "sessions" {
             self.ledger.disown(key.name());
         }

@@ -133,6 +133,10 @@ fn path_of(target: &Target, attachment: &Attachment) -> Result<PathBuf, Fault> {
             format!("attachment {} is by iSCSI at {portal}, which this daemon does not speak", attachment.id),
             "see the target's settings: paravirtualized attachments are needed",
         )),
+        Some(_) => Err(Fault::lasting(
+            format!("attachment {} shows as no device of this machine", attachment.id),
+            "choose a target whose volumes can be attached to the machine of the daemon",
+        )),
         None => Err(Fault::lasting(
             format!("the provider does not say as which device attachment {} shows", attachment.id),
             "give the target a `device`",

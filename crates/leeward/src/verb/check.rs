@@ -183,6 +183,9 @@ pub fn tell(outcome: &CheckOutcome, time: Duration, output: &Output) {
         size::show(outcome.read_bytes),
         size::show_time(time)
     ));
+    if outcome.parity > 0 {
+        output.line(format!("Compared {} parity objects with their packs", outcome.parity));
+    }
     for limit in &outcome.not_checked {
         output.line(format!("Not checked {limit}"));
     }

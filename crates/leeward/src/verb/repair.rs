@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use leeward_repository::{ReadData, RepairOptions, RepairOutcome, RepairPlan};
+use leeward_repository::{ChainRepair, ReadData, RepairOptions, RepairOutcome, RepairPlan, Repository};
 
 use super::check::{bytes_to_read, show_touches, tell};
 use super::repository::{RepositoryArgument, Watch};
@@ -45,6 +45,30 @@ impl RepairArguments {
     }
 }
 
+/// Opens the repository. Where its configuration cannot be read, what is left of it may tell what it was.
+fn open(
+    arguments: &RepairArguments,
+    place: &RepositoryArgument,
+    output: &Output,
+) -> Result<Repository, Failure> {
+    let opened = place.open_examined();
+    let is_hopeless = |failure: &Failure| !matches!(failure.code(), Code::Damaged | Code::NotFound);
+    if arguments.dry_run || opened.as_ref().err().is_none_or(is_hopeless) {
+        return opened;
+    }
+    let mended = match place.open_examined_store() {
+        Ok(store) => Repository::mend_chains(store.as_ref())?,
+        Err(_) => return opened,
+    };
+    if mended.is_empty() {
+        return opened;
+    }
+    for ChainRepair { object, what, .. } in mended {
+        output.line(format!("restore  {object} from its other parts ({what})"));
+    }
+    place.open_examined()
+}
+
 /// Runs `check --repair`. Exit code 4 when something is still wrong.
 pub fn run(
     arguments: &RepairArguments,
@@ -52,7 +76,7 @@ pub fn run(
     read: ReadData,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
-    let repository = &place.open_examined()?;
+    let repository = &open(arguments, place, output)?;
     let open = |peer: &String| place.open_other_examined(peer, &arguments.other);
     let peers = arguments.from.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let options = RepairOptions {
@@ -86,7 +110,7 @@ pub fn run(
         output.json_line(&requests::With::new(&outcome, repository.requests()));
     }
     tell(&outcome.found, started.elapsed(), output);
-    if outcome.found.findings.is_empty() {
+    if outcome.found.findings.is_empty() && outcome.plan.chains.is_empty() {
         requests::tell(repository.requests(), output);
         return Ok(ExitCode::SUCCESS);
     }
@@ -101,6 +125,10 @@ pub fn run(
 
 fn tell_plan(plan: &RepairPlan, peers: &[String], output: &Output) {
     let peer = |number: usize| peers.get(number).map_or("a peer", String::as_str);
+    for mended in &plan.chains {
+        let value = mended.value.as_ref().map_or_else(String::new, |value| format!(": {value}"));
+        output.line(format!("restore  {} from its other parts ({}){value}", mended.object, mended.what));
+    }
     for key in &plan.drop {
         output.line(format!("delete   {key}, which cannot be read"));
     }
@@ -113,8 +141,11 @@ fn tell_plan(plan: &RepairPlan, peers: &[String], output: &Output) {
         ));
     }
     for planned in &plan.refs {
+        let last = planned.snapshots.last().map_or_else(String::new, |last| {
+            format!(", the last {} of {}", last.id.short(), last.created.strftime("%Y-%m-%d %H:%M:%SZ"))
+        });
         output.line(format!(
-            "make     the ref of {} with {} snapshots",
+            "make     the ref of {} with {} snapshots{last}",
             planned.image,
             planned.snapshots.len()
         ));
@@ -127,6 +158,15 @@ fn tell_plan(plan: &RepairPlan, peers: &[String], output: &Output) {
     }
     if plan.rebuild_index {
         output.line("rebuild  the index from the packs");
+    }
+    for pack in &plan.heal_packs {
+        output.line(format!("mend     packs/{pack} by its parity"));
+    }
+    for left in &plan.unhealed {
+        output.line(format!("  {} has parity that is not enough: {}", left.object, left.why));
+    }
+    for pack in &plan.remake_parity {
+        output.line(format!("make     parity/{pack} anew"));
     }
     for replaced in &plan.replace_packs {
         output.line(format!("replace  packs/{} by the same of {}", replaced.pack, peer(replaced.peer)));

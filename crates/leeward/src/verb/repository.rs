@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use leeward_repository::{Control, InitOptions, KeyAccess, KeylessRepository, NewKey, Repository, Unlock};
 
+use leeward_store::SharedStore;
+
 use crate::failure::{Code, Failure};
 use crate::interrupt;
 use crate::limit::{LimitedStore, RateLimit};
@@ -78,6 +80,11 @@ impl RepositoryArgument {
             location,
             Repository::open_with(location::open_examined_store(location, Side::Own)?, &self.unlock),
         )
+    }
+
+    /// The store of it, to examine its objects.
+    pub fn open_examined_store(&self) -> Result<SharedStore, Failure> {
+        location::open_examined_store(self.location()?, Side::Own)
     }
 
     /// As [`RepositoryArgument::open_other`], to examine its objects.
@@ -174,6 +181,9 @@ pub enum RepoVerb {
         /// Make a recovery key as well: shown on the terminal, or written to FILE
         #[arg(long, value_name = "FILE", requires = "encrypt", num_args = 0..=1, require_equals = true)]
         recovery_key: Option<Option<std::path::PathBuf>>,
+        /// Store parity beside each pack, which mends so many percent of it where a part was damaged [default: none]
+        #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+        parity: Option<u8>,
         /// Make it even where lifecycle rules of the bucket would delete or move its objects
         #[arg(long)]
         accept_lifecycle: bool,
@@ -184,6 +194,12 @@ pub enum RepoVerb {
         #[arg(value_name = "URL")]
         url: Option<String>,
     },
+    /// Set how much of each new pack its parity mends, or stop making parity with 0; packs that are there stay as they are
+    Parity {
+        /// Percent of a pack, 0 to 100
+        #[arg(value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+        percent: u8,
+    },
     /// Show format, identity and settings
     Info,
 }
@@ -191,7 +207,15 @@ pub enum RepoVerb {
 /// Runs a `repo` verb.
 pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) -> Result<ExitCode, Failure> {
     let opened = match verb {
-        RepoVerb::Init { chunk_size, pack_size, compression, encrypt, recovery_key, accept_lifecycle } => {
+        RepoVerb::Init {
+            chunk_size,
+            pack_size,
+            compression,
+            encrypt,
+            recovery_key,
+            parity,
+            accept_lifecycle,
+        } => {
             let location = repository.location()?;
             let pack_size = match pack_size {
                 Some(given) => *given,
@@ -216,7 +240,10 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
                 )
                 .hint("add --encrypt, or leave out the key"));
             }
-            let opened = init_with(location, &options, *accept_lifecycle)?;
+            let mut opened = init_with(location, &options, *accept_lifecycle)?;
+            if let Some(percent) = parity.filter(|percent| *percent > 0) {
+                opened.set_parity(percent)?;
+            }
             if let Some(recovery) = &recovery {
                 recovery.hand_out(&opened, output)?;
             }
@@ -226,6 +253,11 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
         RepoVerb::Probe { url } => {
             let location = url.as_deref().map_or_else(|| repository.location(), Ok)?;
             return probe::run(location, output);
+        }
+        RepoVerb::Parity { percent } => {
+            let mut opened = repository.open()?;
+            opened.set_parity(*percent)?;
+            opened
         }
         RepoVerb::Info => repository.open()?,
     };
@@ -240,6 +272,10 @@ pub fn run(verb: &RepoVerb, repository: &RepositoryArgument, output: &Output) ->
         output.line(format!("fan-out      {}", config.fanout()));
         output.line(format!("pack size    {}", size::show(config.pack_bytes.into())));
         output.line(format!("compression  zstd level {}", config.zstd_level));
+        output.line(match config.parity_percent {
+            0 => "parity       none".to_owned(),
+            percent => format!("parity       {percent} % of each new pack"),
+        });
         output.line(format!("encryption   {}", encryption(&opened)));
         if let Some(fingerprint) = opened.fingerprint() {
             output.line(format!("fingerprint  {fingerprint}"));

@@ -3,9 +3,9 @@
 use std::io::Read;
 use std::ops::Range;
 
+use hyper::header::{HeaderName, HeaderValue};
 use leeward_store::bucket::{Backoff, Condition, Pace, PacePolicy, RequestClass, RequestCounts, RetryPolicy};
 use leeward_store::{Error, ErrorKind, Result};
-use reqwest::header::{HeaderName, HeaderValue};
 
 use super::dialect::{Dialect, Uploads};
 use super::{ListPage, Metadata, ObjectHead, ObjectVersion, Objects, name};

@@ -55,6 +55,8 @@ pub struct CheckOutcome {
     pub packs: usize,
     /// Bytes of packs that were read and compared.
     pub read_bytes: u64,
+    /// Parity objects that were read and compared.
+    pub parity: usize,
     /// What could not be looked into, for want of a key.
     pub not_checked: Vec<&'static str>,
     /// What is wrong; empty when all is well.
@@ -89,6 +91,8 @@ pub(crate) struct Damage {
     pub(crate) strays: Vec<Key>,
     /// The index is damaged, or lacks something.
     pub(crate) index: bool,
+    /// Packs whose parity is damaged.
+    pub(crate) parity: BTreeSet<PackId>,
     /// Packs.
     pub(crate) packs: BTreeMap<PackId, PackDamage>,
     /// Nodes and chunks that no finding about a pack explains.
@@ -110,6 +114,8 @@ const LOOKS_MAX: usize = 3;
 const FROM_A_COPY: &str =
     "run check --repair --from another copy of the repository, or forget the snapshots that it touches";
 const LOST_REF: &str = "run check --repair; until then collections keep the snapshots";
+const MEND: &str = "run check --repair";
+const REMAKE: &str = "nothing is lost; run check --repair";
 const REBUILD: &str = "run rebuild-index";
 const HARMLESS: &str = "nothing is lost; delete the object";
 const NO_COLLECT: &str = "nothing is lost; delete the object while no collect runs";
@@ -155,8 +161,10 @@ impl Repository {
             outcome: CheckOutcome::default(),
             damage: Damage::default(),
             bad: HashMap::new(),
-            missing: Vec::new(),
+            lost_packs: HashMap::new(),
+            missing: HashSet::new(),
             snapshots: Vec::new(),
+            parity: self.present_parity()?,
         };
         check.tell_limits();
         check.wrapped_keys()?;
@@ -194,10 +202,14 @@ struct Check<'a> {
     damage: Damage,
     /// Copies of blobs that cannot be had: in which pack, and the number of the finding that says so.
     bad: BadCopies,
+    /// Packs of which nothing can be had, and the numbers of the findings that say so.
+    lost_packs: HashMap<PackId, usize>,
     /// Findings about packs that are missing: they matter only when something published is in them.
-    missing: Vec<usize>,
+    missing: HashSet<usize>,
     /// What is published: image and snapshot.
     snapshots: Vec<(ImageName, SnapshotId)>,
+    /// The parity objects that are there, with their sizes.
+    parity: HashMap<PackId, u64>,
 }
 
 impl Check<'_> {

@@ -6,12 +6,13 @@ use crate::frame::BlobKind;
 use crate::id::{BlobId, PackId, domain, stored_digest};
 use crate::index::Index;
 use crate::pack;
+use crate::parity::{check_object, parity_key};
 use crate::repository::{PACKS, Repository, pack_key};
 use crate::tree::Node;
 use crate::{Error, Result};
 
 use super::runs::Listed;
-use super::{Check, FROM_A_COPY, HARMLESS, PackDamage, Reading};
+use super::{Check, FROM_A_COPY, HARMLESS, PackDamage, REMAKE, Reading};
 
 /// A damaged frame of a pack.
 pub(crate) struct FrameFlaw {
@@ -94,11 +95,12 @@ impl Check<'_> {
             if !reading.goes_on() {
                 break;
             }
-            if let Some(is_sound) = self.read_pack(pack, size, index)? {
+            if let Some(is_sound) = self.read_pack(pack, size)? {
                 reading.note(pack, is_sound);
             }
         }
-        self.entries(index, &mut directories)
+        self.entries(index, &mut directories)?;
+        self.blame_packs(index)
     }
 
     /// Reads the directories of packs; returns what those say that are sound.
@@ -114,7 +116,7 @@ impl Check<'_> {
                 }
                 Err(Error::Damaged { key, what, .. }) => {
                     let number = self.find(key, what, FROM_A_COPY);
-                    self.unreadable(*pack, number, index)?;
+                    self.unreadable(*pack, number);
                 }
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
@@ -123,20 +125,39 @@ impl Check<'_> {
         Ok(directories)
     }
 
-    fn unreadable(&mut self, pack: PackId, number: usize, index: &Index) -> Result<()> {
+    fn unreadable(&mut self, pack: PackId, number: usize) {
         self.damage.packs.insert(pack, PackDamage::Unreadable);
-        self.blame_pack(pack, number, index)
+        self.lost_packs.insert(pack, number);
+    }
+
+    /// Compares the parity of a pack with its digests, and with the pack where that is sound.
+    fn parity(&mut self, pack: PackId, bytes: Option<&[u8]>) -> Result<()> {
+        let Some(size) = self.parity.get(&pack).copied() else { return Ok(()) };
+        let key = parity_key(pack)?;
+        let flaw = match self.repository.store().get(&key, size) {
+            Ok((parity, _)) => {
+                self.outcome.parity += 1;
+                check_object(pack, &parity, bytes).err()
+            }
+            Err(error) if error.kind() == leeward_store::ErrorKind::NotFound => None,
+            Err(error) => Some(format!("it cannot be read: {error}")),
+        };
+        if let Some(what) = flaw {
+            self.find(key.as_str(), what, REMAKE);
+            self.damage.parity.insert(pack);
+        }
+        Ok(())
     }
 
     /// Reads a pack and compares every byte: whether it is sound, or nothing when it has gone.
-    fn read_pack(&mut self, id: PackId, size: u64, index: &Index) -> Result<Option<bool>> {
+    fn read_pack(&mut self, id: PackId, size: u64) -> Result<Option<bool>> {
         let key = pack_key(id)?;
         let bytes = match self.repository.store().get(&key, size) {
             Ok((bytes, _)) => bytes,
             Err(error) if error.kind() == leeward_store::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
                 let number = self.find(key.as_str(), format!("it cannot be read: {error}"), FROM_A_COPY);
-                self.unreadable(id, number, index)?;
+                self.unreadable(id, number);
                 return Ok(Some(false));
             }
         };
@@ -146,7 +167,7 @@ impl Check<'_> {
             Ok(flaws) => flaws,
             Err(what) => {
                 let number = self.find(key.as_str(), what, FROM_A_COPY);
-                self.unreadable(id, number, index)?;
+                self.unreadable(id, number);
                 return Ok(Some(false));
             }
         };
@@ -161,6 +182,7 @@ impl Check<'_> {
             }
         }
         let is_sound = damaged.is_empty();
+        self.parity(id, is_sound.then_some(bytes.as_slice()))?;
         if !is_sound {
             self.damage.packs.insert(id, PackDamage::Frames(damaged));
         }

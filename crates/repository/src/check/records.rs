@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use leeward_store::Key;
+
 use crate::condemned::{CONDEMNED, CondemnedRecord};
 use crate::id::SnapshotId;
 use crate::image::{ImageName, REFS};
@@ -10,7 +12,7 @@ use crate::repository::SNAPSHOTS;
 use crate::session::{SESSIONS, SessionRecord, State, session_key};
 use crate::{Error, Result};
 
-use super::{Check, FROM_A_COPY, HARMLESS, LOST_REF, NO_COLLECT};
+use super::{Check, FROM_A_COPY, HARMLESS, LOST_REF, MEND, NO_COLLECT};
 
 impl Check<'_> {
     pub(super) fn small_objects(&mut self) -> Result<()> {
@@ -59,6 +61,11 @@ impl Check<'_> {
                 let bytes = match store.get(&entry.key, RECORD_BYTES_MAX) {
                     Ok((bytes, _)) => bytes,
                     Err(error) if error.kind() == leeward_store::ErrorKind::NotFound => continue,
+                    Err(leeward_store::Error::Damaged { what, .. }) => {
+                        // Its other parts may tell what it was, and that something is published.
+                        self.damaged_record(kind, entry.key, what, MEND);
+                        continue;
+                    }
                     Err(error) => return Err(error.into()),
                 };
                 let flaw = match kind {
@@ -80,14 +87,19 @@ impl Check<'_> {
                     other => other.to_string(),
                 });
                 if let Some(what) = flaw {
-                    let is_list = kind == Kind::Condemned;
-                    self.find(entry.key.as_str(), what, if is_list { NO_COLLECT } else { HARMLESS });
-                    let found = if is_list { &mut self.damage.lists } else { &mut self.damage.sessions };
-                    found.push(entry.key);
+                    let advice = if kind == Kind::Condemned { NO_COLLECT } else { HARMLESS };
+                    self.damaged_record(kind, entry.key, what, advice);
                 }
             }
         }
         Ok(())
+    }
+
+    fn damaged_record(&mut self, kind: Kind, key: Key, what: String, advice: &'static str) {
+        self.find(key.as_str(), what, advice);
+        let is_list = kind == Kind::Condemned;
+        let found = if is_list { &mut self.damage.lists } else { &mut self.damage.sessions };
+        found.push(key);
     }
 
     /// Snapshots whose image has no ref.

@@ -133,9 +133,9 @@ impl Check<'_> {
                 format!("it is missing; the index has {count} blobs in it"),
                 FROM_A_COPY,
             );
-            self.missing.push(number);
+            self.missing.insert(number);
             self.damage.packs.insert(pack, PackDamage::Missing);
-            self.blame_pack(pack, number, index)?;
+            self.lost_packs.insert(pack, number);
         }
         Ok(())
     }
@@ -160,19 +160,18 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Notes that the blobs of a pack cannot be had from it.
-    pub(super) fn blame_pack(&mut self, pack: PackId, number: usize, index: &Index) -> Result<()> {
-        let mut blobs = Vec::new();
+    /// Notes which blobs cannot be had from packs that are lost: one pass over the index for all of them.
+    pub(super) fn blame_packs(&mut self, index: &Index) -> Result<()> {
+        if self.lost_packs.is_empty() {
+            return Ok(());
+        }
         for run in index.runs() {
             run.scan::<Error>(|_, entry| {
-                if entry.location.pack == pack {
-                    blobs.push(entry.id);
+                if let Some(number) = self.lost_packs.get(&entry.location.pack) {
+                    self.bad.entry(entry.id).or_default().push((entry.location.pack, *number));
                 }
                 Ok(())
             })?;
-        }
-        for blob in blobs {
-            self.bad.entry(blob).or_default().push((pack, number));
         }
         Ok(())
     }

@@ -72,6 +72,10 @@ pub(crate) fn read_slots(
         let bytes = match store.get(&entry.key, SLOT_BYTES_MAX) {
             Ok((bytes, _)) => bytes,
             Err(error) if error.kind() == StoreErrorKind::NotFound => continue,
+            Err(error) if error.kind() == StoreErrorKind::Damaged => {
+                found.push(FoundSlot { key: entry.key, record: Err(error.to_string()) });
+                continue;
+            }
             Err(error) => return Err(error.into()),
         };
         if is_leftover(&entry.key, &bytes, repository_id) {
@@ -242,7 +246,12 @@ impl Repository {
         if is_full(&slot) && is_last(&slots) {
             return Err(last());
         }
-        let (bytes, _) = self.store().get(&slot.key, SLOT_BYTES_MAX)?;
+        let bytes = match self.store().get(&slot.key, SLOT_BYTES_MAX) {
+            Ok((bytes, _)) => bytes,
+            // One that cannot be read is the last of nobody.
+            Err(error) if error.kind() == StoreErrorKind::Damaged => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
         self.store().delete(&slot.key)?;
         // Two who remove a key each at the same time would otherwise be left without any.
         if is_full(&slot) && is_last(&self.slots()?) {

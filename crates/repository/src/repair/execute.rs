@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use leeward_store::{ErrorKind as StoreErrorKind, Key};
+use leeward_store::{ErrorKind as StoreErrorKind, Key, Version};
 
 use crate::backup::Control;
 use crate::blobs::Blobs;
@@ -71,6 +71,16 @@ fn put_again(repository: &Repository, key: &Key, bytes: &[u8], size_max: u64) ->
     }
 }
 
+/// What is in the place of an object that is written again.
+enum Place {
+    /// Something of this version.
+    Version(Version),
+    /// Nothing.
+    Empty,
+    /// What lost parts, see [`leeward_store::Chains`].
+    Lost,
+}
+
 /// Executes a plan.
 pub(super) struct Mender<'a> {
     repository: &'a Repository,
@@ -112,7 +122,8 @@ impl<'a> Mender<'a> {
         if plan.rebuild_index {
             self.repository.rebuild_index(self.control)?;
         }
-        let refused = self.packs(&plan.replace_packs, &mut outcome)?;
+        let mut refused = self.heal(&plan.heal_packs, &mut outcome)?;
+        refused.extend(self.packs(&plan.replace_packs, &mut outcome)?);
         // Whoever stores has to know all lists, and whoever deletes as well.
         let mut keep = refused;
         if self.lists_are_sound()? {
@@ -129,6 +140,10 @@ impl<'a> Mender<'a> {
         } else {
             session.end()?;
         }
+        for pack in &plan.remake_parity {
+            self.stop_when_cancelled()?;
+            self.repository.remake_parity(*pack)?;
+        }
         self.look_again(&before, &mut outcome)?;
         outcome.plan = plan;
         Ok(outcome)
@@ -143,6 +158,7 @@ impl<'a> Mender<'a> {
                     .into_iter()
                     .any(|kind| record::decode(kind, &key, &bytes, self.repository.keyring()).is_ok()),
                 Err(error) if error.kind() == StoreErrorKind::NotFound => true,
+                Err(error) if error.kind() == StoreErrorKind::Damaged => false,
                 Err(error) => return Err(error.into()),
             };
             if !is_sound {
@@ -176,9 +192,10 @@ impl<'a> Mender<'a> {
         let store = self.repository.store();
         let key = planned.image.key()?;
         for _ in 0..ATTEMPTS_MAX {
-            let (found, version) = match store.get(&key, RECORD_BYTES_MAX) {
-                Ok((bytes, version)) => (self.repository.read_ref(&planned.image), Some((bytes, version))),
-                Err(error) if error.kind() == StoreErrorKind::NotFound => (Ok(None), None),
+            let (found, place) = match store.get(&key, RECORD_BYTES_MAX) {
+                Ok((_, version)) => (self.repository.read_ref(&planned.image), Place::Version(version)),
+                Err(error) if error.kind() == StoreErrorKind::NotFound => (Ok(None), Place::Empty),
+                Err(error) if error.kind() == StoreErrorKind::Damaged => (Ok(None), Place::Lost),
                 Err(error) => return Err(error.into()),
             };
             let mut image = match found {
@@ -197,9 +214,10 @@ impl<'a> Mender<'a> {
             image.snapshots.sort_by_key(|entry| entry.created);
             image.generation = image.generation.max(planned.generation) + 1;
             let bytes = self.repository.encode_record(Kind::Ref, &key, &image)?;
-            let written = match version {
-                Some((_, version)) => store.put_if_match(&key, &bytes, &version),
-                None => store.put_if_absent(&key, &[&bytes]),
+            let written = match (&place, store.chains()) {
+                (Place::Version(version), _) => store.put_if_match(&key, &bytes, version),
+                (Place::Lost, Some(chains)) => chains.replace_lost(&key, &bytes),
+                (Place::Lost | Place::Empty, _) => store.put_if_absent(&key, &[&bytes]),
             };
             match written {
                 Ok(()) => return Ok(()),
@@ -209,6 +227,29 @@ impl<'a> Mender<'a> {
             }
         }
         Err(Error::Contended { store: self.repository.location().to_owned(), key: key.to_string() })
+    }
+
+    /// Mends packs by their parity, in their place; returns those that could not be mended after all.
+    fn heal(&self, planned: &[PackId], outcome: &mut RepairOutcome) -> Result<HashSet<PackId>> {
+        let mut refused = HashSet::new();
+        for pack in planned {
+            self.stop_when_cancelled()?;
+            let Some(Ok(bytes)) = self.repository.healed(*pack)? else {
+                refused.insert(*pack);
+                outcome.failed.push(CannotMend {
+                    object: format!("packs/{pack}"),
+                    why: "its parity was enough and is not any more: run it again".to_owned(),
+                    touches: Vec::new(),
+                });
+                continue;
+            };
+            let size_max = self.repository.present_packs()?.get(pack).copied().unwrap_or(0);
+            put_again(self.repository, &pack_key(*pack)?, &bytes, size_max)?;
+            outcome.written_bytes += bytes.len() as u64;
+            self.control.advance(bytes.len() as u64);
+        }
+        self.repository.store().settle(PACKS)?;
+        Ok(refused)
     }
 
     /// Replaces damaged packs by the same of peers; returns those that could not be had after all.
@@ -352,7 +393,10 @@ impl<'a> Mender<'a> {
         let now = self.repository.present_packs()?;
         let packs: HashSet<PackId> = now
             .into_keys()
-            .filter(|pack| !before.contains(pack) || self.damage.packs.contains_key(pack))
+            .filter(|pack| {
+                let was_bad = self.damage.packs.contains_key(pack) || self.damage.parity.contains(pack);
+                was_bad || !before.contains(pack)
+            })
             .collect();
         let survey = self.repository.survey(&mut Reading::These(&packs), self.control)?;
         outcome.left = survey.outcome;

@@ -12,11 +12,13 @@
 //! `docs/repair.md` says what each object is mended from, and why that is safe beside backups and collections.
 
 mod blobs;
+mod chains;
 mod execute;
 mod peer;
 mod plan;
 mod refs;
 
+use leeward_store::Key;
 use serde::Serialize;
 
 use crate::Result;
@@ -27,6 +29,7 @@ use crate::id::{BlobId, PackId, SnapshotId};
 use crate::image::{ImageName, SnapshotEntry};
 use crate::index::Location;
 use crate::repository::Repository;
+pub use chains::ChainRepair;
 use peer::Peer;
 
 /// How to repair.
@@ -107,6 +110,8 @@ pub struct CannotMend {
 /// What a repair means to do, in the order in which it does it: pure values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RepairPlan {
+    /// Objects whose parts were lost and whose value the others tell. A plan that is only shown does not look into them.
+    pub chains: Vec<ChainRepair>,
     /// Sessions and condemned lists that cannot be read and that are deleted, by their keys.
     pub drop: Vec<String>,
     /// Manifests that come from peers.
@@ -115,6 +120,12 @@ pub struct RepairPlan {
     pub refs: Vec<RefRepair>,
     /// The index is made anew from the packs.
     pub rebuild_index: bool,
+    /// Packs that their parity mends.
+    pub heal_packs: Vec<PackId>,
+    /// Packs that have parity which is not enough.
+    pub unhealed: Vec<CannotMend>,
+    /// Packs whose parity is made anew.
+    pub remake_parity: Vec<PackId>,
     /// Packs that come from peers whole.
     pub replace_packs: Vec<PackRepair>,
     /// Blobs that are stored again in new packs.
@@ -136,7 +147,7 @@ impl RepairPlan {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self { cannot: self.cannot.clone(), ..Self::default() }
+        *self == Self { cannot: self.cannot.clone(), unhealed: self.unhealed.clone(), ..Self::default() }
     }
 }
 
@@ -177,7 +188,9 @@ impl Repository {
         options: &RepairOptions<'_>,
         control: &dyn Control,
     ) -> Result<(CheckOutcome, RepairPlan)> {
-        let (outcome, _, plan, _) = self.look_for_repair(options, control)?;
+        let chains = self.plan_chains()?;
+        let (outcome, _, mut plan, _) = self.look_for_repair(options, &chains, control)?;
+        plan.chains = chains;
         Ok((outcome, plan))
     }
 
@@ -186,9 +199,12 @@ impl Repository {
     /// # Errors
     /// The store fails, or the work is cancelled. What cannot be mended is no error but stands in the outcome.
     pub fn repair(&self, options: &RepairOptions<'_>, control: &dyn Control) -> Result<RepairOutcome> {
+        let mut chains = Self::mend_chains(self.store())?;
+        self.tell_values(&mut chains)?;
         // From here on no collection deletes what is being looked at.
         let session = execute::Registered::begin(self)?;
-        let (found, damage, plan, peers) = self.look_for_repair(options, control)?;
+        let (found, damage, mut plan, peers) = self.look_for_repair(options, &[], control)?;
+        plan.chains = chains;
         let outcome = RepairOutcome { found, plan, ..RepairOutcome::default() };
         execute::Mender::new(self, peers, damage, control).mend(session, outcome)
     }
@@ -196,9 +212,14 @@ impl Repository {
     fn look_for_repair(
         &self,
         options: &RepairOptions<'_>,
+        unmended: &[ChainRepair],
         control: &dyn Control,
     ) -> Result<(CheckOutcome, Damage, RepairPlan, Vec<Peer>)> {
-        let survey = self.survey(&mut Reading::By(options.read), control)?;
+        let mut survey = self.survey(&mut Reading::By(options.read), control)?;
+        let is_planned = |key: &Key| unmended.iter().any(|one| one.object == key.as_str());
+        survey.damage.refs.retain(|image| image.key().is_ok_and(|key| !is_planned(&key)));
+        survey.damage.sessions.retain(|key| !is_planned(key));
+        survey.damage.lists.retain(|key| !is_planned(key));
         let peers = options.peers.iter().map(Peer::open).collect::<Result<Vec<_>>>()?;
         let (damage, plan) = if survey.outcome.findings.is_empty() {
             (survey.damage, RepairPlan::default())

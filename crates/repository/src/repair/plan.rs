@@ -58,6 +58,7 @@ pub(super) fn plan(
     planner.records()?;
     planner.refs()?;
     planner.packs()?;
+    planner.plan.remake_parity = planner.damage.parity.iter().copied().collect();
     let found = planner.manifests()?;
     planner.blobs(&found, control)?;
     let plan = planner.plan;
@@ -80,8 +81,16 @@ impl Planner<'_> {
             if made.is_empty() {
                 self.plan.drop.push(key.to_string());
             } else {
-                let why = "its backup may have published these: see that it has ended, then delete the object and \
-                           back up again";
+                let why = match self.repository.store().chains() {
+                    None => {
+                        "its backup may have published these: see that it has ended, then delete the object and back up \
+                         again"
+                    }
+                    Some(_) => {
+                        "its backup may have published these: see that it has ended, then delete all objects of the \
+                         bucket whose keys begin with this one and %3A/, and back up again"
+                    }
+                };
                 self.cannot(key.as_str(), why, made);
             }
         }
@@ -156,6 +165,17 @@ impl Planner<'_> {
             if *damage == PackDamage::Missing || self.index.states().condemned.contains(pack) {
                 continue;
             }
+            match self.repository.healed(*pack)? {
+                Some(Ok(_)) => {
+                    self.plan.heal_packs.push(*pack);
+                    continue;
+                }
+                Some(Err(why)) => {
+                    let (object, touches) = (format!("packs/{pack}"), Vec::new());
+                    self.plan.unhealed.push(CannotMend { object, why, touches });
+                }
+                None => {}
+            }
             for (number, peer) in self.peers.iter().enumerate() {
                 if peer.pack(self.repository, *pack)?.is_some() {
                     self.plan.replace_packs.push(PackRepair { pack: *pack, peer: number });
@@ -206,7 +226,8 @@ impl Planner<'_> {
     }
 
     fn blobs(&mut self, snapshots: &[(String, Snapshot)], control: &dyn Control) -> Result<()> {
-        let replaced: HashSet<PackId> = self.plan.replace_packs.iter().map(|one| one.pack).collect();
+        let replaced: HashSet<PackId> =
+            self.plan.replace_packs.iter().map(|one| one.pack).chain(self.plan.heal_packs.clone()).collect();
         let damaged: BTreeMap<PackId, &PackDamage> = self
             .damage
             .packs

@@ -63,6 +63,7 @@ fn open_sessions(repository: &Repository) -> Result<HashSet<String>> {
         let bytes = match repository.store().get(&entry.key, RECORD_BYTES_MAX) {
             Ok((bytes, _)) => bytes,
             Err(error) if error.kind() == leeward_store::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == leeward_store::ErrorKind::Damaged => Vec::new(),
             Err(error) => return Err(error.into()),
         };
         match repository.decode_record::<SessionRecord>(Kind::Session, &entry.key, &bytes) {

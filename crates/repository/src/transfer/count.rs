@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use leeward_store::bucket::RequestCounts;
-use leeward_store::{Entry, Key, Locks, Object, Result, SharedStore, Store, Version};
+use leeward_store::{Chains, Entry, Key, Locks, Object, Result, SharedStore, Store, Version};
 use serde::Serialize;
 
 use crate::repository::PREFIXES;
@@ -125,6 +125,10 @@ impl Store for CountedStore {
 
     fn locks(&self) -> Option<&dyn Locks> {
         self.store.locks()
+    }
+
+    fn chains(&self) -> Option<&dyn Chains> {
+        self.store.chains()
     }
 
     fn requests(&self) -> Option<RequestCounts> {

@@ -18,6 +18,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod collecting;
+mod copies;
 mod explorer;
 mod program;
 mod protocol;
@@ -27,6 +28,7 @@ mod state;
 mod steps;
 mod tell;
 
+use copies::{COPY_RULES, search_copies};
 use explorer::{Found, explore};
 use protocol::{Protocol, Scenario};
 use rules::{HARMLESS, Rule, Rules, SHOWN};
@@ -90,6 +92,24 @@ fn with_any_rule_left_out_something_is_lost_or_left() {
         assert!(steps.len() > 3, "{name}: {}", found.tell());
         println!("without {name} ({}, {} steps): {flaw}", scenario.name, steps.len());
         if wanted.is_some() {
+            println!("{}", found.tell());
+        }
+    }
+}
+
+#[test]
+fn no_order_of_transfers_and_collections_loses_a_copied_manifest() {
+    let found = search_copies(None);
+    println!("{:>10} states, {:>3} steps deep: manifests of copies", found.states, found.depth);
+    assert!(found.flaw.is_none() && !found.is_cut, "{}", found.tell());
+    assert!(found.states > 10_000, "{}", found.states);
+    for rule in COPY_RULES {
+        let found = search_copies(Some(*rule));
+        let Some((flaw, steps)) = &found.flaw else {
+            panic!("without {rule:?} nothing goes wrong: is the rule needed, or does the model not see it?");
+        };
+        println!("without {rule:?} ({} steps): {flaw}", steps.len());
+        if std::env::var("LEEWARD_RULE").is_ok_and(|wanted| wanted == format!("{rule:?}")) {
             println!("{}", found.tell());
         }
     }

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::bucket::RequestCounts;
-use crate::{Entry, Error, Key, Locks, Object, Result, SharedStore, Store, Version};
+use crate::{Chains, Entry, Error, Key, Locks, Object, Result, SharedStore, Store, Version};
 use files::Files;
 use object::{KeptObject, WholeObject};
 use vouchers::Vouchers;
@@ -173,6 +173,10 @@ impl Store for CachedStore {
 
     fn locks(&self) -> Option<&dyn Locks> {
         self.store.locks()
+    }
+
+    fn chains(&self) -> Option<&dyn Chains> {
+        self.store.chains()
     }
 
     fn requests(&self) -> Option<RequestCounts> {

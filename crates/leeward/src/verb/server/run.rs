@@ -15,6 +15,7 @@ use super::super::serve as listening;
 use crate::failure::{Code, Failure};
 use crate::interrupt;
 use crate::output::Output;
+use crate::servers::Side;
 use crate::unlock::UnlockArguments;
 
 pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> {
@@ -74,8 +75,8 @@ fn audit(server: &Server) -> Result<Audit, Failure> {
 
 fn open_repository(place: RepositoryPlace) -> OpenRepository {
     Box::new(move || {
-        let store =
-            crate::location::open_cached_store(&place.location).map_err(|failure| failure.to_string())?;
+        let store = crate::location::open_cached_store(&place.location, Side::Own)
+            .map_err(|failure| failure.to_string())?;
         let unlock = UnlockArguments::of_files(place.passphrase_file.clone(), place.key_file.clone());
         Repository::open_with(store, &unlock).map_err(|error| error.to_string())
     })

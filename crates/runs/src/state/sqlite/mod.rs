@@ -54,7 +54,9 @@ impl SqliteState {
     /// The database fails.
     pub fn end_leases(&self) -> Result<()> {
         self.write("end leases", |transaction| {
-            transaction.execute("UPDATE runs SET lease_until = NULL WHERE lease_until IS NOT NULL", []).map(|_| ())
+            transaction
+                .execute("UPDATE runs SET lease_until = NULL WHERE lease_until IS NOT NULL", [])
+                .map(|_| ())
         })
     }
 

@@ -1,6 +1,7 @@
 //! Creating, replacing and deleting an object: each proposes the next version.
 
-use super::decide::{Outcome, Proposal, Proposer};
+use super::chain::Decided;
+use super::decide::{Base, Outcome, Proposal, Proposer};
 use super::look::Found;
 use super::name::Kind;
 use super::value::History;
@@ -13,12 +14,13 @@ impl VersionedStore {
         for _ in 0..RESTARTS_MAX {
             match self.find(key)? {
                 Found::Value(_) => return Err(exists()),
+                Found::Lost(lost) => return Err(self.damaged(key, lost.what)),
                 // A tombstone ends its chain: no version builds on it, so its chain goes first.
                 Found::Tombstone(tombstone) => self.bury(key, &tombstone)?,
                 Found::Nothing => {
                     let operation = self.surroundings.number()?;
-                    let bytes = History::first(operation).encode(content);
-                    let proposal = Proposal { base: None, operation, kind: Kind::Value, bytes };
+                    let bytes = Some(History::first(operation).encode(content));
+                    let proposal = Proposal { base: Base::Nothing, operation, kind: Kind::Value, bytes };
                     match Proposer::new(self, "create", key, &proposal)?.run()? {
                         Outcome::Mine(_) => return Ok(()),
                         Outcome::Other(Kind::Value) => return Err(exists()),
@@ -41,8 +43,8 @@ impl VersionedStore {
             return Err(self.conflict(key));
         }
         let operation = self.surroundings.number()?;
-        let bytes = history.then(operation).encode(content);
-        let proposal = Proposal { base: Some(base), operation, kind: Kind::Value, bytes };
+        let bytes = Some(history.then(operation).encode(content));
+        let proposal = Proposal { base: Base::Decided(base), operation, kind: Kind::Value, bytes };
         match Proposer::new(self, "replace", key, &proposal)?.run()? {
             Outcome::Mine(_) => Ok(()),
             Outcome::Other(_) | Outcome::BaseGone => Err(self.conflict(key)),
@@ -53,18 +55,21 @@ impl VersionedStore {
     /// Deletes an object; whether this caller did it. In doubt, when others removed every trace, it says so.
     pub(super) fn remove(&self, key: &Key) -> Result<bool> {
         for _ in 0..RESTARTS_MAX {
-            let base = match self.find(key)? {
+            let (base, history) = match self.find(key)? {
                 Found::Nothing => return Ok(false),
                 Found::Tombstone(tombstone) => {
                     self.bury(key, &tombstone)?;
                     return Ok(false);
                 }
-                Found::Value(base) => base,
+                Found::Value(base) => match self.history(key, base)? {
+                    Some(history) => (Base::Decided(base), history),
+                    None => continue,
+                },
+                Found::Lost(lost) => (Base::Lost(lost), History::default()),
             };
-            let Some((history, _)) = self.value(key, &base, COMPARED_BYTES_MAX)? else { continue };
             let operation = self.surroundings.number()?;
-            let bytes = history.then(operation).encode(&[]);
-            let proposal = Proposal { base: Some(base), operation, kind: Kind::Tombstone, bytes };
+            let bytes = Some(history.then(operation).encode(&[]));
+            let proposal = Proposal { base, operation, kind: Kind::Tombstone, bytes };
             match Proposer::new(self, "delete", key, &proposal)?.run()? {
                 Outcome::Mine(tombstone) => {
                     if let Some(tombstone) = tombstone {
@@ -79,5 +84,17 @@ impl VersionedStore {
             }
         }
         Err(self.contended("delete", key))
+    }
+
+    /// The history of a version, also of one whose value was overwritten: then it begins with this version. `None` when it
+    /// was replaced meanwhile.
+    fn history(&self, key: &Key, version: Decided) -> Result<Option<History>> {
+        match self.value(key, &version, COMPARED_BYTES_MAX) {
+            Ok(found) => Ok(found.map(|(history, _)| history)),
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                Ok(Some(History::first(version.accepted.operation)))
+            }
+            Err(error) => Err(error),
+        }
     }
 }

@@ -8,7 +8,7 @@
 
 use super::VersionedStore;
 use super::chain::{Chain, Decided, Parts};
-use super::name::{Ballot, Part, folder, key_of};
+use super::name::{Ballot, Kind, Part, folder, key_of};
 use super::patience::TRIES_MAX;
 use crate::bucket::Condition;
 use crate::{Key, Result};
@@ -121,13 +121,17 @@ impl VersionedStore {
     pub(super) fn sweep(&self, key: &Key, chain: &Chain) -> Result<u64> {
         let size = |parts: &Parts| parts.accepted.map_or(0, |accepted| accepted.size);
         match chain.current() {
-            Some(current) if super::Found::of(current) == super::Found::Tombstone(current) => {
+            Some(current) if current.accepted.kind == Kind::Tombstone => {
                 self.bury(key, &current)?;
                 return Ok(chain.ballots().map(|(_, parts)| size(&parts)).sum());
             }
             _ => {}
         }
         let mut freed = 0;
+        if chain.lost().is_some() {
+            // What is left of an object that somebody else damaged may tell what it was.
+            return Ok(freed);
+        }
         // The first part of a ballot is there before the others are sent, so these will never count.
         for (ballot, parts) in chain.ballots().filter(|(_, parts)| parts.prepared.is_none()) {
             self.surroundings.pause(self.lag);

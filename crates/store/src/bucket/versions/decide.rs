@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::chain::{Chain, Decided, Parts};
+use super::lost::Lost;
 use super::name::{Ballot, Kind, Part, folder, key_of};
 use super::patience::PAUSE;
 use super::{COMPARED_BYTES_MAX, RESTARTS_MAX, VersionedStore};
 use crate::bucket::Condition;
-use crate::{Error, Key, Result};
+use crate::{Error, ErrorKind, Key, Result};
 
 /// How many ballots an operation opens before it gives up.
 const BALLOTS_MAX: u32 = 60;
@@ -29,20 +30,34 @@ pub(super) enum Outcome {
     Unknown,
 }
 
+/// What an operation builds on.
+pub(super) enum Base {
+    /// It creates the object.
+    Nothing,
+    /// The version that counts.
+    Decided(Decided),
+    /// What is left of a version that was decided.
+    Lost(Lost),
+}
+
 /// What an operation proposes.
 pub(super) struct Proposal {
-    /// The version that it builds on; none when it creates the object.
-    pub base: Option<Decided>,
+    /// What it builds on.
+    pub base: Base,
     /// Its random number.
     pub operation: u64,
     /// What the value is.
     pub kind: Kind,
-    /// The value, with its header.
-    pub bytes: Vec<u8>,
+    /// The value, with its header; none when it only takes over what others have proposed.
+    pub bytes: Option<Vec<u8>>,
 }
 
-/// The value of a ballot: whose it is, what it is, and its bytes if they are not the operation's own.
-type Choice = (u64, Kind, Option<Vec<u8>>);
+/// The value of a ballot: whose it is, what it is, and its bytes.
+struct Choice {
+    operation: u64,
+    kind: Kind,
+    bytes: Vec<u8>,
+}
 
 /// What a look after a write showed.
 enum Seen {
@@ -83,7 +98,11 @@ impl<'a> Proposer<'a> {
         key: &'a Key,
         proposal: &'a Proposal,
     ) -> Result<Self> {
-        let before = proposal.base.map_or(0, |base| base.ballot.version);
+        let before = match &proposal.base {
+            Base::Nothing => 0,
+            Base::Decided(base) => base.ballot.version,
+            Base::Lost(lost) => lost.version,
+        };
         let version = before.checked_add(1).ok_or_else(|| Error::Unsupported {
             store: store.bucket.name().to_owned(),
             what: format!("{key} has had all the versions that its names can count"),
@@ -131,7 +150,11 @@ impl<'a> Proposer<'a> {
     }
 
     fn base_nonce(&self) -> u64 {
-        self.proposal.base.map_or(0, |base| base.ballot.nonce)
+        match &self.proposal.base {
+            Base::Nothing => 0,
+            Base::Decided(base) => base.ballot.nonce,
+            Base::Lost(lost) => lost.remains.first().map_or(0, |(ballot, _)| ballot.nonce),
+        }
     }
 
     /// One ballot, in a round after `round`.
@@ -148,14 +171,16 @@ impl<'a> Proposer<'a> {
             Seen::Later(round) => return Ok(Step::Later(round)),
             Seen::Ended(outcome) => return Ok(Step::Ended(outcome)),
         };
-        let Some((operation, kind, adopted)) = self.choose(&chain)? else { return Ok(Step::Later(round)) };
+        let Some(Choice { operation, kind, bytes }) = self.choose(&chain)? else {
+            let is_idle = self.proposal.bytes.is_none();
+            return Ok(if is_idle { Step::Ended(Outcome::BaseGone) } else { Step::Later(round) });
+        };
         let is_mine = operation == self.proposal.operation;
         self.is_exposed |= is_mine;
         if let Some((_, given)) = self.own.last_mut() {
             *given = Some((operation, kind));
         }
-        let bytes = adopted.as_deref().unwrap_or(&self.proposal.bytes);
-        if !self.write(ballot, Part::Accepted { operation, kind }, bytes)? {
+        if !self.write(ballot, Part::Accepted { operation, kind }, &bytes)? {
             return Ok(Step::Later(round));
         }
         match self.look(ballot)? {
@@ -176,22 +201,32 @@ impl<'a> Proposer<'a> {
     }
 
     /// The value for this ballot: that of the highest ballot which has one, else the operation's own. `None` when that
-    /// ballot was given up meanwhile.
+    /// ballot was given up meanwhile, or there is no value at all.
     fn choose(&self, chain: &Chain) -> Result<Option<Choice>> {
         let Proposal { operation, kind, .. } = *self.proposal;
-        let Some(found) = chain.highest_value(self.version) else { return Ok(Some((operation, kind, None))) };
+        let own = || self.proposal.bytes.clone().map(|bytes| Choice { operation, kind, bytes });
+        let Some(found) = chain.highest_value(self.version) else { return Ok(own()) };
         if found.accepted.operation == operation {
-            return Ok(Some((operation, kind, None)));
+            return Ok(own());
         }
-        let Some((history, content)) = self.store.value(self.key, &found, COMPARED_BYTES_MAX)? else {
-            return Ok(None);
+        let (history, content) = match self.store.value(self.key, &found, COMPARED_BYTES_MAX) {
+            Ok(Some(value)) => value,
+            Ok(None) => return Ok(None),
+            // It has no mark and will get none that means anything, for nobody can say what it was.
+            Err(error)
+                if error.kind() == ErrorKind::Damaged && matches!(self.proposal.base, Base::Lost(_)) =>
+            {
+                return Ok(own());
+            }
+            Err(error) => return Err(error),
         };
         // The listing may have shown a ballot of a chain that was removed while it ran.
         let Parts { prepared: Some(base), .. } = chain.parts(found.ballot) else { return Ok(None) };
         if !self.store.is_still_prepared(self.key, found.ballot, base)? {
             return Ok(None);
         }
-        Ok(Some((found.accepted.operation, found.accepted.kind, Some(history.encode(&content)))))
+        let (operation, kind) = (found.accepted.operation, found.accepted.kind);
+        Ok(Some(Choice { operation, kind, bytes: history.encode(&content) }))
     }
 
     /// Writes a part, once, and waits until everybody sees it. `false` when it is not known to be there: it may come
@@ -230,19 +265,23 @@ impl<'a> Proposer<'a> {
                     None => continue,
                 }
             }
-            if chain.current().is_none() && chain.is_anchored() {
-                continue;
-            }
+            let is_torn = chain.current().is_none() && chain.is_anchored();
             let stands = match &self.proposal.base {
-                Some(base) if chain.counts(base.ballot) => {
+                // What an operation builds on is lost, or the listing missed what has replaced it.
+                Base::Nothing | Base::Decided(_) if is_torn => continue,
+                Base::Decided(base) if chain.counts(base.ballot) => {
                     if !self.store.is_still(self.key, base)? {
                         // It went while the listing ran: another one shows what came after it.
                         continue;
                     }
                     chain.parts(ballot).prepared.is_some()
                 }
-                Some(_) => false,
-                None => self.are_own_still_there(&chain)?,
+                Base::Decided(_) => false,
+                Base::Nothing => self.are_own_still_there(&chain)?,
+                // Nothing that is decided goes before these: so the listing shows it, if there is any.
+                Base::Lost(lost) => {
+                    self.are_own_still_there(&chain)? && self.store.remains(self.key, lost)?
+                }
             };
             if !stands {
                 return Ok(Seen::Ended(if self.is_exposed { Outcome::Unknown } else { Outcome::BaseGone }));
@@ -260,7 +299,9 @@ impl<'a> Proposer<'a> {
     /// removed a chain since it was opened. That takes the place of the base where there is none.
     fn are_own_still_there(&self, chain: &Chain) -> Result<bool> {
         for (own, _) in &self.own {
-            if chain.parts(*own).prepared.is_none() || !self.store.is_still_prepared(self.key, *own, 0)? {
+            if chain.parts(*own).prepared.is_none()
+                || !self.store.is_still_prepared(self.key, *own, self.base_nonce())?
+            {
                 return Ok(false);
             }
         }
@@ -284,8 +325,8 @@ impl<'a> Proposer<'a> {
         let made = |version: u32| history.made_before(ballot.version - version);
         // A chain that was begun anew since tells nothing of this operation.
         let is_same_chain = match &self.proposal.base {
-            Some(base) => made(base.ballot.version) == Some(base.accepted.operation),
-            None => self.are_own_still_there(chain)?,
+            Base::Decided(base) => made(base.ballot.version) == Some(base.accepted.operation),
+            Base::Nothing | Base::Lost(_) => self.are_own_still_there(chain)?,
         };
         Ok(Some(match made(self.version) {
             Some(operation) if is_same_chain && operation == mine => Outcome::Mine(None),

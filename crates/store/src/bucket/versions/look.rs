@@ -1,13 +1,18 @@
 //! Looking at an object, and reading it.
 
 use super::chain::{Chain, Decided};
+use super::lost::Lost;
 use super::name::{Ballot, Kind, Part, folder, key_of};
+use super::patience::PAUSE;
 use super::value::{HEADER_BYTES, History};
 use super::{RESTARTS_MAX, VersionedStore};
 use crate::{Error, ErrorKind, Key, Result};
 
+/// How many looks must show the same to take an object for lost.
+const SAME_LOOKS: u32 = 4;
+
 /// What an object is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
     /// It is not there, and nothing of it is left that counts.
     Nothing,
@@ -15,6 +20,8 @@ pub(super) enum Found {
     Value(Decided),
     /// It was deleted, and its parts have not all been removed yet.
     Tombstone(Decided),
+    /// It is there, and parts of it are lost.
+    Lost(Lost),
 }
 
 impl Found {
@@ -59,38 +66,68 @@ impl VersionedStore {
         }
     }
 
-    /// What the object was at some moment since the call.
-    pub(super) fn find(&self, key: &Key) -> Result<Found> {
+    /// What the object was at some moment since the call, with the value where `read` had it.
+    fn find_with<T>(
+        &self,
+        key: &Key,
+        read: impl Fn(&Decided) -> Result<Option<T>>,
+    ) -> Result<(Found, Option<T>)> {
+        let mut same: Option<(Lost, u32)> = None;
         for _ in 0..RESTARTS_MAX {
             let chain = self.chain(key)?;
             self.surroundings.pause(self.lag);
-            match chain.current() {
-                Some(current) if self.is_still(key, &current)? => return Ok(Found::of(current)),
-                None if !chain.is_anchored() => return Ok(Found::Nothing),
-                // Others replaced it during the listing.
-                _ => {}
+            let lost = match (chain.current(), chain.lost()) {
+                // That it can be read tells the same as asking whether it is still there.
+                (Some(current), _) => match read(&current)? {
+                    Some(value) => return Ok((Found::of(current), Some(value))),
+                    // Others replaced it during the listing.
+                    None => None,
+                },
+                (None, None) => return Ok((Found::Nothing, None)),
+                (None, Some(lost)) => Some(lost),
+            };
+            let looks =
+                same.take().filter(|(before, _)| Some(before) == lost.as_ref()).map_or(1, |(_, n)| n + 1);
+            if let Some(lost) = lost {
+                if looks >= SAME_LOOKS && self.remains(key, &lost)? {
+                    return Ok((Found::Lost(lost), None));
+                }
+                // Others may be replacing it: then another look shows something else.
+                self.surroundings.pause(PAUSE);
+                same = Some((lost, looks));
             }
         }
         Err(self.contended("read", key))
     }
 
-    /// Reads an object's content of at most `size_max` bytes, with the version and the history that it has.
-    pub(super) fn read_decided(&self, key: &Key, size_max: u64) -> Result<(Decided, History, Vec<u8>)> {
-        for _ in 0..RESTARTS_MAX {
-            let chain = self.chain(key)?;
-            self.surroundings.pause(self.lag);
-            let current = match chain.current().map(Found::of) {
-                Some(Found::Value(current)) => current,
-                Some(_) => return Err(self.not_found(key)),
-                None if chain.is_anchored() => continue,
-                None => return Err(self.not_found(key)),
-            };
-            // That it can be read tells the same as asking whether it is still there.
-            if let Some((history, content)) = self.value(key, &current, size_max)? {
-                return Ok((current, history, content));
+    /// What the object was at some moment since the call.
+    pub(super) fn find(&self, key: &Key) -> Result<Found> {
+        let is_still = |current: &Decided| Ok(self.is_still(key, current)?.then_some(()));
+        self.find_with(key, is_still).map(|(found, _)| found)
+    }
+
+    /// Whether all that was left of an object is still there.
+    pub(super) fn remains(&self, key: &Key, lost: &Lost) -> Result<bool> {
+        for (ballot, part) in &lost.remains {
+            if !self.exists(&key_of(&folder(key), *ballot, *part)?)? {
+                return Ok(false);
             }
         }
-        Err(self.contended("read", key))
+        Ok(true)
+    }
+
+    /// Reads an object's content of at most `size_max` bytes, with the version and the history that it has.
+    pub(super) fn read_decided(&self, key: &Key, size_max: u64) -> Result<(Decided, History, Vec<u8>)> {
+        let read = |current: &Decided| match current.accepted.kind {
+            Kind::Value => self.value(key, current, size_max),
+            // Nothing of it is read.
+            Kind::Tombstone => Ok(Some((History::first(current.accepted.operation), Vec::new()))),
+        };
+        match self.find_with(key, read)? {
+            (Found::Value(current), Some((history, content))) => Ok((current, history, content)),
+            (Found::Lost(lost), _) => Err(self.damaged(key, lost.what)),
+            _ => Err(self.not_found(key)),
+        }
     }
 
     /// Reads an object and the history of its present version.
@@ -106,24 +143,26 @@ impl VersionedStore {
         size_max: u64,
     ) -> Result<Option<(History, Vec<u8>)>> {
         let part = Self::value_key(key, decided)?;
-        let damaged = |size: u64| Error::TooLarge {
-            store: self.bucket.name().to_owned(),
-            key: key.to_string(),
-            size: size.saturating_sub(HEADER_BYTES as u64),
-            size_max,
-        };
         match self.again(|| self.bucket.read(&part, None, size_max.saturating_add(HEADER_BYTES as u64))) {
             Ok(read) => match History::decode(read.content) {
                 Some(found) => Ok(Some(found)),
-                None => Err(Error::Contradiction {
-                    store: self.bucket.name().to_owned(),
-                    key: part.to_string(),
-                    what: "it is not what was written there: somebody else has replaced it".to_owned(),
-                }),
+                None => {
+                    let what = format!("{part} is not what was written there: somebody else has replaced it");
+                    Err(self.damaged(key, what))
+                }
             },
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) if error.kind() == ErrorKind::Damaged => Err(damaged(decided.accepted.size)),
+            Err(error) if error.kind() == ErrorKind::Damaged => Err(Error::TooLarge {
+                store: self.bucket.name().to_owned(),
+                key: key.to_string(),
+                size: decided.accepted.size.saturating_sub(HEADER_BYTES as u64),
+                size_max,
+            }),
             Err(error) => Err(error),
         }
+    }
+
+    pub(super) fn damaged(&self, key: &Key, what: String) -> Error {
+        Error::Damaged { store: self.bucket.name().to_owned(), key: key.to_string(), what }
     }
 }

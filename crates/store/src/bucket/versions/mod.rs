@@ -20,6 +20,8 @@ mod clean;
 mod decide;
 mod locks;
 mod look;
+mod lost;
+mod mend;
 mod name;
 mod patience;
 mod surroundings;
@@ -30,7 +32,7 @@ use std::time::Duration;
 
 use super::store::BucketObject;
 use super::{Comparison, Condition, RequestCounts, SharedBucket};
-use crate::{Entry, Error, ErrorKind, Key, Locks, Object, Result, Store, Version};
+use crate::{Chains, Entry, Error, ErrorKind, Key, Locks, Object, Result, Store, Version};
 use chain::Chain;
 use look::Found;
 use patience::PatientObject;
@@ -38,7 +40,7 @@ pub use surroundings::Surroundings;
 use value::HEADER_BYTES;
 
 /// Prefixes of objects that are named by their content, or by random bytes and never replaced.
-const PLAIN: [&str; 3] = ["packs", "index", "snapshots"];
+const PLAIN: [&str; 4] = ["packs", "parity", "index", "snapshots"];
 /// Prefixes of objects that change.
 const CHANGING: [&str; 3] = ["refs", "sessions", "condemned"];
 /// The largest object that is replaced by comparison, in bytes: records have 64 MiB at most.
@@ -193,6 +195,10 @@ impl Store for VersionedStore {
         self.plain.locks().map(|_| self as &dyn Locks)
     }
 
+    fn chains(&self) -> Option<&dyn Chains> {
+        Some(self)
+    }
+
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         if !Self::is_plain(key) {
             let (content, _) = self.read(key, COMPARED_BYTES_MAX)?;
@@ -258,14 +264,17 @@ impl Store for VersionedStore {
         for (key, chain) in Chain::all(&entries) {
             let current = match chain.current() {
                 Some(current) => Found::of(current),
-                // It was replaced while the listing ran, which missed the old version and the new one.
-                None if chain.is_anchored() => self.find(&key)?,
+                // It was replaced while the listing ran, which missed the old version and the new one; or it is damaged.
+                None if chain.lost().is_some() => self.find(&key)?,
                 None => Found::Nothing,
             };
-            if let Found::Value(value) = current {
-                let size = value.accepted.size.saturating_sub(HEADER_BYTES as u64);
-                found.push(Entry { key, size });
-            }
+            let bytes = match current {
+                Found::Value(value) => value.accepted.size,
+                // It is there; whoever reads it learns that it is damaged.
+                Found::Lost(lost) => lost.value.map_or(0, |value| value.accepted.size),
+                Found::Nothing | Found::Tombstone(_) => continue,
+            };
+            found.push(Entry { key, size: bytes.saturating_sub(HEADER_BYTES as u64) });
         }
         Ok(found)
     }

@@ -9,7 +9,7 @@ const OPERATIONS: usize = (HEADER_BYTES - MAGIC.len()) / 8;
 
 /// The operations that made a version and those before it, latest first. Whoever comes late, and finds that others have
 /// gone on and removed the version that it proposed, learns here what became of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct History(Vec<u64>);
 
 impl History {

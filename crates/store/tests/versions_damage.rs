@@ -1,0 +1,241 @@
+//! Chains whose parts somebody else deleted or overwrote: what that is told as, and what it is mended to.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+use std::sync::Arc;
+
+use leeward_store::bucket::{Bucket, Comparison, Condition, VersionedStore};
+use leeward_store::simulation::bucket::{Habits, MemoryBucket, Request};
+use leeward_store::{Chains, ErrorKind, Key, Store, Version};
+
+const CONTENT: &[u8] = b"the content that was decided last";
+
+/// A bucket with one object of so many versions.
+struct Stage {
+    bucket: Arc<MemoryBucket>,
+    key: Key,
+}
+
+impl Stage {
+    fn new(versions: u32) -> Self {
+        let bucket = Arc::new(MemoryBucket::new(Comparison::None, Habits::default(), u64::from(versions)));
+        let stage = Self { bucket, key: Key::new("refs/web-01%2Froot").unwrap() };
+        let store = stage.store();
+        for version in 1..=versions {
+            let content = |version: u32| match version == versions {
+                true => CONTENT.to_vec(),
+                false => version.to_le_bytes().to_vec(),
+            };
+            match version {
+                1 => store.put_if_absent(&stage.key, &[&content(1)]).unwrap(),
+                _ => {
+                    let before = Version::of(&content(version - 1));
+                    store.put_if_match(&stage.key, &content(version), &before).unwrap();
+                }
+            }
+        }
+        stage
+    }
+
+    fn store(&self) -> VersionedStore {
+        VersionedStore::new(Arc::clone(&self.bucket) as _, Comparison::None)
+            .unwrap()
+            .with_surroundings(Arc::clone(&self.bucket) as _)
+    }
+
+    /// The key of a part of a version.
+    fn part(&self, version: u32, letter: char) -> Key {
+        let start = format!("{}%3A/r{version:08x}.", self.key);
+        let is_it = |key: &Key| {
+            key.as_str().starts_with(&start) && key.as_str().rsplit('.').next().unwrap().starts_with(letter)
+        };
+        self.bucket.keys().into_iter().find(is_it).unwrap()
+    }
+
+    fn lose(&self, version: u32, letter: char) {
+        self.bucket.delete(&self.part(version, letter)).unwrap();
+    }
+
+    fn overwrite(&self, version: u32, letter: char, with: &[u8]) {
+        self.bucket.write(&self.part(version, letter), &[with], Condition::Always).unwrap();
+    }
+
+    fn read(&self) -> Result<Vec<u8>, ErrorKind> {
+        self.store().get(&self.key, 1000).map(|(content, _)| content).map_err(|error| error.kind())
+    }
+
+    fn is_listed(&self) -> bool {
+        self.store().list("refs").unwrap().iter().any(|entry| entry.key == self.key)
+    }
+
+    /// The object can be replaced and deleted as any other, and nothing is left over.
+    fn assert_usable(&self, content: &[u8], context: &str) {
+        let store = self.store();
+        assert_eq!(self.read().as_deref(), Ok(content), "{context}");
+        store.put_if_match(&self.key, b"after", &Version::of(content)).unwrap();
+        store.put_if_match(&self.key, b"and after that", &Version::of(b"after")).unwrap();
+        assert_eq!(self.read().as_deref(), Ok(&b"and after that"[..]), "{context}");
+        assert!(store.delete(&self.key).unwrap(), "{context}");
+        store.sweep_leftovers().unwrap();
+        assert!(self.bucket.keys().is_empty(), "{context}: {:?}", self.bucket.keys());
+    }
+}
+
+#[test]
+fn a_value_that_the_other_parts_tell_comes_back() {
+    for versions in 1..=3 {
+        for letter in ['p', 'd'] {
+            let context = format!("part {letter} of version {versions}");
+            let stage = Stage::new(versions);
+            stage.lose(versions, letter);
+            if (versions, letter) == (1, 'd') {
+                // It looks like a creation that has not ended; who creates the object ends that.
+                assert_eq!(stage.read(), Err(ErrorKind::NotFound), "{context}");
+                assert!(stage.store().damaged().unwrap().is_empty(), "{context}");
+                let created = stage.store().put_if_absent(&stage.key, &[b"another"]).unwrap_err();
+                assert_eq!(created.kind(), ErrorKind::AlreadyExists, "{context}");
+                stage.assert_usable(CONTENT, &context);
+                continue;
+            }
+            assert_eq!(stage.read(), Err(ErrorKind::Damaged), "{context}");
+            assert!(stage.is_listed(), "{context}");
+            stage.store().sweep_leftovers().unwrap();
+            let damaged = stage.store().damaged().unwrap();
+            assert_eq!(damaged.len(), 1, "{context}");
+            assert!(damaged[0].is_determined && damaged[0].key == stage.key, "{context}: {damaged:?}");
+            assert!(
+                damaged[0].what.contains(&format!("version {versions} is missing")),
+                "{context}: {damaged:?}"
+            );
+            assert!(stage.store().mend(&stage.key).unwrap(), "{context}");
+            assert!(stage.store().damaged().unwrap().is_empty(), "{context}");
+            assert!(!stage.store().mend(&stage.key).unwrap(), "{context}: there is nothing to mend");
+            stage.assert_usable(CONTENT, &context);
+        }
+    }
+}
+
+#[test]
+fn a_value_that_nothing_tells_gets_another_only_when_asked() {
+    type Harm = (&'static str, fn(&Stage, u32));
+    let harms: [Harm; 5] = [
+        ("lost", |stage, version| stage.lose(version, 'a')),
+        ("overwritten", |stage, version| stage.overwrite(version, 'a', b"encrypted by bad people")),
+        ("emptied", |stage, version| stage.overwrite(version, 'a', b"")),
+        ("overwritten and its first part lost", |stage, version| {
+            stage.overwrite(version, 'a', &[7; 2000]);
+            stage.lose(version, 'p');
+        }),
+        ("all lost but its mark", |stage, version| {
+            stage.lose(version, 'a');
+            stage.lose(version, 'p');
+        }),
+    ];
+    for versions in 2..=3 {
+        for (name, harm) in harms {
+            let context = format!("{name}, version {versions}");
+            for is_deleted in [false, true] {
+                let stage = Stage::new(versions);
+                harm(&stage, versions);
+                assert_eq!(stage.read(), Err(ErrorKind::Damaged), "{context}");
+                assert!(stage.is_listed(), "{context}");
+                assert_eq!(stage.store().damaged().unwrap().len(), 1, "{context}");
+                assert!(!stage.store().mend(&stage.key).unwrap(), "{context}");
+                assert_eq!(stage.read(), Err(ErrorKind::Damaged), "{context}");
+                let created = stage.store().put_if_absent(&stage.key, &[b"another"]).unwrap_err();
+                assert!(matches!(created.kind(), ErrorKind::Damaged | ErrorKind::AlreadyExists), "{context}");
+                if is_deleted {
+                    assert!(stage.store().delete(&stage.key).unwrap(), "{context}");
+                    assert!(!stage.is_listed(), "{context}");
+                    stage.store().put_if_absent(&stage.key, &[CONTENT]).unwrap();
+                } else {
+                    stage.store().replace_lost(&stage.key, b"from a peer").unwrap();
+                    let again = stage.store().replace_lost(&stage.key, b"other").unwrap_err();
+                    assert_eq!(again.kind(), ErrorKind::Conflict, "{context}");
+                }
+                stage.assert_usable(if is_deleted { CONTENT } else { b"from a peer" }, &context);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_of_a_chain_but_its_beginning_is_told_as_damage() {
+    let stage = Stage::new(3);
+    for letter in ['p', 'a', 'd'] {
+        stage.lose(3, letter);
+    }
+    assert_eq!(stage.read(), Err(ErrorKind::Damaged));
+    assert!(!stage.store().mend(&stage.key).unwrap());
+    stage.store().replace_lost(&stage.key, b"from a peer").unwrap();
+    stage.assert_usable(b"from a peer", "all of the last version");
+}
+
+#[test]
+fn a_configuration_without_its_mark_is_mended_and_a_session_is_not_made_from_nothing() {
+    let stage = Stage::new(1);
+    let mut config = Stage::new(1);
+    config.bucket = Arc::clone(&stage.bucket);
+    for (key, comes_back) in [("config", true), ("sessions/0a", false)] {
+        config.key = Key::new(key).unwrap();
+        config.store().put_if_absent(&config.key, &[CONTENT]).unwrap();
+        config.lose(1, 'd');
+        assert_eq!(config.read(), Err(ErrorKind::NotFound));
+        assert_eq!(config.store().damaged().unwrap().len(), usize::from(comes_back));
+        assert_eq!(config.store().mend(&config.key).unwrap(), comes_back);
+        assert_eq!(config.read().is_ok(), comes_back);
+    }
+}
+
+/// Lets a second process act before the request of this number of a repair.
+fn meanwhile(stage: &Stage, number: u32, act: impl Fn(&VersionedStore) + Send + Sync + 'static) {
+    let (count, bucket) = (std::sync::atomic::AtomicU32::new(0), Arc::new(stage.bucket.client()));
+    let is_busy = std::sync::atomic::AtomicBool::new(false);
+    stage.bucket.set_hook(Some(Arc::new(move |request: Request<'_>| {
+        use std::sync::atomic::Ordering::SeqCst;
+        if request.client != bucket.number_of_client()
+            && count.fetch_add(1, SeqCst) == number
+            && !is_busy.swap(true, SeqCst)
+        {
+            let store = VersionedStore::new(Arc::clone(&bucket) as _, Comparison::None).unwrap();
+            act(&store.with_surroundings(Arc::clone(&bucket) as _));
+        }
+    })));
+}
+
+#[test]
+fn whoever_changes_the_object_during_a_repair_is_not_undone() {
+    let harms: [fn(&Stage); 4] = [
+        |stage| stage.lose(2, 'p'),
+        |stage| stage.lose(2, 'd'),
+        |stage| stage.lose(2, 'a'),
+        |stage| stage.overwrite(2, 'a', b"garbage"),
+    ];
+    let mut changed = 0;
+    for (harm, number) in harms.into_iter().flat_map(|harm| (0..60).map(move |number| (harm, number))) {
+        let stage = Stage::new(2);
+        harm(&stage);
+        let key = stage.key.clone();
+        meanwhile(&stage, number, move |store| {
+            // Another repair, then the next change.
+            if !store.mend(&key).unwrap() && store.get(&key, 1000).is_err() {
+                store.replace_lost(&key, CONTENT).unwrap();
+            }
+            store.put_if_match(&key, b"changed meanwhile", &Version::of(CONTENT)).unwrap();
+        });
+        let mine = stage.store().mend(&stage.key).and_then(|mended| match mended {
+            true => Ok(()),
+            false => stage.store().replace_lost(&stage.key, CONTENT),
+        });
+        stage.bucket.set_hook(None);
+        let context = format!("request {number}: {mine:?}");
+        match stage.read() {
+            // It was asked before the repair had sent so many requests.
+            Ok(content) if content == b"changed meanwhile" => changed += 1,
+            Ok(content) => assert!(content == CONTENT && mine.is_ok(), "{context}"),
+            Err(error) => panic!("{context}: {error:?}"),
+        }
+        let content = stage.read().unwrap();
+        stage.assert_usable(&content, &context);
+    }
+    assert!(changed > 60, "{changed}");
+}
