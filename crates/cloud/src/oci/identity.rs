@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// A user by the key of a profile, or an instance.
 pub(super) enum Identity {
     Key(Box<Signer>),
-    Instance(InstancePrincipal),
+    Instance(Box<InstancePrincipal>),
 }
 
 impl Identity {

@@ -171,7 +171,7 @@ fn by_instance(
     let region = settings.region.clone().unwrap_or_else(|| place.region.clone());
     let endpoints = Endpoints::of(settings, Some(region), place.realm.as_deref())?;
     let principal = InstancePrincipal::new(metadata.clone(), http.clone(), endpoints.auth.clone());
-    Ok((Identity::Instance(principal), endpoints, place.compartment))
+    Ok((Identity::Instance(Box::new(principal)), endpoints, place.compartment))
 }
 
 impl Provider for Oci {
