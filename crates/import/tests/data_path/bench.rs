@@ -111,7 +111,8 @@ fn download(bucket: &Bucket, name: &str, to: &Path) {
     let url = format!("{endpoint}/{}/{name}", place.split_once("://").unwrap().1);
     let value = |key: &str| bucket.variables.iter().find(|(name, _)| name == key).unwrap().1.clone();
     let status = Command::new("curl")
-        .args(["-sf", "--aws-sigv4", "aws:amz:default:s3", "-o", text(to), &url])
+        .args(["-sf", "--aws-sigv4", "aws:amz:default:s3", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
+        .args(["-o", text(to), &url])
         .arg("--user")
         .arg(format!("{}:{}", value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY")))
         .status()
