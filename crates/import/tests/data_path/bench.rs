@@ -39,7 +39,9 @@ fn a_sparse_disk_of_a_tebibyte_costs_what_its_data_cost() {
                 serde_json::to_vec(&imported.written.checkpoint).unwrap().len()
             );
             assert!(imported.verified.is_equal());
-            assert!(received < 80 * MIB, "{received}");
+            // The tables of a vmdk are of the whole disk: 64 MiB for 1 TiB, and twice.
+            let image_bytes = std::fs::metadata(&image).unwrap().len();
+            assert!(received < image_bytes + 4 * MIB && received < 100 * MIB, "{received} of {image_bytes}");
             let taken = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&volume).unwrap()) * 512;
             assert!(taken < 64 * MIB, "{taken}");
             // A comparison of all of it by qemu-img takes minutes; the rest is a hole, as its size on the medium says.
