@@ -67,7 +67,7 @@ fn time_and_memory() {
         std::env::var("LEEWARD_BENCH_GB").ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(1);
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let path = |name: &str| folder.path().join(name);
-    disk(&path("disk.raw"), 4 * gigabytes << 30, &[(0, gigabytes << 29), (3 << 30, gigabytes << 29)]);
+    disk(&path("disk.raw"), gigabytes << 32, &[(0, gigabytes << 29), (3 << 30, gigabytes << 29)]);
     for (name, format, options) in [
         ("qcow2", "qcow2", "compat=1.1"),
         ("vmdk", "vmdk", "subformat=streamOptimized"),
@@ -83,14 +83,14 @@ fn time_and_memory() {
         let (volume, scratch) = (path("volume"), path("scratch"));
         let mut ratios = Vec::new();
         for round in 0..3 {
-            std::fs::File::create(&volume).unwrap().set_len(4 * gigabytes << 30).unwrap();
+            std::fs::File::create(&volume).unwrap().set_len(gigabytes << 32).unwrap();
             let started = Instant::now();
             download(&bucket, name, &scratch);
             tool("qemu-img", &["convert", "-n", "-f", format, "-O", "raw", text(&scratch), text(&volume)]);
             tool("sync", &[text(&volume)]);
             let theirs = started.elapsed();
             std::fs::remove_file(&scratch).unwrap();
-            std::fs::File::create(&volume).unwrap().set_len(4 * gigabytes << 30).unwrap();
+            std::fs::File::create(&volume).unwrap().set_len(gigabytes << 32).unwrap();
             let started = Instant::now();
             let more = serde_json::json!({ "window": 256 * MIB });
             let _ = std::fs::remove_file(path("checkpoint"));
