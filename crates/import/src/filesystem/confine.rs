@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use seccompiler::BpfProgram;
 
+use super::tools::Tool;
 use super::{CheckOptions, filter, output};
 use crate::target::failed;
 use crate::{Error, Result, Watch};
@@ -98,25 +99,26 @@ impl Confinement {
     pub(super) fn run(
         &self,
         program: &Path,
-        arguments: &[&str],
+        tool: &Tool,
         file: &Path,
         options: &CheckOptions,
         watch: &dyn Watch,
     ) -> Result<Ended> {
-        let mut command = self.command(options);
-        command.arg(program).args(arguments).arg(file);
+        let mut command = self.command(tool, options);
+        command.arg(program).args(tool.arguments).arg(file);
         let child = self.spawn(command).map_err(|source| failed(program, "start", source))?;
         wait(child, program, options, watch)
     }
 
-    fn command(&self, options: &CheckOptions) -> Command {
+    fn command(&self, tool: &Tool, options: &CheckOptions) -> Command {
         let mut command = Command::new("prlimit");
         let seconds = options.time_max.as_secs().saturating_mul(4).max(1);
         command
             .arg(format!("--as={}", options.memory_bytes_max))
             .arg(format!("--cpu={seconds}"))
             .arg(format!("--nofile={FILES_MAX}"))
-            .args(["--fsize=0", "--core=0", "--memlock=0"]);
+            .arg(format!("--fsize={}", tool.file_limit))
+            .args(["--core=0", "--memlock=0"]);
         // Processes are counted for each user: others of the caller's own are none of the tool's.
         if self.user.is_some() {
             command.arg(format!("--nproc={PROCESSES_MAX}"));

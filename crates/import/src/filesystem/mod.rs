@@ -208,7 +208,7 @@ fn run(
     watch: &dyn Watch,
 ) -> Result<(Verdict, String)> {
     let served = Served::new(Arc::clone(source), confinement.is_other_user())?;
-    let ended = confinement.run(program, tool.arguments, served.file(), options, watch)?;
+    let ended = confinement.run(program, tool, served.file(), options, watch)?;
     Ok(match ended {
         Ended::Exit { code, output } => (tool.verdict(code), output),
         Ended::Signal { signal, output } => {

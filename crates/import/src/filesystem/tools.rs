@@ -15,6 +15,9 @@ pub(super) struct Tool {
     pub(super) package: &'static str,
     /// What comes before the file.
     pub(super) arguments: &'static [&'static str],
+    /// How large a file it may write: nothing, as `prlimit` has it. One that takes its own limit away first may do that,
+    /// and has no place to write then either, as it runs under a user that owns nothing.
+    pub(super) file_limit: &'static str,
     /// Exit codes that mean errors, besides 0 for none; all others mean that it could not work.
     errors: &'static [i32],
 }
@@ -28,6 +31,7 @@ static EXT: Tool = Tool {
     program: "e2fsck",
     package: "e2fsprogs",
     arguments: &["-f", "-n"],
+    file_limit: "0",
     errors: &[1, 2, 4, 12],
 };
 // xfs_repair(8): with -n 1 for corruption, 2 for a log that was not replayed.
@@ -36,18 +40,32 @@ static XFS: Tool = Tool {
     program: "xfs_repair",
     package: "xfsprogs",
     arguments: &["-n", "-f"],
+    file_limit: "0:unlimited",
     errors: &[1, 2],
 };
-static NTFS: Tool =
-    Tool { file_system: "ntfs", program: "ntfsfix", package: "ntfs-3g", arguments: &["-n"], errors: &[1] };
+static NTFS: Tool = Tool {
+    file_system: "ntfs",
+    program: "ntfsfix",
+    package: "ntfs-3g",
+    arguments: &["-n"],
+    file_limit: "0",
+    errors: &[1],
+};
 // fsck.fat(8): 1 for recoverable errors found.
-static FAT: Tool =
-    Tool { file_system: "fat", program: "fsck.fat", package: "dosfstools", arguments: &["-n"], errors: &[1] };
+static FAT: Tool = Tool {
+    file_system: "fat",
+    program: "fsck.fat",
+    package: "dosfstools",
+    arguments: &["-n"],
+    file_limit: "0",
+    errors: &[1],
+};
 static EXFAT: Tool = Tool {
     file_system: "exfat",
     program: "fsck.exfat",
     package: "exfatprogs",
     arguments: &["-n"],
+    file_limit: "0",
     errors: &[1, 2, 4],
 };
 static BTRFS: Tool = Tool {
@@ -55,6 +73,7 @@ static BTRFS: Tool = Tool {
     program: "btrfs",
     package: "btrfs-progs",
     arguments: &["check", "--readonly"],
+    file_limit: "0",
     errors: &[1],
 };
 

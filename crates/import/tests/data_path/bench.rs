@@ -39,7 +39,9 @@ fn a_sparse_disk_of_a_tebibyte_costs_what_its_data_cost() {
                 serde_json::to_vec(&imported.written.checkpoint).unwrap().len()
             );
             assert!(imported.verified.is_equal());
-            assert!(received < 80 * MIB, "{received}");
+            // The tables of a vmdk are of the whole disk: 64 MiB for 1 TiB, and twice.
+            let image_bytes = std::fs::metadata(&image).unwrap().len();
+            assert!(received < image_bytes + 4 * MIB && received < 100 * MIB, "{received} of {image_bytes}");
             let taken = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&volume).unwrap()) * 512;
             assert!(taken < 64 * MIB, "{taken}");
             // A comparison of all of it by qemu-img takes minutes; the rest is a hole, as its size on the medium says.
@@ -65,7 +67,7 @@ fn time_and_memory() {
         std::env::var("LEEWARD_BENCH_GB").ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(1);
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let path = |name: &str| folder.path().join(name);
-    disk(&path("disk.raw"), 4 * gigabytes << 30, &[(0, gigabytes << 29), (3 << 30, gigabytes << 29)]);
+    disk(&path("disk.raw"), gigabytes << 32, &[(0, gigabytes << 29), (3 << 30, gigabytes << 29)]);
     for (name, format, options) in [
         ("qcow2", "qcow2", "compat=1.1"),
         ("vmdk", "vmdk", "subformat=streamOptimized"),
@@ -81,14 +83,14 @@ fn time_and_memory() {
         let (volume, scratch) = (path("volume"), path("scratch"));
         let mut ratios = Vec::new();
         for round in 0..3 {
-            std::fs::File::create(&volume).unwrap().set_len(4 * gigabytes << 30).unwrap();
+            std::fs::File::create(&volume).unwrap().set_len(gigabytes << 32).unwrap();
             let started = Instant::now();
             download(&bucket, name, &scratch);
             tool("qemu-img", &["convert", "-n", "-f", format, "-O", "raw", text(&scratch), text(&volume)]);
             tool("sync", &[text(&volume)]);
             let theirs = started.elapsed();
             std::fs::remove_file(&scratch).unwrap();
-            std::fs::File::create(&volume).unwrap().set_len(4 * gigabytes << 30).unwrap();
+            std::fs::File::create(&volume).unwrap().set_len(gigabytes << 32).unwrap();
             let started = Instant::now();
             let more = serde_json::json!({ "window": 256 * MIB });
             let _ = std::fs::remove_file(path("checkpoint"));
@@ -111,7 +113,8 @@ fn download(bucket: &Bucket, name: &str, to: &Path) {
     let url = format!("{endpoint}/{}/{name}", place.split_once("://").unwrap().1);
     let value = |key: &str| bucket.variables.iter().find(|(name, _)| name == key).unwrap().1.clone();
     let status = Command::new("curl")
-        .args(["-sf", "--aws-sigv4", "aws:amz:default:s3", "-o", text(to), &url])
+        .args(["-sf", "--aws-sigv4", "aws:amz:default:s3", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
+        .args(["-o", text(to), &url])
         .arg("--user")
         .arg(format!("{}:{}", value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY")))
         .status()

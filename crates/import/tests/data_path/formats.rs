@@ -78,11 +78,11 @@ fn every_format_ends_as_the_same_bytes() {
             assert!(imported.verified.is_equal(), "{name}: {:?}", imported.verified);
             let received = bucket.received() - before;
             println!("{name} ({:?}): {received} bytes received, {:?}", disk.format, imported.written.digest);
-            // Without a scratch copy: nothing is read twice. What comes in addition are the ends of the object, and
-            // of split disks the table of each extent.
+            // Without a scratch copy, nothing large is read twice: what comes in addition are the rest of blocks that
+            // hold tables and small pieces of data.
             let bytes = std::fs::metadata(images.join(name)).unwrap().len();
             let is_described = ["flat.vmdk", "split.vmdk"].contains(&name);
-            let most = if is_described { DISK_BYTES } else { bytes } + MIB;
+            let most = if is_described { DISK_BYTES } else { bytes } + 4 * MIB;
             assert!(received <= most, "{name}: {received} of {bytes}");
         }
     }

@@ -3,12 +3,10 @@
 //! A repository's buckets are [`leeward_store::bucket`]s: keys of few letters, written by Leeward alone. Here names are
 //! whatever somebody uploaded, objects carry metadata and digests that their owner states, and they may be replaced at any
 //! moment. So:
-//! - a read is pinned to the version that was looked at first: a replaced object is [`Conflict`](ErrorKind::Conflict),
+//! - a read is pinned to the version that was looked at first: a replaced object is [`Conflict`](leeward_store::ErrorKind::Conflict),
 //!   never a mixture of two;
 //! - a read returns all bytes that it was asked for, or fails: an answer cut short is asked for again;
 //! - names that could lead elsewhere (`..`, control characters, a slash at the beginning) are refused before they are sent.
-//!
-//! [`ErrorKind`]: leeward_store::ErrorKind
 
 mod connect;
 mod dialect;
