@@ -16,6 +16,7 @@ mod metadata;
 mod policies;
 mod principal;
 mod refusal;
+mod remove;
 mod volumes;
 
 use std::path::PathBuf;

@@ -5,8 +5,8 @@ use leeward_remote::http::{Method, Request};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Oci;
 use super::create::{Found, find_or_make};
+use super::{Oci, TAG_LIMITS};
 use crate::provider::{
     Domain, GIB, Performance, Provider, Reported, Tags, Token, Volume, VolumeId, VolumeLimits, VolumeSpec,
     VolumeState, Volumes,
@@ -111,7 +111,7 @@ impl Oci {
             self.vpus(performance)?;
         }
         self.check_name(action, &spec.name)?;
-        TAGS.check(self.name(), &spec.tags, &spec.owner)
+        TAG_LIMITS.check(self.name(), &spec.tags, &spec.owner)
     }
 
     pub(super) fn check_name(&self, action: &str, name: &str) -> Result<()> {
@@ -157,8 +157,6 @@ impl Oci {
         }
     }
 }
-
-const TAGS: crate::provider::TagLimits = super::TAG_LIMITS;
 
 /// Whether what was found is what is asked for; else what differs.
 fn difference(found: &Volume, spec: &VolumeSpec) -> Option<String> {
@@ -241,33 +239,5 @@ impl Volumes for Oci {
         let request = self.one(Method::DELETE, "volumes", id.as_str())?;
         let is_live = || self.volume(id).map(|volume| volume.state.is_live());
         self.remove(&format!("delete the volume {id}"), &request, is_live)
-    }
-}
-
-impl Oci {
-    /// Removes something; that it is gone or going is success. The service refuses in the same words what is gone and
-    /// what one may not do, so the thing itself is looked at.
-    pub(super) fn remove(
-        &self,
-        action: &str,
-        request: &Request,
-        is_live: impl Fn() -> Result<bool>,
-    ) -> Result<()> {
-        let error = match self.caller.call(action, request) {
-            Ok(_) => return Ok(()),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Conflict) => error,
-            Err(error) => return Err(error),
-        };
-        match is_live() {
-            Ok(false) => Ok(()),
-            Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
-            Err(other) => Err(other),
-            Ok(true) if error.kind() == ErrorKind::Conflict => Err(error),
-            Ok(true) => Err(Error::denied(
-                self.name(),
-                action,
-                "it is there, but may not be removed; see the policy statements in docs/providers.md",
-            )),
-        }
     }
 }

@@ -14,7 +14,7 @@
 //!   [`Error::is_passing`](crate::Error::is_passing). Calls that may be repeated are repeated a few times inside.
 //! - Everything that a provider answers is bounded in size and number.
 //!
-//! To add a provider, write a folder like `oci/` and run it through `tests/providers.rs`.
+//! To add a provider, write a folder like `oci/` and run it through `tests/conformance`.
 
 mod attachment;
 mod domain;

@@ -1,6 +1,7 @@
 //! The test bed `oci`, or a line that says that it is not there.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +12,8 @@ use leeward_remote::http::{Client, Method, Request};
 use leeward_store::bucket::{RequestClass, Requests};
 use serde_json::{Value, json};
 
-/// Faults and settings of the bed are for all, so its tests go one by one.
+/// Faults and settings of the bed are for all, so its tests go one by one: those of a process by this, those of several
+/// by a lock on a file beside the bed's state.
 static ONE_BY_ONE: Mutex<()> = Mutex::new(());
 
 pub struct Bed {
@@ -20,6 +22,7 @@ pub struct Bed {
     pub site: Value,
     http: Client,
     before: Value,
+    _lock: File,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -47,7 +50,9 @@ impl Bed {
             return None;
         };
         let site = serde_json::from_str(&site).unwrap();
-        let mut bed = Self { state, endpoint, site, http, before: Value::Null, _turn: turn };
+        let lock = File::create(state.join("leeward-tests.lock")).unwrap();
+        lock.lock().unwrap();
+        let mut bed = Self { state, endpoint, site, http, before: Value::Null, _lock: lock, _turn: turn };
         bed.before = bed.control(Method::GET, "settings", Value::Null);
         bed.control(Method::DELETE, "faults", Value::Null);
         bed.set(json!({
