@@ -37,7 +37,8 @@ on_each! {
     text_with_any_characters_is_kept,
 }
 
-const LEASE: Duration = Duration::from_secs(20);
+/// Longer than any of these tests takes on a slow machine.
+const LEASE: Duration = Duration::from_secs(600);
 
 fn free() -> BTreeMap<String, u32> {
     BTreeMap::new()
@@ -170,7 +171,7 @@ fn no_run_is_taken_twice(bed: &Bed) {
     let lease = lease.unwrap();
     assert!(lease.owner.starts_with("engine "));
     let left = lease.until.duration_since(states[0].now().unwrap()).as_secs();
-    assert!((0..=20).contains(&left), "{left} s");
+    assert!((0..=600).contains(&left), "{left} s");
 }
 
 fn a_pool_has_its_places_and_no_more(bed: &Bed) {
@@ -204,16 +205,21 @@ fn who_cleans_up_waits_for_no_place(bed: &Bed) {
     assert_eq!(taken.iter().map(|claim| &claim.run).collect::<Vec<_>>(), [&runs[2].id]);
 }
 
+/// Lets all leases be over, however slow the machine.
+fn end_leases(bed: &Bed) {
+    bed.tamper("UPDATE runs SET lease_until = 1", "UPDATE leeward_runs SET lease_until = 1");
+}
+
 fn a_lease_that_is_over_is_somebody_elses(bed: &Bed) {
     let (one, two) = (bed.open(), bed.open());
     let run = kept(&*one);
-    let short = Duration::from_millis(300);
-    let first = one.claim("one", short, 5, &free()).unwrap().remove(0);
+    let first = one.claim("one", LEASE, 5, &free()).unwrap().remove(0);
     assert_eq!(two.claim("two", LEASE, 5, &free()).unwrap(), []);
-    std::thread::sleep(Duration::from_millis(400));
+    end_leases(bed);
     // Nobody took it meanwhile: it is still the first one's, who prolongs it late.
-    assert_eq!(one.renew(std::slice::from_ref(&first), short).unwrap(), [(first.clone(), 0)]);
-    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(one.renew(std::slice::from_ref(&first), LEASE).unwrap(), [(first.clone(), 0)]);
+    assert_eq!(two.claim("two", LEASE, 5, &free()).unwrap(), []);
+    end_leases(bed);
     let second = two.claim("two", LEASE, 5, &free()).unwrap().remove(0);
     assert_eq!((&second.run, second.fence), (&run.id, 2));
     assert_eq!(one.renew(&[first.clone(), second.clone()], LEASE).unwrap(), [(second.clone(), 0)]);
@@ -234,7 +240,7 @@ fn a_lease_of_a_clock_that_was_set_back_is_over(bed: &Bed) {
         let text = format!("SET lease_until = lease_until + {seconds}000000");
         bed.tamper(&format!("UPDATE runs {text}"), &format!("UPDATE leeward_runs {text}"));
     };
-    later(15);
+    later(300);
     assert_eq!(
         two.claim("two", LEASE, 5, &free()).unwrap(),
         [],

@@ -27,7 +27,7 @@ impl Faulty {
     fn strikes(&self) -> bool {
         let step = |seed: u64| Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
         let seed = self.random.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).unwrap();
-        self.is_on.load(Ordering::Relaxed) && (seed >> 40) % 8 == 0
+        self.is_on.load(Ordering::Relaxed) && (seed >> 40).is_multiple_of(8)
     }
 
     fn lossy<T>(&self, act: impl FnOnce(&dyn State) -> Result<T>) -> Result<T> {

@@ -73,7 +73,7 @@ impl Simulation {
         }
     }
 
-    fn to_its_end(&mut self) {
+    fn run_to_end(&mut self) {
         while !self.tape.is_over() {
             match self.tape.draw(8) {
                 0..=2 => {
@@ -290,7 +290,7 @@ proptest! {
     ) {
         plan.check().unwrap();
         let mut simulation = Simulation::new(plan, tape);
-        simulation.to_its_end();
+        simulation.run_to_end();
         simulation.check();
     }
 }
