@@ -107,11 +107,16 @@ fn the_page_is_asked_for_again_and_what_it_names_is_kept() {
 fn pages_keep_to_their_own_policy() {
     let page = asset(PAGE).unwrap();
     assert!(!text(&page).contains("style=") && !text(&page).contains("<style"));
-    assert_eq!(text(&page).matches("<script").count(), text(&page).matches("<script type=\"module\" src=").count());
+    assert_eq!(
+        text(&page).matches("<script").count(),
+        text(&page).matches("<script type=\"module\" src=").count()
+    );
     for (name, bytes) in FILES.iter().filter(|(name, _)| !name.starts_with("vendor/")) {
         let source = String::from_utf8_lossy(bytes).replace("http://www.w3.org/", "");
         assert!(!source.contains("http://") && !source.contains("https://"), "{name} names another place");
-        for forbidden in ["innerHTML", "dangerouslySetInnerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+        for forbidden in
+            ["innerHTML", "dangerouslySetInnerHTML", "insertAdjacentHTML", "document.write", "eval("]
+        {
             assert!(!source.contains(forbidden), "{name} has {forbidden}: text of the server must stay text");
         }
     }
