@@ -4,38 +4,50 @@ import { get } from './api.js';
 import { useCallback, useEffect, useRef, useState } from './html.js';
 import { onEvent, onStatus } from './live.js';
 
-/** Events within this time lead to one look, in milliseconds. */
+/** Events within this time lead to one look, and looks are at least this far apart; in milliseconds. */
 const GATHER_MS = 400;
+const APART_MS = 2_000;
 
 /**
  * Reads an address, and reads it again when an event that matters comes, and every `every` milliseconds where that is given.
  * What was read stays while it is read again, and when that fails.
  */
 export function useResource(url, { matters, every } = {}) {
-  const [state, set] = useState({ data: null, problem: null, isLoading: true, key: null });
   const key = url === null ? null : String(url);
-  const running = useRef(null);
-  const load = useCallback(async () => {
-    if (key === null) return;
-    running.current?.abort();
-    const control = new AbortController();
-    running.current = control;
-    try {
-      const data = await get(key, { signal: control.signal });
-      if (!control.signal.aborted) set({ data, problem: null, isLoading: false, key });
-    } catch (problem) {
-      if (control.signal.aborted) return;
-      set((before) => ({ data: before.key === key ? before.data : null, problem, isLoading: false, key }));
-    }
-  }, [key]);
+  const [state, set] = useState({ data: null, problem: null, isLoading: true, key: null });
+  const reader = useRef(null);
   useEffect(() => {
-    load();
-    return () => running.current?.abort();
-  }, [load]);
-  useEvents(load, matters, every);
+    if (key === null) return undefined;
+    const control = new AbortController();
+    const keep = (next) => control.signal.aborted || set((before) => ({ data: before.key === key ? before.data : null, isLoading: false, key, problem: null, ...next }));
+    reader.current = oneAtATime(() => get(key, { signal: control.signal }).then((data) => keep({ data }), (problem) => keep({ problem })));
+    reader.current();
+    return () => control.abort();
+  }, [key]);
+  const reload = useCallback(() => reader.current?.(), []);
+  useEvents(reload, matters, every);
   // What belongs to another address is not shown.
-  const isOther = state.key !== key;
-  return { ...state, data: isOther ? null : state.data, problem: isOther ? null : state.problem, isLoading: isOther || state.isLoading, reload: load };
+  const shown = state.key === key ? state : { data: null, problem: null, isLoading: true };
+  return { ...shown, reload };
+}
+
+/**
+ * Does something again and again, but not twice at once: what is asked for meanwhile is done once afterwards. So a daemon that takes longer
+ * than the time between two looks still gets its answers seen.
+ */
+function oneAtATime(act) {
+  let isBusy = false;
+  let isWanted = false;
+  return async function look() {
+    isWanted = true;
+    if (isBusy) return;
+    isBusy = true;
+    while (isWanted) {
+      isWanted = false;
+      await act();
+    }
+    isBusy = false;
+  };
 }
 
 /** Calls `look` soon after an event for which `matters` says so, when the stream is open again, and every `every` milliseconds. */
@@ -44,14 +56,23 @@ export function useEvents(look, matters, every) {
   latest.current = { look, matters };
   useEffect(() => {
     let timer = null;
-    const soon = () => (timer ??= setTimeout(() => ((timer = null), latest.current.look()), GATHER_MS));
+    let last = 0;
+    let isMissed = false;
+    const now = () => ((timer = null), (last = Date.now()), latest.current.look());
+    const soon = () => {
+      // Who does not look does not ask: it is made up for when the page is seen again.
+      if (document.hidden) isMissed = true;
+      else timer ??= setTimeout(now, Math.max(GATHER_MS, last + APART_MS - Date.now()));
+    };
+    const seen = () => isMissed && !document.hidden && ((isMissed = false), soon());
     const forget = onEvent((event) => latest.current.matters?.(event) && soon());
     let was = 'live';
     const unwatch = onStatus(({ state }) => {
       if (state === 'live' && was === 'lost' && latest.current.matters) soon();
       if (state !== 'connecting') was = state;
     });
-    return () => (forget(), unwatch(), clearTimeout(timer));
+    document.addEventListener('visibilitychange', seen);
+    return () => (forget(), unwatch(), clearTimeout(timer), document.removeEventListener('visibilitychange', seen));
   }, []);
   useInterval(() => latest.current.look(), every);
 }

@@ -30,8 +30,6 @@ export function onStatus(watcher) {
   return () => watchers.delete(watcher);
 }
 
-export const isLive = () => status.state === 'live';
-
 /** Opens the stream, and keeps it open until `disconnect`. */
 export function connect() {
   disconnect();

@@ -2,9 +2,9 @@
 
 import { address, get } from './api.js';
 import { counted, duration, secondsBetween } from './format.js';
-import { useEvents, useStill, useTick } from './hooks.js';
+import { useEvents, useLiveStatus, useStill, useTick } from './hooks.js';
 import { Component, html, useEffect, useRef, useState } from './html.js';
-import { isLive, onEvent } from './live.js';
+import { onEvent } from './live.js';
 import { Bar, Empty, Head, NotOffered, ProblemBox, State, Time } from './parts.js';
 import { link, replaceQuery } from './router.js';
 import { GROUPS, isLiveState, RUN_STATES, stateOf } from './states.js';
@@ -46,25 +46,37 @@ export function useRuns(filter) {
   const key = JSON.stringify(filter);
   const most = filter.most ?? PAGE_ROWS;
   const [state, set] = useState({ key, runs: [], next: null, problem: null, isLoading: true });
+  const isLive = useLiveStatus().state === 'live';
   const present = useRef(key);
+  const busy = useRef({});
   present.current = key;
-  const read = async (past, merge) => {
+  const read = async (what, past, merge) => {
+    busy.current[what] = true;
     try {
       const page = await get(address('runs', { ...filter, past, most }));
       if (present.current === key) set((before) => ({ ...merge(before, page), key, problem: null, isLoading: false }));
     } catch (problem) {
       if (present.current === key) set((before) => ({ ...before, key, problem, isLoading: false }));
+    } finally {
+      busy.current[what] = false;
     }
   };
-  const first = () => read(null, (before, page) => withFirstPage(before.key === key ? before : { runs: [], next: null }, page));
-  const more = () => read(state.next, (before, page) => ({ runs: [...before.runs, ...page.runs], next: page.next }));
+  const first = () => read('first', null, (before, page) => withFirstPage(before.key === key ? before : { runs: [], next: null }, page));
+  const look = () => busy.current.first || first();
+  const more = () => busy.current.more || read('more', state.next, withNextPage);
   useEffect(() => {
     set((before) => ({ ...before, isLoading: true }));
     first();
   }, [key]);
   useEventsOfFrame((events) => set((before) => events.reduce(changed, before)));
-  useEvents(first, (event) => event.event === 'created' || event.event === 'moved' || event.event === 'cleared', isLive() ? 30_000 : 5_000);
+  useEvents(look, (event) => ['created', 'moved', 'cleared'].includes(event.event), isLive ? 30_000 : 5_000);
   return { ...state, isOld: state.key !== key, more, first };
+}
+
+/** What is known, and the page after it. */
+export function withNextPage(before, page) {
+  const known = new Set(before.runs.map((run) => run.id));
+  return { runs: [...before.runs, ...page.runs.filter((run) => !known.has(run.id))], next: page.next };
 }
 
 /** Hands over the events since the last frame, all at once: many events are one drawing. */

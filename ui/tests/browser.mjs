@@ -75,13 +75,26 @@ export async function see(page, selector, text, timeout = PATIENCE_MS) {
   }
 }
 
+/** In the page: brings an element into sight and waits until it stands still; rows above it may get their true heights only now. */
+async function settled(element) {
+  element.scrollIntoView({ block: 'center' });
+  for (let still = 0, last = null; still < 3; ) {
+    await new Promise((done) => requestAnimationFrame(done));
+    const { top } = element.getBoundingClientRect();
+    still = top === last ? still + 1 : 0;
+    last = top;
+  }
+}
+
 /** Presses the button with this text, inside `scope`. */
 export async function press(page, text, scope = 'main') {
   const find = (inside, wanted) => [...document.querySelectorAll(`${inside} button`)].find((button) => button.textContent.trim() === wanted && !button.disabled);
   const handle = await page.waitForFunction(find, { timeout: PATIENCE_MS, polling: 50 }, scope, text).catch(() => {
     throw new Error(`no button “${text}” in ${scope}`);
   });
-  await handle.asElement().click();
+  const button = handle.asElement();
+  await button.evaluate(settled);
+  await button.click();
 }
 
 export const texts = (page, selector) => page.$$eval(selector, (all) => all.map((element) => element.textContent.trim()));

@@ -59,6 +59,44 @@ test('waits grow while the daemon is away', onlyMock, async () => {
   await site.close();
 });
 
+test('a daemon that takes longer to answer than the page waits between two looks is still followed, one look at a time', onlyMock, async () => {
+  const world = new World({ runs: 5 });
+  const run = writing(world);
+  const site = await serve(world);
+  const page = await open(browser);
+  await logIn(page, site, `#/runs/${run.id}`);
+  await see(page, '.whole', '8 of 14 steps');
+  world.slowMs = 1700;
+  world.requests.length = 0;
+  world.end(run, 'write_image_to_bv');
+  await see(page, '.whole', '9 of 14 steps');
+  world.begin(run, 'fsck_on_block_volume');
+  world.end(run, 'fsck_on_block_volume');
+  const began = Date.now();
+  await see(page, '.whole', '10 of 14 steps');
+  const looks = world.requests.filter(({ path }) => path === `/v1/runs/${run.id}`).length;
+  assert.ok(looks <= 4 + (Date.now() - began) / world.slowMs, `${looks} looks`);
+  assert.deepEqual(await troubles(page), []);
+  await site.close();
+});
+
+test('a button pressed twice reads the next page once', onlyMock, async () => {
+  const world = new World({ runs: 250 });
+  const site = await serve(world);
+  const page = await open(browser);
+  await logIn(page, site, '#/runs');
+  await page.waitForSelector('.more');
+  world.slowMs = 400;
+  await page.$eval('.more', (button) => (button.click(), button.click(), button.click()));
+  await see(page, '.sum', '200 runs');
+  world.slowMs = 0;
+  const all = await page.$$eval('.runs tbody a', (links) => links.map((one) => one.hash));
+  assert.equal(new Set(all).size, all.length);
+  assert.equal(world.requests.filter(({ query }) => query.past).length, 1);
+  assert.deepEqual(await troubles(page), []);
+  await site.close();
+});
+
 /** Milliseconds of processor time of the page's main thread since now: other work on a busy machine does not count. */
 async function costs(page) {
   const session = await page.createCDPSession();

@@ -66,6 +66,7 @@ async function api(world, request, response, url) {
   const route = ROUTES.find(([method, shape]) => method === request.method && fits(shape, parts));
   if (!route) return problem(response, 501, 'Not implemented');
   const query = url.searchParams;
+  if (world.slowMs && parts[0] === 'runs') await new Promise((done) => setTimeout(done, world.slowMs));
   return route[2]({ world, request, response, parts, query, body: request.method === 'POST' ? await bodyOf(request) : {} });
 }
 

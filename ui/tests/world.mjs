@@ -58,6 +58,8 @@ export class World {
   absent = new Set();
   requests = [];
   isDown = false;
+  /** How long answers take, in milliseconds. */
+  slowMs = 0;
   role = 'operator';
   #numbers = { event: 0, line: 0, run: 0 };
 
