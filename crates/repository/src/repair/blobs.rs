@@ -33,6 +33,9 @@ pub(super) struct Search<'a> {
     blobs: &'a Blobs,
     peers: &'a [Peer],
     damaged: &'a BTreeMap<PackId, &'a PackDamage>,
+    /// Packs that their parity is going to mend, and the bytes that the last one of them that was asked for will have.
+    healing: &'a HashSet<PackId>,
+    healed: Option<(PackId, Vec<u8>)>,
     control: &'a dyn Control,
     /// The names in damaged packs.
     suspects: HashSet<BlobId>,
@@ -55,6 +58,7 @@ impl<'a> Search<'a> {
         blobs: &'a Blobs,
         peers: &'a [Peer],
         damaged: &'a BTreeMap<PackId, &'a PackDamage>,
+        healing: &'a HashSet<PackId>,
         control: &'a dyn Control,
     ) -> Result<Self> {
         let index = blobs.index();
@@ -72,6 +76,8 @@ impl<'a> Search<'a> {
             blobs,
             peers,
             damaged,
+            healing,
+            healed: None,
             control,
             suspects,
             seen: Seen::new(&index),
@@ -155,7 +161,10 @@ impl<'a> Search<'a> {
                 Some(bytes)
             }
             Err(error) if error.kind() == crate::ErrorKind::Damaged || error.is_not_found() => {
-                self.node_of_peer(id)?
+                match self.healed_node(id)? {
+                    Some(bytes) => Some(bytes),
+                    None => self.node_of_peer(id)?,
+                }
             }
             Err(error) => return Err(error),
         };
@@ -163,6 +172,32 @@ impl<'a> Search<'a> {
         let fits =
             |node: &Node| node.level == level && node.children.len() == self.repository.config().fanout();
         Ok(node.filter(fits))
+    }
+
+    /// A node from a pack that its parity is going to mend.
+    fn healed_node(&mut self, id: BlobId) -> Result<Option<Vec<u8>>> {
+        for (place, _) in self.blobs.index().places(&id)? {
+            if !self.healing.contains(&place.pack) {
+                continue;
+            }
+            if self.healed.as_ref().is_none_or(|(pack, _)| *pack != place.pack) {
+                let healed = self.repository.healed(place.pack)?.and_then(std::result::Result::ok);
+                self.healed = healed.map(|bytes| (place.pack, bytes));
+            }
+            let Some((_, pack)) = &self.healed else { continue };
+            let start = place.offset as usize;
+            let stored = pack.get(start..start + place.length as usize).unwrap_or_default();
+            let mut content = Vec::new();
+            if self.repository.frame_decoder()?.decode(BlobKind::Node, stored, &mut content).is_err() {
+                continue;
+            }
+            let rest = content.get(place.content_offset as usize..).unwrap_or_default();
+            let node = Node::decode(rest).ok().and_then(|(_, length)| rest.get(..length));
+            if let Some(node) = node.filter(|node| self.repository.keys().node(node) == id) {
+                return Ok(Some(node.to_vec()));
+            }
+        }
+        Ok(None)
     }
 
     /// A node of which no copy here is sound.

@@ -240,7 +240,8 @@ impl Planner<'_> {
         if !is_all_there || !self.plan.refs.is_empty() || !self.plan.manifests.is_empty() {
             let index = Index::new(self.index.runs().to_vec(), self.index.states().clone());
             let blobs = Blobs::with_compared_index(self.repository, index);
-            let mut search = Search::new(self.repository, &blobs, self.peers, &damaged, control)?;
+            let healing: HashSet<PackId> = self.plan.heal_packs.iter().copied().collect();
+            let mut search = Search::new(self.repository, &blobs, self.peers, &damaged, &healing, control)?;
             for (label, snapshot) in snapshots {
                 search.snapshot(label, snapshot)?;
             }
