@@ -116,7 +116,7 @@ mod tests {
         let payer = Payer { token: "t".to_owned(), epoch: 1, under: vec!["web".to_owned()], bytes: 7 };
         Payers::beside(Some(&ledger)).remember(&key, &payer);
         let payers = Payers::beside(Some(&ledger));
-        assert_eq!(payers.objects("packs"), [key.clone()]);
+        assert_eq!(payers.objects("packs"), std::slice::from_ref(&key));
         assert!(payers.objects("index").is_empty());
         assert_eq!(payers.take(&key), Some(payer));
         assert_eq!(payers.take(&key), None);

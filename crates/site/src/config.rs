@@ -162,6 +162,17 @@ pub enum Watch {
 }
 
 impl Watch {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Events => "events",
+            Self::Poll => "poll",
+            Self::Both => "both",
+        }
+    }
+
     /// Whether events are taken.
     #[must_use]
     pub fn takes_events(self) -> bool {

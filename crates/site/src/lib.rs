@@ -19,5 +19,5 @@ pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{EventObject, parse as parse_event};
 pub use intake::EXTENSIONS;
-pub use overview::{ImageLine, ImageSummary, Overview, RunCount};
+pub use overview::{ImageLine, Overview, RunCount, SnapshotLine};
 pub use site::{ImportOptions, ImportRequest, OpenRepository, Site};

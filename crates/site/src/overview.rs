@@ -1,5 +1,6 @@
 //! What a person wants to see first.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,19 +48,31 @@ pub struct ImageLine {
     pub image: ImageName,
     /// How many snapshots it has.
     pub snapshots: usize,
-    /// The newest one.
-    pub latest: Option<SnapshotEntry>,
+    /// When the newest one was begun.
+    pub latest: Option<Timestamp>,
     /// The age of that, in seconds.
     pub age_seconds: Option<i64>,
+    /// Whether there is a snapshot at all.
+    pub protected: bool,
 }
 
-/// An image with its snapshots.
+/// A snapshot of an image.
 #[derive(Debug, Serialize)]
-pub struct ImageSummary {
+pub struct SnapshotLine {
     /// Its name.
-    pub image: ImageName,
-    /// Its snapshots, newest first.
-    pub snapshots: Vec<SnapshotEntry>,
+    pub id: String,
+    /// When its backup began.
+    pub time: Timestamp,
+    /// Size of the disk that a guest sees, in bytes.
+    pub virtual_bytes: u64,
+    /// Bytes of the disk that hold something.
+    pub data_bytes: u64,
+    /// Bytes that its backup added to the repository.
+    pub stored_bytes: u64,
+    /// Names of the holds on it.
+    pub holds: Vec<String>,
+    /// What people say of it.
+    pub tags: BTreeMap<String, String>,
 }
 
 impl Site {
@@ -98,10 +111,11 @@ impl Site {
         let mut lines = Vec::new();
         for name in repository.images()? {
             let image = repository.image(&name)?;
-            let latest = image.snapshots.last().cloned();
+            let latest = image.snapshots.last().map(|entry| entry.created);
             lines.push(ImageLine {
                 snapshots: image.snapshots.len(),
-                age_seconds: latest.as_ref().map(|entry| now.duration_since(entry.created).as_secs()),
+                age_seconds: latest.map(|created| now.duration_since(created).as_secs()),
+                protected: latest.is_some(),
                 latest,
                 image: name,
             });
@@ -113,10 +127,22 @@ impl Site {
     ///
     /// # Errors
     /// There is no such image or repository, or it cannot be read.
-    pub fn image(&self, name: &ImageName) -> Result<ImageSummary> {
-        let image = self.repository()?.image(name)?;
-        let snapshots = image.snapshots.into_iter().rev().collect();
-        Ok(ImageSummary { image: name.clone(), snapshots })
+    pub fn image(&self, name: &ImageName) -> Result<Vec<SnapshotLine>> {
+        let repository = self.repository()?;
+        let image = repository.image(name)?;
+        let line = |entry: &SnapshotEntry| {
+            let statistics = repository.snapshot(entry.id)?.statistics;
+            Ok(SnapshotLine {
+                id: entry.id.to_string(),
+                time: entry.created,
+                virtual_bytes: entry.virtual_size,
+                data_bytes: statistics.data_bytes,
+                stored_bytes: statistics.stored_bytes,
+                holds: entry.holds.iter().map(|hold| hold.name.clone()).collect(),
+                tags: entry.tags.clone(),
+            })
+        };
+        image.snapshots.iter().rev().map(line).collect()
     }
 
     fn repository(&self) -> Result<Arc<Repository>> {

@@ -90,6 +90,6 @@ fn open(configured: &config::Target) -> Result<Target, String> {
         kms_key: configured.kms_key.clone(),
         filesystem_errors: configured.filesystem_errors,
         move_gpt: configured.move_gpt,
-        limit: configured.limit_bytes_per_second.map(|limit| RateLimit::new(limit)),
+        limit: configured.limit_bytes_per_second.map(RateLimit::new),
     })
 }

@@ -81,7 +81,7 @@ pub(super) async fn handle(
             Ok(answer(&of_run(&run)))
         }
         (["dagRuns" | "dagRuns/"], _) => Err(Problem::method(&[Method::POST])),
-        _ => Err(Problem::not_found(format!("there is nothing at {}", asking.path))),
+        _ => Err(Problem::no_route(&asking.path)),
     }
 }
 

@@ -27,6 +27,6 @@ pub(super) async fn handle(
                 name.parse().map_err(|error| Problem::not_found(format!("{name:?}: {error}")))?;
             Ok(json(&state.call(move |site| Ok(site.image(&name)?)).await?))
         }
-        _ => Err(Problem::not_found(format!("there is nothing at {}", asking.path))),
+        _ => Err(Problem::no_route(&asking.path)),
     }
 }

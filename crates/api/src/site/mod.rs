@@ -154,7 +154,7 @@ async fn dispatch(
         ["auth", "token"] => return airflow::token(state, asking, body).await,
         ["v1" | "api" | "metrics", ..] => {}
         _ if is_read => return page(asking),
-        _ => return Err(Problem::not_found(format!("there is nothing at {}", asking.path))),
+        _ => return Err(Problem::no_route(&asking.path)),
     }
     let found = access::caller(state, asking)?;
     *caller = Some(found.clone());
@@ -172,7 +172,7 @@ async fn dispatch(
         ["api", "v1" | "v2", "dags", dag, rest @ ..] => {
             airflow::handle(state, asking, &found, dag, rest, body).await
         }
-        _ => Err(Problem::not_found(format!("there is nothing at {}", asking.path))),
+        _ => Err(Problem::no_route(&asking.path)),
     }
 }
 
@@ -207,8 +207,7 @@ struct Line<'a> {
 }
 
 fn page(asking: &Asking) -> Result<Response, Problem> {
-    let found = leeward_ui::asset(&asking.path)
-        .ok_or_else(|| Problem::not_found(format!("there is nothing at {}", asking.path)))?;
+    let found = leeward_ui::asset(&asking.path).ok_or_else(|| Problem::no_route(&asking.path))?;
     let is_known = asking.header("if-none-match") == Some(found.etag.as_str());
     let cache = found.cache_control();
     let bytes = match found.bytes {

@@ -44,6 +44,16 @@ impl Problem {
             .hint("see what there is at /v1/openapi.json, or in a listing")
     }
 
+    pub fn no_route(path: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no-such-route",
+            "There is no such route",
+            format!("there is nothing at {path}"),
+        )
+        .hint("see what there is at /v1/openapi.json")
+    }
+
     pub fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid", "The request makes no sense", detail)
             .hint("see /v1/openapi.json for what it may be")

@@ -44,7 +44,7 @@ pub(super) async fn handle(
             let command = command_of(verb, body).await?;
             command_run(state, asking, run_id(id)?, command).await
         }
-        _ => Err(Problem::not_found(format!("there is nothing at {}", asking.path))),
+        _ => Err(Problem::no_route(&asking.path)),
     }
 }
 

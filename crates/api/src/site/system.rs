@@ -51,6 +51,7 @@ struct SiteView<'a> {
 #[derive(Serialize)]
 struct RepositoryView<'a> {
     location: &'a str,
+    encrypted: bool,
 }
 
 #[derive(Serialize)]
@@ -63,8 +64,7 @@ struct TargetView<'a> {
 struct SourceView<'a> {
     name: &'a str,
     location: &'a str,
-    takes_events: bool,
-    polls: bool,
+    watch: Option<&'a str>,
     target: Option<&'a str>,
 }
 
@@ -76,14 +76,16 @@ pub(super) async fn site(state: &SiteState, asking: &Asking, caller: &Caller) ->
     let sources = config.sources.iter().map(|(name, source)| SourceView {
         name,
         location: &source.location,
-        takes_events: source.watch.takes_events(),
-        polls: source.watch.polls(),
+        watch: Some(source.watch.name()).filter(|name| *name != "off"),
         target: source.target.as_deref(),
     });
     Ok(json(&SiteView {
         name: &config.name,
         version: env!("CARGO_PKG_VERSION"),
-        repository: config.repository.as_ref().map(|place| RepositoryView { location: &place.location }),
+        repository: config.repository.as_ref().map(|place| RepositoryView {
+            location: &place.location,
+            encrypted: place.passphrase_file.is_some() || place.key_file.is_some(),
+        }),
         targets: targets.collect(),
         sources: sources.collect(),
     }))
