@@ -6,3 +6,4 @@ mod api;
 mod daemon;
 mod imports;
 mod kills;
+mod oci;
