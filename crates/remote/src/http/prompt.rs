@@ -108,9 +108,11 @@ mod tests {
     /// Answers on one connection as Ceph's gateway does: the head, then the body, with Nagle's algorithm on.
     fn serve(mut stream: TcpStream) {
         let mut request = [0; 4096];
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
         while stream.read(&mut request).is_ok_and(|size| size > 0) {
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").unwrap();
-            stream.write_all(b"body").unwrap();
+            if stream.write_all(head).and_then(|()| stream.write_all(b"body")).is_err() {
+                return;
+            }
         }
     }
 
