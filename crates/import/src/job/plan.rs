@@ -13,20 +13,20 @@ pub const PLAN_VERSION: u32 = 1;
 
 /// The steps' names and what they do.
 pub const STEPS: [(&str, &str); 14] = [
-    ("get_file_head", "Look at the object: size, version, metadata"),
-    ("create_instance", "Launch a worker, where the volume is not written from here"),
+    ("get_file_head", "Look at the object"),
+    ("create_instance", "Launch a worker"),
     ("get_private_ip", "Learn the worker's address"),
     ("wait_cloud_init_execution", "Wait until the worker reports"),
-    ("download_image_from_bucket", "Open the image where it lies: nothing is downloaded"),
-    ("create_block_volume", "Make the volume and wait until it is usable"),
-    ("attach_block_volume", "Attach the volume to whoever writes it"),
+    ("download_image_from_bucket", "Open the image where it lies"),
+    ("create_block_volume", "Make the volume"),
+    ("attach_block_volume", "Attach the volume"),
     ("wait_for_attachment", "Wait for the device"),
-    ("write_image_to_bv", "Write the image, read it back, compare"),
-    ("fsck_on_block_volume", "Check the file systems, read-only"),
+    ("write_image_to_bv", "Write, read back, compare"),
+    ("fsck_on_block_volume", "Check the file systems"),
     ("detach_block_volume", "Detach the volume"),
     ("terminate_instance", "Remove the worker"),
-    ("update_performance_of_bv", "Set the performance that the volume keeps"),
-    ("setup_backup_policy", "Assign the provider's backup policy"),
+    ("update_performance_of_bv", "Set the performance"),
+    ("setup_backup_policy", "Assign the backup policy"),
 ];
 
 /// How long a step may take, in seconds.
