@@ -22,7 +22,7 @@ use crate::verb::probe;
 /// Which repository.
 #[derive(Args, Debug, Clone)]
 pub struct RepositoryArgument {
-    /// The repository: a directory; https://HOST[:PORT] of a Leeward server; or a place in an object store: s3://, swift://,
+    /// The repository: a directory; https://HOST:PORT of a Leeward server; or a place in an object store: s3://, swift://,
     /// oss://, oci://, azure://, gs:// or sftp:// (docs/stores.md says how each is spelt)
     #[arg(short, long, env = "LEEWARD_REPO", value_name = "REPO", global = true)]
     repo: Option<String>,
