@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use leeward_cloud::ErrorKind;
 use leeward_cloud::provider::{
-    Attachment, AttachmentId, AttachmentKind, AttachmentSpec, Device, Goal, Progress, VolumeId,
+    Attachment, AttachmentId, AttachmentKind, AttachmentSpec, Device, Goal, InstanceId, Progress, VolumeId,
 };
 use leeward_runs::step::{Context, Fault, Outcome, Step};
 use serde::{Deserialize, Serialize};
@@ -38,13 +38,7 @@ impl Attach {
         number: usize,
         volume: &VolumeId,
     ) -> Result<AttachmentSpec, Fault> {
-        let here = target.cloud.attachments.here().map_err(|error| fault::of_cloud(&error))?;
-        let instance = target.writer.clone().or(here.map(|here| here.instance)).ok_or_else(|| {
-            Fault::lasting(
-                format!("{}: this daemon does not run on one of its machines", target.cloud.volumes.name()),
-                "name the machine in the target's `instance`, and run the daemon there",
-            )
-        })?;
+        let instance = writer(target)?;
         Ok(AttachmentSpec {
             volume: volume.clone(),
             instance,
@@ -54,6 +48,20 @@ impl Attach {
             owner: owner(context, "attach_block_volume", number),
         })
     }
+}
+
+/// The machine that writes: the one that is configured, or the one that this daemon runs on.
+fn writer(target: &Target) -> Result<InstanceId, Fault> {
+    if let Some(writer) = &target.writer {
+        return Ok(writer.clone());
+    }
+    let here = target.cloud.attachments.here().map_err(|error| fault::of_cloud(&error))?;
+    here.map(|here| here.instance).ok_or_else(|| {
+        Fault::lasting(
+            format!("{}: this daemon does not run on one of its machines", target.cloud.volumes.name()),
+            "name the machine in the target's `instance`, and run the daemon there",
+        )
+    })
 }
 
 /// The device for a further disk: the letter counts up.

@@ -51,10 +51,9 @@ impl Create {
         seen: &Seen,
     ) -> Result<String, Fault> {
         let domains = target.cloud.volumes.domains().map_err(|error| fault::of_cloud(&error))?;
-        let here = target.cloud.attachments.here().map_err(|error| fault::of_cloud(&error))?;
+        let bound = writer_domain(target).map_err(|error| fault::of_cloud(&error))?;
         let number = inputs.ad_number.or(seen.wishes.ad_number).unwrap_or(0);
         let provider = target.cloud.volumes.name();
-        let bound = here.and_then(|here| here.domain);
         if number == 0
             && let Some(domain) = bound
         {
@@ -169,6 +168,15 @@ impl Step for Create {
             context.say(format!("volume {} is removed", volume.id));
         }
         Ok(())
+    }
+}
+
+/// The domain of the machine that writes: the volume must be in the same.
+fn writer_domain(target: &Target) -> leeward_cloud::Result<Option<String>> {
+    match (&target.writer, &target.cloud.instances) {
+        (Some(writer), Some(instances)) => instances.instance(writer).map(|instance| Some(instance.domain)),
+        (Some(_), None) => Ok(None),
+        (None, _) => Ok(target.cloud.attachments.here()?.and_then(|here| here.domain)),
     }
 }
 

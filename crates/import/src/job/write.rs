@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
@@ -17,6 +18,9 @@ use crate::image::Disk;
 use crate::verify::{VerifyCheckpoint, VerifyOptions, verify};
 use crate::write::{Checkpoint, WriteOptions, write};
 use crate::{DigestCheck, VolumeTarget};
+
+/// How long what was written may be lost by a crash.
+const WINDOW: Duration = Duration::from_secs(5);
 
 /// What the step keeps for its next attempt: the disks before `number` are done.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -104,7 +108,8 @@ impl Job<'_> {
         }
         let target =
             VolumeTarget::open(self.device, self.disk.virtual_size()).map_err(|error| self.failed(&error))?;
-        let options = WriteOptions { limit: self.target.limit.clone(), ..WriteOptions::default() };
+        let options =
+            WriteOptions { limit: self.target.limit.clone(), window_time: WINDOW, ..WriteOptions::default() };
         let keep = |checkpoint: &Checkpoint| {
             self.keep(&Kept { write: Some(checkpoint.clone()), verify: None, ..kept.clone() })
         };

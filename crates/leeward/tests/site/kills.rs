@@ -71,14 +71,15 @@ fn killed_at_every_step_it_ends_with_one_volume() {
 fn killed_at_random_moments_it_goes_on_where_it_was() {
     let slow = |text: String| {
         text.replace("lease_seconds = 30", "lease_seconds = 5")
-            .replace("#limit_bytes_per_second = 100000000", "limit_bytes_per_second = 4000000")
+            .replace("#limit_bytes_per_second = 100000000", "limit_bytes_per_second = 700000")
     };
     let mut daemon = Daemon::start(slow);
     let raw = daemon.path("inbox/slow.raw");
     disk(&raw, 256 << 20, 19);
     let run = daemon.import("slow.raw", json!({}));
     for number in 0..4_u64 {
-        std::thread::sleep(Duration::from_millis(700 + 411 * number));
+        // The last two come after a window of 5 s has been kept.
+        std::thread::sleep(Duration::from_millis(700 + 2411 * number));
         daemon.kill();
         daemon.up();
     }
