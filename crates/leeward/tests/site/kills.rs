@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::daemon::{Daemon, assert_holds, disk};
+use super::daemon::{Daemon, assert_holds, disk, image};
 
 const STEPS: [&str; 14] = [
     "get_file_head",
@@ -74,9 +74,10 @@ fn killed_at_random_moments_it_goes_on_where_it_was() {
             .replace("#limit_bytes_per_second = 100000000", "limit_bytes_per_second = 700000")
     };
     let mut daemon = Daemon::start(slow);
-    let raw = daemon.path("inbox/slow.raw");
+    let raw = daemon.path("slow.raw");
     disk(&raw, 256 << 20, 19);
-    let run = daemon.import("slow.raw", json!({}));
+    image(&raw, &daemon.path("inbox/slow.qcow2"), "qcow2", &[]);
+    let run = daemon.import("slow.qcow2", json!({}));
     for number in 0..4_u64 {
         // The last two come after a window of 5 s has been kept.
         std::thread::sleep(Duration::from_millis(700 + 2411 * number));
