@@ -181,6 +181,8 @@ pub fn plan(steps: Vec<StepPlan>) -> Plan {
 }
 
 pub fn run(plan: Plan) -> Run {
+    // Names sort by milliseconds: two runs of one millisecond would have no order.
+    std::thread::sleep(Duration::from_millis(2));
     let now = jiff::Timestamp::now();
     Run::new(RunId::new(now).unwrap(), "a subject", plan, json!({"size": 7}), "tester", now)
 }
