@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use leeward_store::bucket::{BucketStore, Comparison};
 use leeward_store::simulation::bucket::{Habits, MemoryBucket, Request};
-use leeward_store::simulation::conformance::{self, run};
+use leeward_store::simulation::conformance::{self, Deletion, run, run_with};
 use leeward_store::{
     CACHE_BYTES_MAX, CacheOptions, CachedStore, DirectoryStore, Entry, ErrorKind, Key, Object, Result,
     SharedStore, Store, Version,
@@ -156,8 +156,8 @@ fn a_cached_bucket_is_a_store() {
     let bed = Bed::new();
     bed.bucket.set_hook(None);
     let cached = bed.process();
-    run(&cached);
-    run(&(Arc::new(Renamed(cached)) as SharedStore));
+    run_with(&cached, Deletion::IsToldToSome);
+    run_with(&(Arc::new(Renamed(cached)) as SharedStore), Deletion::IsToldToSome);
     assert_eq!(conformance::PREFIXES, NAMES.map(|(outer, _)| outer), "every prefix of the suite is covered");
 }
 

@@ -1,9 +1,9 @@
 //! The tables, and how a connection is made.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use crate::{Error, Result};
 
@@ -32,10 +32,29 @@ CREATE TABLE progress (run TEXT NOT NULL, step TEXT NOT NULL, body TEXT NOT NULL
 CREATE TABLE checkpoints (run TEXT NOT NULL, step TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (run, step)) STRICT, WITHOUT ROWID;
 ";
 
+/// How long a connection waits for another's change.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Has the file keep a write-ahead log. The change of the journal of a new file does not wait for other connections that are
+/// just doing the same, whatever the busy timeout (SQLite, "Result and Error Codes", `SQLITE_BUSY`): it is tried again here.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let end = Instant::now() + WAIT;
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < end =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(30))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.busy_timeout(WAIT)?;
+    write_ahead(&connection)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     Ok(connection)
