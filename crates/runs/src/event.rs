@@ -139,6 +139,10 @@ pub fn apply(run: &mut Run, event: &Event, now: Timestamp) {
         Event::Moved { state, reason } => {
             run.state = *state;
             run.reason.clone_from(reason);
+            run.cancelled |= *state == RunState::Cancelling;
+            if *state == RunState::Succeeded {
+                run.steps.iter_mut().for_each(|step| step.delivered = step.tries);
+            }
             run.finished = (state.is_final() || *state == RunState::UndoFailed).then_some(now);
         }
         _ => {}
@@ -183,7 +187,7 @@ fn apply_to_step(step: &mut StepRecord, event: &Event, now: Timestamp) {
         }
         Event::Released { .. } => step.released = true,
         Event::Cleared { .. } => {
-            *step = StepRecord { tries: step.tries, ..StepRecord::new(&step.name) };
+            *step = StepRecord { tries: step.tries, delivered: step.delivered, ..StepRecord::new(&step.name) };
         }
         Event::UndoStarted { .. } => {
             step.state = StepState::Undoing;

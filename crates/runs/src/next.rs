@@ -53,9 +53,10 @@ fn forward(run: &Run, now: Timestamp) -> Vec<Action> {
 fn after_failure(run: &Run, failed: &StepRecord) -> Action {
     let what = failed.failure.as_ref().map_or("", |failure| failure.message.as_str());
     let reason = Some(format!("{}: {what}", failed.name));
+    let undo = failed.failure.as_ref().is_some_and(|failure| failure.undo);
     match run.plan.on_failure {
-        OnFailure::Hold => Action::Move(RunState::Held, reason),
-        OnFailure::Undo => Action::Move(RunState::Undoing, reason),
+        OnFailure::Hold if !undo => Action::Move(RunState::Held, reason),
+        OnFailure::Hold | OnFailure::Undo => Action::Move(RunState::Undoing, reason),
     }
 }
 
@@ -104,8 +105,8 @@ fn not_before(run: &Run, step: &StepRecord, now: Timestamp) -> Option<Timestamp>
 fn has_traces(run: &Run, step: &StepRecord) -> bool {
     let has_undo = run.plan.step(&step.name).is_some_and(|plan| plan.has_undo);
     // A step that was begun may have acted, whatever it said in the end, and also where it was skipped after an attempt that
-    // failed: its undo has to look.
-    let begun = step.tries > 0 && step.state != StepState::Undone;
+    // failed: its undo has to look. What was made before the run succeeded is in use: it stays.
+    let begun = step.tries > step.delivered && step.state != StepState::Undone;
     has_undo && begun
 }
 
@@ -131,7 +132,7 @@ fn after_undo(run: &Run, left: &[&StepRecord]) -> Action {
         return Action::Move(RunState::UndoFailed, Some(reason));
     }
     let has_failed = run.steps.iter().any(|step| step.failure.is_some());
-    match has_failed && run.reason.as_deref() != Some("cancelled") {
+    match has_failed && !run.cancelled {
         true => Action::Move(RunState::Failed, run.reason.clone()),
         false => Action::Move(RunState::Cancelled, run.reason.clone()),
     }

@@ -34,6 +34,9 @@ pub struct Run {
     /// Why it stands there, where that is not plain.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Whether a person has cancelled it.
+    #[serde(default)]
+    pub cancelled: bool,
     /// Whether each step waits until it is released by name: for runs that somebody else conducts.
     #[serde(default)]
     pub gated: bool,
@@ -144,6 +147,9 @@ pub struct StepRecord {
     /// Attempts begun in all; tells the result of one attempt from that of another.
     #[serde(default)]
     pub tries: u32,
+    /// Attempts begun in all when the run last succeeded: what these made is the run's result, and no longer undone with it.
+    #[serde(default)]
+    pub delivered: u32,
     /// Attempts whose engine went away.
     #[serde(default)]
     pub interruptions: u32,
@@ -222,6 +228,9 @@ pub struct Failure {
     pub hint: String,
     /// Whether trying again may help.
     pub passing: bool,
+    /// Whether what the run has made is undone because of it, whatever the plan says of failures.
+    #[serde(default)]
+    pub undo: bool,
 }
 
 impl StepRecord {
@@ -233,6 +242,7 @@ impl StepRecord {
             state: StepState::Pending,
             attempts: 0,
             tries: 0,
+            delivered: 0,
             interruptions: 0,
             undo_attempts: 0,
             started: None,

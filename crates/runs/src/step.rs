@@ -82,13 +82,22 @@ impl Fault {
     /// A failure that may pass by itself.
     #[must_use]
     pub fn passing(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Failed(Failure { message: message.into(), hint: hint.into(), passing: true })
+        Self::Failed(Failure { message: message.into(), hint: hint.into(), passing: true, undo: false })
     }
 
     /// A failure that will be the same the next time.
     #[must_use]
     pub fn lasting(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Failed(Failure { message: message.into(), hint: hint.into(), passing: false })
+        Self::Failed(Failure { message: message.into(), hint: hint.into(), passing: false, undo: false })
+    }
+
+    /// The same failure, after which what the run has made is undone instead of being held for a person.
+    #[must_use]
+    pub fn and_undo(self) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(Failure { undo: true, ..failure }),
+            stopped => stopped,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `attach_block_volume`, `wait_for_attachment`, `detach_block_volume`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use leeward_runs::step::{Context, Fault, Outcome, Step};
 use serde::{Deserialize, Serialize};
 
 use super::volume::{Volumes, owner};
-use super::{Inputs, Places, Target, fault};
+use super::{Places, Target, fault};
 
 /// What `attach_block_volume` leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,15 @@ pub(super) struct Devices {
     pub devices: Vec<PathBuf>,
 }
 
+/// What `attach_block_volume` writes down before it acts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    /// The machines to which it may have attached something: whatever else a volume is attached to was not this run's doing.
+    instances: BTreeSet<InstanceId>,
+    /// What it may have attached, by target.
+    volumes: BTreeSet<(String, VolumeId)>,
+}
+
 /// `attach_block_volume`.
 pub(super) struct Attach(pub Arc<dyn Places>);
 
@@ -35,18 +45,18 @@ impl Attach {
         &self,
         context: &Context,
         target: &Target,
+        instance: InstanceId,
         number: usize,
         volume: &VolumeId,
-    ) -> Result<AttachmentSpec, Fault> {
-        let instance = writer(target)?;
-        Ok(AttachmentSpec {
+    ) -> AttachmentSpec {
+        AttachmentSpec {
             volume: volume.clone(),
             instance,
             kind: AttachmentKind::Paravirtualized,
             device: target.device.as_deref().map(|device| numbered(device, number)),
             read_only: false,
             owner: owner(context, "attach_block_volume", number),
-        })
+        }
     }
 }
 
@@ -79,13 +89,18 @@ fn numbered(device: &Path, number: usize) -> PathBuf {
 
 impl Step for Attach {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
-        let inputs: Inputs = context.inputs()?;
         let volumes: Volumes = context.needed("create_block_volume")?;
-        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
+        let instance = writer(&target)?;
+        let mut kept: Kept = context.kept()?.unwrap_or_default();
+        kept.instances.insert(instance.clone());
+        kept.volumes
+            .extend(volumes.volumes.iter().map(|volume| (volumes.target.clone(), volume.id.clone())));
+        context.keep(&kept)?;
         let mut attachments = Vec::new();
         for (number, volume) in volumes.volumes.iter().enumerate() {
             context.check()?;
-            let spec = self.spec(context, &target, number, &volume.id)?;
+            let spec = self.spec(context, &target, instance.clone(), number, &volume.id);
             let attachment =
                 target.cloud.attachments.attach(&spec).map_err(|error| fault::of_cloud(&error))?;
             context.say(format!(
@@ -98,10 +113,11 @@ impl Step for Attach {
     }
 
     fn undo(&self, context: &Context) -> Result<(), Fault> {
-        let inputs: Inputs = context.inputs()?;
-        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
-        let Some(volumes): Option<Volumes> = context.output("create_block_volume")? else { return Ok(()) };
-        volumes.volumes.iter().try_for_each(|volume| detach(context, &target, &volume.id))
+        let kept: Kept = context.kept()?.unwrap_or_default();
+        for (target, volume) in &kept.volumes {
+            detach(context, &self.0.target(target).map_err(fault::of_place)?, volume)?;
+        }
+        Ok(())
     }
 }
 
@@ -154,9 +170,9 @@ fn path_of(target: &Target, attachment: &Attachment) -> Result<PathBuf, Fault> {
 
 impl Step for Wait {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
-        let inputs: Inputs = context.inputs()?;
+        let volumes: Volumes = context.needed("create_block_volume")?;
         let attached: Attached = context.needed("attach_block_volume")?;
-        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
         let devices = attached.attachments.iter().map(|id| self.device(context, &target, id));
         Outcome::done(&Devices { devices: devices.collect::<Result<_, _>>()? })
     }
@@ -167,17 +183,50 @@ pub(super) struct Detach(pub Arc<dyn Places>);
 
 impl Step for Detach {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
-        let inputs: Inputs = context.inputs()?;
         let volumes: Volumes = context.needed("create_block_volume")?;
-        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
         volumes.volumes.iter().try_for_each(|volume| detach(context, &target, &volume.id))?;
         Outcome::done(&serde_json::json!({ "detached": volumes.volumes.len() }))
     }
 }
 
-/// Detaches a volume from whatever it is attached to, and waits until that is over.
+/// Asks the provider, right before a device is used, whether it still is that volume: an attachment may have been undone
+/// since, and its device have become another volume's.
+pub(super) fn confirm(
+    context: &Context,
+    target: &Target,
+    number: usize,
+    volume: &VolumeId,
+    device: &Path,
+) -> Result<(), Fault> {
+    let attached: Attached = context.needed("attach_block_volume")?;
+    let gone = |what: String| {
+        Fault::lasting(
+            format!("volume {volume} is not at {} any more: {what}", device.display()),
+            "nothing was written there; retry attach_block_volume, which attaches it anew",
+        )
+    };
+    let Some(id) = attached.attachments.get(number) else {
+        return Err(gone("it has no attachment".to_owned()));
+    };
+    let found = match target.cloud.attachments.attachment(id) {
+        Ok(found) => found,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(gone(error.to_string())),
+        Err(error) => return Err(fault::of_cloud(&error)),
+    };
+    if found.state.progress(Goal::Use) != Progress::Ready {
+        return Err(gone(format!("attachment {id} is {}", found.state.word)));
+    }
+    if found.volume != *volume || path_of(target, &found)? != device {
+        return Err(gone(format!("attachment {id} is of volume {} at another device", found.volume)));
+    }
+    Ok(())
+}
+
+/// Detaches a volume from the machines to which this run has attached it, and waits until that is over.
 fn detach(context: &Context, target: &Target, volume: &VolumeId) -> Result<(), Fault> {
     let attachments = &target.cloud.attachments;
+    let kept: Kept = context.kept_by("attach_block_volume")?.unwrap_or_default();
     loop {
         let found = match attachments.attachments_of(volume) {
             Ok(found) => found,
@@ -186,10 +235,11 @@ fn detach(context: &Context, target: &Target, volume: &VolumeId) -> Result<(), F
         };
         let left: Vec<_> = found
             .iter()
+            .filter(|attachment| kept.instances.contains(&attachment.instance))
             .filter(|attachment| attachment.state.progress(Goal::End) != Progress::Ready)
             .collect();
         if left.is_empty() {
-            context.say(format!("volume {volume} is attached to nothing"));
+            context.say(format!("volume {volume} is detached"));
             return Ok(());
         }
         for attachment in

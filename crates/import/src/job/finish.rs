@@ -7,7 +7,7 @@ use leeward_cloud::provider::{Goal, Performance as Class, Progress, VolumeId};
 use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
 
-use super::attach::Devices;
+use super::attach::{self, Devices};
 use super::inspect::{Image, Seen};
 use super::volume::{Made, Volumes};
 use super::{Inputs, Places, Target, Verdict, fault};
@@ -24,12 +24,14 @@ impl Step for Check {
         let image: Image = context.needed("download_image_from_bucket")?;
         let volumes: Volumes = context.needed("create_block_volume")?;
         let devices: Devices = context.needed("wait_for_attachment")?;
-        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
         let verdict = inputs.filesystem_errors.unwrap_or(target.filesystem_errors);
         let seen: Seen = context.needed("get_file_head")?;
         let move_gpt = inputs.move_gpt.or(seen.wishes.move_gpt).unwrap_or(target.move_gpt);
         let mut reports = Vec::new();
-        for ((disk, volume), device) in image.disks.iter().zip(&volumes.volumes).zip(&devices.devices) {
+        let disks = image.disks.iter().zip(&volumes.volumes).zip(&devices.devices);
+        for (number, ((disk, volume), device)) in disks.enumerate() {
+            attach::confirm(context, &target, number, &volume.id, device)?;
             if move_gpt && volume.bytes > disk.virtual_bytes {
                 move_backup(context, device)?;
             }
@@ -95,10 +97,15 @@ fn judge(context: &Context, reports: &[FileSystemReport], verdict: Verdict) -> R
             context.log(Level::Warning, what);
             Ok(())
         }
-        Verdict::Hold | Verdict::Fail => Err(Fault::lasting(
+        Verdict::Hold => Err(Fault::lasting(
             what,
             "see the log of this step; skip the step to accept the volume as it is, or cancel the run to remove it",
         )),
+        Verdict::Fail => Err(Fault::lasting(
+            what,
+            "see the log of this step; repair the image, or import it with filesystem_errors = \"hold\" or \"warn\"",
+        )
+        .and_undo()),
     }
 }
 
@@ -110,7 +117,7 @@ impl Step for Performance {
         let inputs: Inputs = context.inputs()?;
         let seen: Seen = context.needed("get_file_head")?;
         let volumes: Volumes = context.needed("create_block_volume")?;
-        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
         let wanted = inputs.vpus_per_gb.or(seen.wishes.vpus_per_gb).or(target.final_vpus);
         let Some(wanted) = wanted.map(Class::VpusPerGb) else {
             return Ok(Outcome::Skipped("no performance is configured for this target".to_owned()));
@@ -153,7 +160,7 @@ impl Step for Policy {
         let inputs: Inputs = context.inputs()?;
         let seen: Seen = context.needed("get_file_head")?;
         let volumes: Volumes = context.needed("create_block_volume")?;
-        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
         let wished = seen.wishes.backup_policy.map(|policy| match policy {
             BackupPolicy::None => String::new(),
             BackupPolicy::Named(name) => name,

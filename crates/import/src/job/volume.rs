@@ -1,8 +1,9 @@
 //! `create_block_volume`: one volume for each disk.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use leeward_cloud::provider::{GIB, Goal, Owner, Performance, Progress, VolumeId, VolumeSpec, choose_domain};
+use leeward_cloud::provider::{GIB, Goal, Owner, Performance, Progress, RUN_TAG, Volume, VolumeId, VolumeSpec, choose_domain};
 use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
 use serde::{Deserialize, Serialize};
@@ -29,8 +30,21 @@ pub(super) struct Made {
 /// What the step leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Volumes {
+    /// The target in which they are. The inputs may name another one since: somebody may have edited them.
+    pub target: String,
     /// In the order of the disks.
     pub volumes: Vec<Made>,
+}
+
+/// What the step writes down before it acts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    /// The targets in which something may have been made.
+    targets: BTreeSet<String>,
+    /// What was made.
+    made: BTreeSet<VolumeId>,
+    /// Of these what a run that had succeeded has left, and which is therefore never removed.
+    delivered: BTreeSet<VolumeId>,
 }
 
 /// The step.
@@ -103,6 +117,20 @@ impl Create {
         })
     }
 
+    /// Whether nothing of this run is left in the targets that were named before.
+    fn is_alone(&self, context: &Context, kept: &Kept, inputs: &Inputs) -> Result<(), Fault> {
+        for name in kept.targets.iter().filter(|name| **name != inputs.target) {
+            let target = self.0.target(name).map_err(fault::of_place)?;
+            if let Some(volume) = mine(context, &target)?.first() {
+                return Err(Fault::lasting(
+                    format!("this run has made volume {} in target {name}, and is now to make one in {}", volume.id, inputs.target),
+                    format!("set the target back to {name}; or cancel this run, which removes what is not in use, and begin another import"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn make(&self, context: &Context, target: &Target, spec: &VolumeSpec) -> Result<Made, Fault> {
         let volumes = &target.cloud.volumes;
         let mut volume = volumes.create_volume(spec).map_err(|error| fault::of_cloud(&error))?;
@@ -144,31 +172,51 @@ impl Step for Create {
         let inputs: Inputs = context.inputs()?;
         let seen: Seen = context.needed("get_file_head")?;
         let image: Image = context.needed("download_image_from_bucket")?;
+        let mut kept: Kept = context.kept()?.unwrap_or_default();
+        self.is_alone(context, &kept, &inputs)?;
         let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        if context.run().step(context.step()).is_some_and(|step| step.delivered > 0) {
+            kept.delivered.extend(kept.made.iter().cloned());
+        }
+        kept.targets.insert(inputs.target.clone());
+        context.keep(&kept)?;
         let domain = self.domain(context, &inputs, &target, &seen)?;
         let mut made = Vec::new();
         for (number, disk) in image.disks.iter().enumerate() {
             context.check()?;
             let spec = self.spec(context, &inputs, &target, &seen, (number, disk), &domain)?;
-            made.push(Made { disk: disk.name.clone(), ..self.make(context, &target, &spec)? });
+            let volume = Made { disk: disk.name.clone(), ..self.make(context, &target, &spec)? };
+            kept.made.insert(volume.id.clone());
+            made.push(volume);
         }
-        Outcome::done(&Volumes { volumes: made })
+        context.keep(&kept)?;
+        Outcome::done(&Volumes { target: inputs.target, volumes: made })
     }
 
     fn undo(&self, context: &Context) -> Result<(), Fault> {
-        let inputs: Inputs = context.inputs()?;
-        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
-        let volumes = &target.cloud.volumes;
-        let mine = volumes
-            .volumes_tagged(leeward_cloud::provider::RUN_TAG, Some(context.run_id().as_str()))
-            .map_err(|error| fault::of_cloud(&error))?;
-        for volume in mine.into_iter().filter(|volume| volume.state.progress(Goal::End) != Progress::Ready) {
-            volumes.delete_volume(&volume.id).map_err(|error| left(&volume.id, &error))?;
-            wait_gone(context, &target, &volume.id)?;
-            context.say(format!("volume {} is removed", volume.id));
+        let kept: Kept = context.kept()?.unwrap_or_default();
+        for name in &kept.targets {
+            let target = self.0.target(name).map_err(fault::of_place)?;
+            for volume in mine(context, &target)? {
+                if kept.delivered.contains(&volume.id) {
+                    context.say(format!("volume {} stays: it is what the run had made before", volume.id));
+                    continue;
+                }
+                target.cloud.volumes.delete_volume(&volume.id).map_err(|error| left(&volume.id, &error))?;
+                wait_gone(context, &target, &volume.id)?;
+                context.say(format!("volume {} is removed", volume.id));
+            }
         }
         Ok(())
     }
+}
+
+/// The volumes of this run in a target.
+fn mine(context: &Context, target: &Target) -> Result<Vec<Volume>, Fault> {
+    let found = target.cloud.volumes.volumes_tagged(RUN_TAG, Some(context.run_id().as_str()));
+    let mut found = found.map_err(|error| fault::of_cloud(&error))?;
+    found.retain(|volume| volume.state.progress(Goal::End) != Progress::Ready);
+    Ok(found)
 }
 
 /// The domain of the machine that writes: the volume must be in the same.

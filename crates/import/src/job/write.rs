@@ -9,7 +9,7 @@ use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
 use serde::{Deserialize, Serialize};
 
-use super::attach::Devices;
+use super::attach::{self, Devices};
 use super::fault::Watching;
 use super::inspect::{self, Image};
 use super::volume::{Made, Volumes};
@@ -22,18 +22,27 @@ use crate::{DigestCheck, VolumeTarget};
 /// How long what was written may be lost by a crash.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// What the step keeps for its next attempt: the disks before `number` are done.
+/// What the step keeps for its next attempt.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Kept {
-    number: usize,
-    /// What is written of disk `number`.
+    /// The first disks, written and compared.
+    done: Vec<Finished>,
+    /// What is written of the disk after these.
     write: Option<Checkpoint>,
     /// How far it was compared.
     verify: Option<VerifyCheckpoint>,
-    done: Vec<Done>,
+    /// What was written of the disks, when the step had ended and was begun again: it is compared again.
+    before: Vec<Checkpoint>,
 }
 
 /// A disk that is written and compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Finished {
+    checkpoint: Checkpoint,
+    done: Done,
+}
+
+/// What the step says of such a disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Done {
     volume: String,
@@ -53,23 +62,56 @@ impl Step for Write {
         let image: Image = context.needed("download_image_from_bucket")?;
         let volumes: Volumes = context.needed("create_block_volume")?;
         let devices: Devices = context.needed("wait_for_attachment")?;
-        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
         let opened = inspect::open(self.0.as_ref(), context, &image.expanded)?;
-        let mut kept: Kept = context.kept()?.unwrap_or_default();
-        while kept.number < opened.disks.len() {
-            let number = kept.number;
+        let mut kept = context.kept::<Kept>()?.unwrap_or_default().for_these(&opened.disks, &volumes.volumes);
+        while kept.done.len() < opened.disks.len() {
+            let number = kept.done.len();
             let (Some(disk), Some(volume), Some(device)) =
                 (opened.disks.get(number), volumes.volumes.get(number), devices.devices.get(number))
             else {
                 return Err(Fault::lasting("there are more disks than volumes", "retry create_block_volume"));
             };
+            attach::confirm(context, &target, number, &volume.id, device)?;
+            if kept.write.is_none() {
+                kept.write = kept.before.get(number).cloned();
+            }
             let job = Job { context, target: &target, disk, volume, device };
-            let done = job.run(&kept)?;
-            kept.done.push(done);
-            kept = Kept { number: number + 1, done: kept.done, ..Kept::default() };
+            let finished = job.run(&kept)?;
+            kept.done.push(finished);
+            kept = Kept { write: None, verify: None, ..kept };
             context.keep(&kept)?;
         }
-        Outcome::done(&serde_json::json!({ "disks": kept.done }))
+        let disks: Vec<_> = kept.done.into_iter().map(|finished| finished.done).collect();
+        Outcome::done(&serde_json::json!({ "disks": disks }))
+    }
+}
+
+/// Whether a checkpoint is of this disk on this volume. One of another volume or another object says nothing: the volume was
+/// made anew, or the inputs were edited.
+fn is_of(checkpoint: &Checkpoint, disk: &Disk, volume: &Made) -> bool {
+    checkpoint.target.id == volume.id.as_str() && checkpoint.source == *disk.identity()
+}
+
+impl Kept {
+    /// What of this counts for these disks and volumes.
+    fn for_these(mut self, disks: &[Disk], volumes: &[Made]) -> Self {
+        let is_mine = |number: usize, checkpoint: &Checkpoint| {
+            let pair = disks.get(number).zip(volumes.get(number));
+            pair.is_some_and(|(disk, volume)| is_of(checkpoint, disk, volume))
+        };
+        let done = self.done.iter().enumerate();
+        let mine = done.take_while(|(number, done)| is_mine(*number, &done.checkpoint)).count();
+        if mine < self.done.len() {
+            self.done.truncate(mine);
+            (self.write, self.verify) = (None, None);
+        }
+        if self.done.len() == disks.len() {
+            // Who has the step done again wants to know that the volumes hold the image, whatever has happened to them since.
+            let before = self.done.into_iter().map(|finished| finished.checkpoint).collect();
+            return Self { before, ..Self::default() };
+        }
+        self
     }
 }
 
@@ -82,24 +124,22 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self, kept: &Kept) -> Result<Done, Fault> {
-        // A checkpoint of another volume or another object says nothing: the volume was made anew, or the inputs were edited.
-        let mine = kept.write.as_ref().filter(|checkpoint| {
-            checkpoint.target.id == self.volume.id.as_str() && checkpoint.source == *self.disk.identity()
-        });
+    fn run(&self, kept: &Kept) -> Result<Finished, Fault> {
+        let mine = kept.write.as_ref().filter(|checkpoint| is_of(checkpoint, self.disk, self.volume));
         let (checkpoint, digest) = match mine {
             Some(checkpoint) if checkpoint.is_complete() => (checkpoint.clone(), self.disk.digest()),
             from => self.write(kept, from)?,
         };
         let verified = self.compare(kept, &checkpoint, mine.and(kept.verify.as_ref()))?;
-        Ok(Done {
+        let done = Done {
             volume: self.volume.id.to_string(),
             virtual_bytes: self.disk.virtual_size(),
             data_bytes: checkpoint.data_bytes,
             read_back_bytes: verified.read_bytes,
             past_the_page_cache: verified.is_direct,
             object_digest: digest,
-        })
+        };
+        Ok(Finished { checkpoint, done })
     }
 
     fn write(&self, kept: &Kept, from: Option<&Checkpoint>) -> Result<(Checkpoint, DigestCheck), Fault> {
@@ -147,7 +187,7 @@ impl Job<'_> {
             self.context.log(Level::Error, &what);
         }
         // What is on the volume cannot be believed: the next attempt writes all of it again.
-        self.context.keep(&Kept { write: None, verify: None, ..kept.clone() })?;
+        self.context.keep(&Kept { write: None, verify: None, before: Vec::new(), ..kept.clone() })?;
         Err(Fault::passing(
             format!(
                 "volume {} does not hold what was written: {} ranges differ",

@@ -237,7 +237,7 @@ fn bounded(result: Result<Outcome, Fault>) -> Result<Outcome, Fault> {
         Err(Fault::Failed(failure)) => Err(Fault::Failed(Failure {
             message: cut(&failure.message).to_owned(),
             hint: cut(&failure.hint).to_owned(),
-            passing: failure.passing,
+            ..failure
         })),
         other => other,
     }
@@ -261,6 +261,7 @@ impl Turn {
                     hint: "the step may be what ends the daemon: see the daemon's log before you retry it"
                         .to_owned(),
                     passing: false,
+                    undo: false,
                 };
                 let step_name = step.name;
                 let event = match step.state {
@@ -298,6 +299,7 @@ impl Turn {
                     hint: "see the step's log for what it waited for; retrying it gives it its time again"
                         .to_owned(),
                     passing: is_undo,
+                    undo: false,
                 };
                 self.failed(step, failure, is_undo, now)
             }
