@@ -90,9 +90,9 @@ impl Confinement {
         &self.notes
     }
 
-    /// Whether tools run under another user than this process.
-    pub(super) fn is_other_user(&self) -> bool {
-        self.user.is_some()
+    /// The user under whom tools run, where that is another one than this process has.
+    pub(super) fn user(&self) -> Option<u32> {
+        self.user
     }
 
     /// Runs a program on a file, and waits for its end.

@@ -1,10 +1,26 @@
 //! The system calls that a checker of file systems is kept from.
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+
+/// Opening with flags that make or empty a file; they are argument number `flags`.
+fn changing(flags: u8) -> Result<Vec<SeccompRule>, String> {
+    let with = |flag: libc::c_int| {
+        let flag = u64::try_from(flag).map_err(|error| error.to_string())?;
+        SeccompCondition::new(flags, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(flag), flag)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+            .map_err(|error| error.to_string())
+    };
+    [libc::O_CREAT, libc::O_TRUNC].into_iter().map(with).collect()
+}
 
 /// Refuses the system calls that a checker of file systems never needs. `unshare` is left: its program comes first.
 pub(super) fn filter() -> Result<BpfProgram, String> {
-    let refused = [
+    let mut refused = vec![
         libc::SYS_socket,
         libc::SYS_connect,
         libc::SYS_ptrace,
@@ -46,6 +62,17 @@ pub(super) fn filter() -> Result<BpfProgram, String> {
         libc::SYS_fchmodat,
         libc::SYS_fchownat,
         libc::SYS_truncate,
+        libc::SYS_ftruncate,
+        libc::SYS_fallocate,
+        libc::SYS_fchmod,
+        libc::SYS_fchown,
+        libc::SYS_setxattr,
+        libc::SYS_lsetxattr,
+        libc::SYS_fsetxattr,
+        libc::SYS_removexattr,
+        libc::SYS_lremovexattr,
+        libc::SYS_fremovexattr,
+        libc::SYS_utimensat,
         libc::SYS_pidfd_getfd,
         libc::SYS_kcmp,
         libc::SYS_acct,
@@ -53,7 +80,30 @@ pub(super) fn filter() -> Result<BpfProgram, String> {
         libc::SYS_clock_settime,
         libc::SYS_syslog,
     ];
-    let rules = refused.into_iter().map(|call| (call, Vec::new())).collect();
+    // This architecture has the older forms as well, and its C library uses them.
+    #[cfg(target_arch = "x86_64")]
+    refused.extend([
+        libc::SYS_unlink,
+        libc::SYS_rmdir,
+        libc::SYS_rename,
+        libc::SYS_renameat,
+        libc::SYS_link,
+        libc::SYS_symlink,
+        libc::SYS_mkdir,
+        libc::SYS_mknod,
+        libc::SYS_chmod,
+        libc::SYS_chown,
+        libc::SYS_lchown,
+        libc::SYS_creat,
+        libc::SYS_utime,
+        libc::SYS_utimes,
+        libc::SYS_futimesat,
+    ]);
+    refused.push(libc::SYS_openat2);
+    let mut rules: BTreeMap<_, _> = refused.into_iter().map(|call| (call, Vec::new())).collect();
+    rules.insert(libc::SYS_openat, changing(2)?);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, changing(1)?);
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
     let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap_or(1));
     let filter =

@@ -207,7 +207,7 @@ fn run(
     options: &CheckOptions,
     watch: &dyn Watch,
 ) -> Result<(Verdict, String)> {
-    let served = Served::new(Arc::clone(source), confinement.is_other_user())?;
+    let served = Served::new(Arc::clone(source), confinement.user())?;
     let ended = confinement.run(program, tool, served.file(), options, watch)?;
     Ok(match ended {
         Ended::Exit { code, output } => (tool.verdict(code), output),

@@ -5,6 +5,7 @@
 //! exists for one tool.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -37,14 +38,16 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Serves `source`, to other users as well if asked.
-    pub(super) fn new(source: SharedSource, for_others: bool) -> Result<Self> {
+    /// Serves `source` to one user: the one that is named, or this process' own. Nobody else may read a disk that is checked.
+    pub(super) fn new(source: SharedSource, user: Option<u32>) -> Result<Self> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| {
             failed(Path::new("/dev/urandom"), "read random numbers from", std::io::Error::other(error))
         })?;
         let place = std::env::temp_dir().join(format!("leeward-check-{}", hex(&random)));
-        std::fs::create_dir(&place).map_err(|source| failed(&place, "make the directory", source))?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&place).map_err(|source| failed(&place, "make the directory", source))?;
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::RO,
@@ -55,10 +58,10 @@ impl Served {
             MountOption::DefaultPermissions,
             MountOption::FSName("leeward".to_owned()),
         ];
-        config.acl = if for_others { SessionACL::All } else { SessionACL::Owner };
+        config.acl = if user.is_some() { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(2);
         let file = place.join(NAME);
-        let session = Session::new(OneFile { source }, &place, &config).and_then(Session::spawn);
+        let session = Session::new(OneFile { source, user }, &place, &config).and_then(Session::spawn);
         let mut served = Self { place, file, session: None };
         served.session = Some(session.map_err(|source| {
             failed(&served.place, "show the volume by FUSE (install the package fuse3) in", source)
@@ -94,6 +97,7 @@ impl Drop for Served {
 /// A directory with one file.
 struct OneFile {
     source: SharedSource,
+    user: Option<u32>,
 }
 
 impl OneFile {
@@ -109,10 +113,10 @@ impl OneFile {
             ctime: time,
             crtime: time,
             kind: if is_file { FileType::RegularFile } else { FileType::Directory },
-            perm: if is_file { 0o444 } else { 0o555 },
+            perm: if is_file { 0o400 } else { 0o500 },
             nlink: 1,
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
+            uid: self.user.unwrap_or_else(|| rustix::process::getuid().as_raw()),
+            gid: self.user.unwrap_or_else(|| rustix::process::getgid().as_raw()),
             rdev: 0,
             blksize: 64 << 10,
             flags: 0,

@@ -17,7 +17,7 @@ use super::ahead::{AheadReader, Failure, PARTS_AHEAD};
 use crate::digest::DigestCheck;
 use crate::ledger::UNIT_BYTES;
 use crate::plan::{Feed, Work};
-use crate::{Error, Result};
+use crate::{Error, Progress, Result, Watch};
 
 /// The largest window of Zstandard, as a power of two.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
@@ -164,7 +164,7 @@ impl StreamImage {
     }
 
     /// Work from `position` on: what lies before is expanded and left out.
-    pub(crate) fn feed(&self, volume_bytes: u64, position: u64) -> Result<StreamFeed> {
+    pub(crate) fn feed(&self, volume_bytes: u64, position: u64, watch: &dyn Watch) -> Result<StreamFeed> {
         let mut feed = StreamFeed {
             expander: Expander::new(&self.storage, self.compression, self.expanded.bytes)?,
             disk_bytes: self.expanded.disk_bytes(),
@@ -173,7 +173,15 @@ impl StreamImage {
         };
         let mut left = vec![0; UNIT_BYTES as usize];
         while feed.position < position.min(feed.disk_bytes) {
+            if watch.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
             feed.fill(&mut left)?;
+            watch.progress(Progress {
+                done_bytes: feed.position,
+                total_bytes: volume_bytes,
+                ..Progress::default()
+            });
         }
         feed.position = position;
         Ok(feed)

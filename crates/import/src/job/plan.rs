@@ -32,8 +32,9 @@ pub const STEPS: [(&str, &str); 14] = [
 /// How long a step may take, in seconds.
 fn deadline(step: &str) -> Option<u64> {
     match step {
-        // As long as the disk is large; what stands still is noticed by the requests' own limits.
-        "write_image_to_bv" => None,
+        // As long as the disk is large (a compressed one is expanded once to be measured); what stands still is noticed by the
+        // requests' own limits.
+        "download_image_from_bucket" | "write_image_to_bv" => None,
         "fsck_on_block_volume" => Some(6 * 3600),
         _ => Some(45 * 60),
     }

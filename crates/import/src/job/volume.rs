@@ -36,6 +36,9 @@ pub(super) struct Volumes {
     pub volumes: Vec<Made>,
 }
 
+/// How often a list is read, a poll interval apart, before it is believed that it shows nothing.
+const LOOKS: usize = 3;
+
 /// What the step writes down before it acts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
@@ -197,7 +200,7 @@ impl Step for Create {
         let kept: Kept = context.kept()?.unwrap_or_default();
         for name in &kept.targets {
             let target = self.0.target(name).map_err(fault::of_place)?;
-            for volume in mine(context, &target)? {
+            for volume in all_mine(context, &target)? {
                 if kept.delivered.contains(&volume.id) {
                     context.say(format!("volume {} stays: it is what the run had made before", volume.id));
                     continue;
@@ -217,6 +220,18 @@ fn mine(context: &Context, target: &Target) -> Result<Vec<Volume>, Fault> {
     let mut found = found.map_err(|error| fault::of_cloud(&error))?;
     found.retain(|volume| volume.state.progress(Goal::End) != Progress::Ready);
     Ok(found)
+}
+
+/// The same, for who must miss none: a volume whose making was begun last may be missing from a list for a while.
+fn all_mine(context: &Context, target: &Target) -> Result<Vec<Volume>, Fault> {
+    for _ in 1..LOOKS {
+        let found = mine(context, target)?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        context.wait(target.cloud.volumes.poll_interval())?;
+    }
+    mine(context, target)
 }
 
 /// The domain of the machine that writes: the volume must be in the same.

@@ -13,7 +13,7 @@ use super::attach::{self, Devices};
 use super::fault::Watching;
 use super::inspect::{self, Image};
 use super::volume::{Made, Volumes};
-use super::{Inputs, Places, Target, fault};
+use super::{Places, Target, fault};
 use crate::image::Disk;
 use crate::verify::{VerifyCheckpoint, VerifyOptions, verify};
 use crate::write::{Checkpoint, WriteOptions, write};
@@ -58,7 +58,6 @@ pub(super) struct Write(pub Arc<dyn Places>);
 
 impl Step for Write {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
-        let inputs: Inputs = context.inputs()?;
         let image: Image = context.needed("download_image_from_bucket")?;
         let volumes: Volumes = context.needed("create_block_volume")?;
         let devices: Devices = context.needed("wait_for_attachment")?;
@@ -126,10 +125,7 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(&self, kept: &Kept) -> Result<Finished, Fault> {
         let mine = kept.write.as_ref().filter(|checkpoint| is_of(checkpoint, self.disk, self.volume));
-        let (checkpoint, digest) = match mine {
-            Some(checkpoint) if checkpoint.is_complete() => (checkpoint.clone(), self.disk.digest()),
-            from => self.write(kept, from)?,
-        };
+        let (checkpoint, digest) = self.write(kept, mine)?;
         let verified = self.compare(kept, &checkpoint, mine.and(kept.verify.as_ref()))?;
         let done = Done {
             volume: self.volume.id.to_string(),
@@ -143,7 +139,7 @@ impl Job<'_> {
     }
 
     fn write(&self, kept: &Kept, from: Option<&Checkpoint>) -> Result<(Checkpoint, DigestCheck), Fault> {
-        if let Some(from) = from {
+        if let Some(from) = from.filter(|from| !from.is_complete()) {
             self.context.say(format!("going on at byte {} of {}", from.position, self.disk.virtual_size()));
         }
         let target =

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::support::{Bucket, DATA, MIB, assert_holds, disk, has, import, text, tool, used_volume};
 use leeward_disk::Format;
 use leeward_import::image::{ImageOptions, Scratch};
-use leeward_import::write::{WriteOptions, Zeros};
-use leeward_import::{DigestCheck, DigestKind, ErrorKind};
+use leeward_import::write::{Checkpoint, WriteOptions, Zeros, write};
+use leeward_import::{DigestCheck, DigestKind, ErrorKind, Quiet, VolumeTarget};
 
 const DISK_BYTES: u64 = 65 * MIB;
 const VOLUME_BYTES: u64 = 80 * MIB + 512;
@@ -103,6 +103,20 @@ fn the_stated_digest_of_a_raw_image_is_compared() {
     bucket.put_with("bad.raw", &raw, &[("sha256", &"ab".repeat(32))]);
     let error = import(&bucket.disk("bad.raw"), &volume, &WriteOptions::default()).err().unwrap();
     assert!(error.to_string().contains("SHA-256") && error.kind() == ErrorKind::Object, "{error}");
+    let kept = std::sync::Mutex::new(None);
+    let keep = |checkpoint: &Checkpoint| {
+        *kept.lock().unwrap() = Some(checkpoint.clone());
+        Ok(())
+    };
+    let (bad, target) = (bucket.disk("bad.raw"), VolumeTarget::open(&volume, 9 * MIB + 512).unwrap());
+    let attempt = || {
+        let from = kept.lock().unwrap().clone();
+        let error = write(&bad, &target, "v", from.as_ref(), &WriteOptions::default(), &Quiet, &keep).err();
+        assert_eq!(error.expect("it is refused each time").kind(), ErrorKind::Object);
+    };
+    attempt();
+    assert!(kept.lock().unwrap().as_ref().is_some_and(Checkpoint::is_complete), "all was written");
+    attempt();
     for bucket in [Bucket::ceph(), Bucket::oci()].into_iter().flatten() {
         bucket.put("small.raw", &raw);
         let imported = import(&bucket.disk("small.raw"), &volume, &WriteOptions::default()).unwrap();
