@@ -272,6 +272,7 @@ impl Run {
             finished: None,
             state: RunState::Queued,
             reason: None,
+            cancelled: false,
             gated: false,
             steps,
             fence: 0,
