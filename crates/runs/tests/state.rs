@@ -22,6 +22,8 @@ on_each! {
     no_run_is_taken_twice,
     a_pool_has_its_places_and_no_more,
     who_cleans_up_waits_for_no_place,
+    who_has_its_places_is_taken_without_counting,
+    runs_are_taken_in_their_order_whatever_their_pools,
     a_lease_that_is_over_is_somebody_elses,
     a_lease_of_a_clock_that_was_set_back_is_over,
     a_newer_release_is_not_meddled_with,
@@ -208,6 +210,57 @@ fn who_cleans_up_waits_for_no_place(bed: &Bed) {
 /// Lets all leases be over, however slow the machine.
 fn end_leases(bed: &Bed) {
     bed.tamper("UPDATE runs SET lease_until = 1", "UPDATE leeward_runs SET lease_until = 1");
+}
+
+fn names(claims: &[Claim]) -> Vec<&RunId> {
+    claims.iter().map(|claim| &claim.run).collect()
+}
+
+fn who_has_its_places_is_taken_without_counting(bed: &Bed) {
+    let state = bed.open();
+    let limit = |places: u32| BTreeMap::from([("west".to_owned(), places)]);
+    let (first, second) = (pooled(&*state), pooled(&*state));
+    assert_eq!(names(&state.claim("one", LEASE, 5, &limit(1)).unwrap()), [&first.id]);
+    assert_eq!(move_to(&*state, &first, RunState::Held), Replaced::Done);
+    assert_eq!(names(&state.claim("one", LEASE, 5, &limit(1)).unwrap()), [&second.id]);
+    // The older one waits again and has no place; the younger one's engine is killed.
+    assert_eq!(move_to(&*state, &first, RunState::Queued), Replaced::Done);
+    end_leases(bed);
+    assert_eq!(names(&state.claim("two", LEASE, 5, &limit(1)).unwrap()), [&second.id]);
+    // Both have places, and there is one place fewer when they are taken again: that is for those who come then.
+    assert_eq!(names(&state.claim("two", LEASE, 5, &limit(2)).unwrap()), [&first.id]);
+    let third = pooled(&*state);
+    end_leases(bed);
+    let taken = state.claim("three", LEASE, 5, &limit(1)).unwrap();
+    assert_eq!(names(&taken), [&first.id, &second.id]);
+    state.release(&taken[0]).unwrap();
+    assert_eq!(state.claim("three", LEASE, 5, &limit(1)).unwrap(), []);
+    state.release(&taken[1]).unwrap();
+    assert_eq!(names(&state.claim("three", LEASE, 5, &limit(2)).unwrap()), [&first.id, &second.id]);
+    assert_eq!(names(&state.claim("three", LEASE, 5, &limit(3)).unwrap()), [&third.id]);
+}
+
+fn runs_are_taken_in_their_order_whatever_their_pools(bed: &Bed) {
+    let state = bed.open();
+    let limits = BTreeMap::from([("west".to_owned(), 2)]);
+    let has_place = pooled(&*state);
+    assert_eq!(names(&state.claim("one", LEASE, 5, &limits).unwrap()), [&has_place.id]);
+    let (plain, waits, cleans) = (kept(&*state), pooled(&*state), kept(&*state));
+    let (last, cleans_too, never) = (kept(&*state), pooled(&*state), pooled(&*state));
+    for run in [&cleans, &cleans_too] {
+        assert_eq!(move_to(&*state, run, RunState::Cancelling), Replaced::Done);
+    }
+    end_leases(bed);
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        order.extend(state.claim("two", LEASE, 2, &limits).unwrap());
+    }
+    // Two that clean up; one that has its place; and the one after it finds that they have both places.
+    assert_eq!(names(&order), [&cleans.id, &cleans_too.id, &has_place.id, &plain.id, &last.id]);
+    assert_eq!(move_to(&*state, &has_place, RunState::Succeeded), Replaced::Done);
+    assert_eq!(names(&state.claim("two", LEASE, 5, &limits).unwrap()), [&waits.id]);
+    assert_eq!(move_to(&*state, &cleans_too, RunState::Cancelled), Replaced::Done);
+    assert_eq!(names(&state.claim("two", LEASE, 5, &limits).unwrap()), [&never.id]);
 }
 
 fn a_lease_that_is_over_is_somebody_elses(bed: &Bed) {
