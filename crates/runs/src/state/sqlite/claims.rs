@@ -12,7 +12,7 @@ use crate::state::Claim;
 use crate::{Event, RunId};
 
 /// Live runs that nobody has at ?1. A lease that ends more than twice its length from now was given before the clock was set
-/// back.
+/// back. `live` stands by itself, as in the index of live runs: there are far more that have ended.
 const FREE: &str =
     "live AND (lease_until IS NULL OR lease_until < ?1 OR lease_until > ?1 + 2 * lease_length)";
 
@@ -51,20 +51,23 @@ fn waiting(
     now: Timestamp,
     most: usize,
 ) -> rusqlite::Result<Vec<(String, String, bool)>> {
-    let text = format!(
+    transaction
+        .prepare_cached(&waiting_text())?
+        .query_map(params![micros(now), number(most as u64)], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?
+        .collect()
+}
+
+fn waiting_text() -> String {
+    format!(
         "SELECT id, pools, rank < 2 FROM (
             SELECT id, pools, rank, row_number() OVER (PARTITION BY pools ORDER BY rank, id) AS place FROM (
                 SELECT id, pools,
                     CASE WHEN cleaning THEN 0 WHEN id IN (SELECT run FROM pools) THEN 1 ELSE 2 END AS rank
                 FROM runs WHERE {FREE}))
          WHERE place <= ?2 ORDER BY rank, id"
-    );
-    transaction
-        .prepare_cached(&text)?
-        .query_map(params![micros(now), number(most as u64)], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?
-        .collect()
+    )
 }
 
 pub(super) fn renew(
@@ -160,4 +163,27 @@ pub(super) fn is_newest(transaction: &Transaction<'_>, claim: &Claim) -> rusqlit
 
 pub(super) fn free_places(transaction: &Transaction<'_>, run: &RunId) -> rusqlite::Result<()> {
     transaction.execute("DELETE FROM pools WHERE run = ?1", [run.as_str()]).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SqliteState;
+    use super::*;
+
+    #[test]
+    fn who_looks_for_runs_does_not_read_those_that_have_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = SqliteState::open(&folder.path().join("runs")).unwrap();
+        let reader = state.reader.lock().unwrap();
+        let text = format!("EXPLAIN QUERY PLAN {}", waiting_text());
+        let plan: Vec<String> = reader
+            .prepare(&text)
+            .unwrap()
+            .query_map(params![0, 5], |row| row.get(3))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        let reads: Vec<_> = plan.iter().filter(|line| line.starts_with("SCAN runs")).collect();
+        assert_eq!(reads, ["SCAN runs USING INDEX runs_live"], "{plan:#?}");
+    }
 }
