@@ -7,6 +7,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use leeward_runs::engine::EngineOptions;
 use leeward_runs::state::{Filter, Inserted, Replaced};
 use leeward_runs::{Command, Event, OnCancel, OnFailure, RunState, StepState};
 use serde_json::json;
@@ -29,6 +30,7 @@ on_each! {
     steps_of_a_gated_run_wait_for_a_word_each,
     a_run_is_made_once_under_one_key,
     an_engine_that_ends_hands_its_runs_on,
+    a_step_that_loses_its_engine_again_and_again_is_held_to_be_the_cause,
     a_late_result_of_an_engine_that_lost_its_run_is_refused,
     plans_of_another_release_hold_with_a_reason,
 }
@@ -205,7 +207,7 @@ fn a_pool_bounds_the_runs_that_are_under_way(bed: &Bed) {
     let mut bounded = options("one");
     bounded.pools = BTreeMap::from([("imports".to_owned(), 3)]);
     let scene = Scene::with(bed, bounded.clone());
-    let other = scene.start(leeward_runs::engine::EngineOptions { owner: "two".to_owned(), ..bounded });
+    let other = scene.start(EngineOptions { owner: "two".to_owned(), ..bounded });
     let mut runs = Vec::new();
     scene.world.script("a", &vec![Act::Take(100); 10]);
     for _ in 0..10 {
@@ -270,17 +272,38 @@ fn a_run_is_made_once_under_one_key(bed: &Bed) {
 }
 
 fn an_engine_that_ends_hands_its_runs_on(bed: &Bed) {
-    let mut scene = Scene::new(bed);
-    scene.world.script("b", &[Act::Hang]);
+    let strict = |owner: &str| EngineOptions { interruptions: 1, ..options(owner) };
+    let mut scene = Scene::with(bed, strict("one"));
+    scene.world.script("b", &[Act::Hang, Act::Hang, Act::Hang]);
     let run = run(chain());
     scene.begin(&run);
-    scene.until_that(&run, "b runs", |run| run.step("b").unwrap().state == StepState::Running);
-    scene.engine.take().unwrap().stop();
-    let left = scene.load(&run);
-    assert_eq!(left.step("b").unwrap().state, StepState::Pending, "it was interrupted, not failed");
-    scene.engine = Some(scene.start(options("two")));
+    for restart in 1..=3 {
+        scene.until_that(&run, "b runs", |run| run.step("b").unwrap().state == StepState::Running);
+        scene.engine.take().unwrap().stop();
+        let left = scene.load(&run);
+        assert_eq!(left.step("b").unwrap().state, StepState::Pending, "it was interrupted, not failed");
+        scene.engine = Some(scene.start(strict(&format!("engine {restart}"))));
+    }
     let ended = scene.until(&run, RunState::Succeeded);
-    assert_eq!(ended.step("b").unwrap().interruptions, 1);
+    assert_eq!(scene.world.calls_of("b"), 4);
+    assert_eq!(ended.step("b").unwrap().interruptions, 0, "what is handed on is not lost");
+}
+
+fn a_step_that_loses_its_engine_again_and_again_is_held_to_be_the_cause(bed: &Bed) {
+    let scene = Scene::with(bed, EngineOptions { interruptions: 2, ..options("one") });
+    // As engines that were killed have left it.
+    let left = |interruptions: u32| {
+        let mut run = run(chain());
+        run.state = RunState::Running;
+        run.steps[0].state = StepState::Running;
+        (run.steps[0].tries, run.steps[0].attempts, run.steps[0].interruptions) = (1, 1, interruptions);
+        scene.begin(&run);
+        run
+    };
+    let (often, seldom) = (left(2), left(1));
+    let held = scene.until(&often, RunState::Held);
+    assert_eq!(held.reason.as_deref(), Some("a: lost its engine 3 times"));
+    assert_eq!(scene.until(&seldom, RunState::Succeeded).step("a").unwrap().interruptions, 2);
 }
 
 fn a_late_result_of_an_engine_that_lost_its_run_is_refused(bed: &Bed) {

@@ -254,7 +254,7 @@ impl Turn {
         let lost = |step: &&StepRecord| step.state.is_active() && !held.has(step);
         let lost: Vec<_> = self.run.steps.iter().filter(lost).cloned().collect();
         for step in lost {
-            self.add(Event::Interrupted { step: step.name.clone() }, now);
+            self.add(Event::Interrupted { step: step.name.clone(), lost: true }, now);
             if step.interruptions >= most {
                 let failure = Failure {
                     message: format!("lost its engine {} times", step.interruptions + 1),
@@ -303,8 +303,8 @@ impl Turn {
                 };
                 self.failed(step, failure, is_undo, now)
             }
-            // Cancelled, or lost with the engine: begun, not done.
-            (Err(Fault::Stopped), _) => Event::Interrupted { step },
+            // Cancelled, or handed on by an engine that ends: begun, not done.
+            (Err(Fault::Stopped), _) => Event::Interrupted { step, lost: false },
         })
     }
 
