@@ -33,6 +33,7 @@ on_each! {
     a_step_that_loses_its_engine_again_and_again_is_held_to_be_the_cause,
     a_late_result_of_an_engine_that_lost_its_run_is_refused,
     plans_of_another_release_hold_with_a_reason,
+    a_run_that_makes_no_sense_is_told_of_and_keeps_nobody_waiting,
 }
 
 fn retry() -> Command {
@@ -335,4 +336,36 @@ fn plans_of_another_release_hold_with_a_reason(bed: &Bed) {
     scene.begin(&run);
     let held = scene.until(&run, RunState::Held);
     assert_eq!(held.reason.as_deref(), Some("a: this release does not know step a of test version 2"));
+}
+
+fn a_run_that_makes_no_sense_is_told_of_and_keeps_nobody_waiting(bed: &Bed) {
+    let pooled = || {
+        let mut pooled = plan(vec![step("a", &[])]);
+        pooled.pools = BTreeSet::from(["imports".to_owned()]);
+        run(pooled)
+    };
+    let (damaged, next) = (pooled(), pooled());
+    let state = bed.open();
+    for run in [&damaged, &next] {
+        assert_eq!(state.insert(run, None).unwrap(), Inserted::New);
+    }
+    let set_body = |body: &str| {
+        let text = format!("SET body = {body} WHERE id = '{}'", damaged.id);
+        bed.tamper(&format!("UPDATE runs {text}"), &format!("UPDATE leeward_runs {text}"));
+    };
+    set_body("'x' || body");
+    let pools = BTreeMap::from([("imports".to_owned(), 1)]);
+    let scene = Scene::with(bed, EngineOptions { pools, ..options("one") });
+    scene.until(&next, RunState::Succeeded);
+    let troubles = scene.runs().troubles();
+    assert_eq!(troubles.len(), 1, "{troubles:#?}");
+    assert_eq!(troubles[0].run.as_ref(), Some(&damaged.id));
+    assert!(troubles[0].what.contains("is damaged"), "{}", troubles[0]);
+    std::thread::sleep(Duration::from_millis(300));
+    set_body("substr(body, 2)");
+    scene.until(&damaged, RunState::Succeeded);
+    assert_eq!(scene.runs().troubles(), []);
+    let events = scene.state.events(Some(&damaged.id), 0, 100).unwrap();
+    let taken = events.iter().filter(|stored| matches!(stored.event, Event::Claimed { .. })).count();
+    assert_eq!(taken, 2, "it is not taken again and again while it makes no sense");
 }

@@ -29,12 +29,13 @@ pub(super) fn claim(
     lease: i64,
     most: usize,
     limits: &BTreeMap<String, u32>,
+    except: &[RunId],
 ) -> Result<Vec<Claim>, Failure> {
     work.lock(Lock::Claims)?;
     let now = work.one(&format!("SELECT {NOW}"), &[])?.try_get(0)?;
     let taker = Taker { owner, now, lease, limits };
     let (mut claims, mut full) = (Vec::new(), BTreeSet::new());
-    for row in waiting(work, now, most)? {
+    for row in waiting(work, now, most, except)? {
         if claims.len() == most {
             break;
         }
@@ -63,16 +64,22 @@ enum Taken {
 /// Runs to take, with their pools, in the order in which they are taken: who cleans up frees what the others wait for, and who
 /// has its places from an engine that died would keep the others waiting for ever. No more of each set of pools than may be
 /// taken in all.
-fn waiting(work: &mut Writing<'_, '_>, now: i64, most: usize) -> Result<Vec<Row>, Failure> {
+fn waiting(
+    work: &mut Writing<'_, '_>,
+    now: i64,
+    most: usize,
+    except: &[RunId],
+) -> Result<Vec<Row>, Failure> {
+    let except: Vec<&str> = except.iter().map(RunId::as_str).collect();
     let text = format!(
         "SELECT id, pools FROM (
             SELECT id, pools, rank, row_number() OVER (PARTITION BY pools ORDER BY rank, id) AS place FROM (
                 SELECT id, pools, CASE
                     WHEN cleaning THEN 0 WHEN id IN (SELECT run FROM leeward_pools) THEN 1 ELSE 2 END AS rank
-                FROM leeward_runs WHERE {FREE}) AS free) AS ranked
+                FROM leeward_runs WHERE {FREE} AND id <> ALL ($3::text[])) AS free) AS ranked
          WHERE place <= $2 ORDER BY rank, id"
     );
-    work.rows(&text, &[&now, &number(most as u64)])
+    work.rows(&text, &[&now, &number(most as u64), &except])
 }
 
 impl Taker<'_> {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::super::convert::{count, micros, number, span};
-use super::steps::put_events;
+use super::steps::{json, put_events};
 use crate::state::Claim;
 use crate::{Event, RunId};
 
@@ -23,11 +23,12 @@ pub(super) fn claim(
     lease: Duration,
     most: usize,
     limits: &BTreeMap<String, u32>,
+    except: &[RunId],
 ) -> rusqlite::Result<Vec<Claim>> {
     // The clock is read when the file is ours: waiting for it may have taken longer than a lease.
     let taker = Taker { owner, now: Timestamp::now(), lease: span(lease), limits };
     let (mut claims, mut full) = (Vec::new(), BTreeSet::new());
-    for (id, pools, is_admitted) in waiting(transaction, taker.now, most)? {
+    for (id, pools, is_admitted) in waiting(transaction, taker.now, most, except)? {
         if claims.len() == most {
             break;
         }
@@ -50,10 +51,12 @@ fn waiting(
     transaction: &Transaction<'_>,
     now: Timestamp,
     most: usize,
+    except: &[RunId],
 ) -> rusqlite::Result<Vec<(String, String, bool)>> {
+    let except: Vec<&str> = except.iter().map(RunId::as_str).collect();
     transaction
         .prepare_cached(&waiting_text())?
-        .query_map(params![micros(now), number(most as u64)], |row| {
+        .query_map(params![micros(now), number(most as u64), json(&except)?], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?
         .collect()
@@ -65,7 +68,7 @@ fn waiting_text() -> String {
             SELECT id, pools, rank, row_number() OVER (PARTITION BY pools ORDER BY rank, id) AS place FROM (
                 SELECT id, pools,
                     CASE WHEN cleaning THEN 0 WHEN id IN (SELECT run FROM pools) THEN 1 ELSE 2 END AS rank
-                FROM runs WHERE {FREE}))
+                FROM runs WHERE {FREE} AND id NOT IN (SELECT value FROM json_each(?3))))
          WHERE place <= ?2 ORDER BY rank, id"
     )
 }
@@ -179,7 +182,7 @@ mod tests {
         let plan: Vec<String> = reader
             .prepare(&text)
             .unwrap()
-            .query_map(params![0, 5], |row| row.get(3))
+            .query_map(params![0, 5, "[]"], |row| row.get(3))
             .unwrap()
             .collect::<Result<_, _>>()
             .unwrap();
