@@ -190,7 +190,8 @@ fn apply_to_step(step: &mut StepRecord, event: &Event, now: Timestamp) {
         }
         Event::Released { .. } => step.released = true,
         Event::Cleared { .. } => {
-            *step = StepRecord { tries: step.tries, delivered: step.delivered, ..StepRecord::new(&step.name) };
+            *step =
+                StepRecord { tries: step.tries, delivered: step.delivered, ..StepRecord::new(&step.name) };
         }
         Event::UndoStarted { .. } => {
             step.state = StepState::Undoing;

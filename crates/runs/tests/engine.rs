@@ -21,6 +21,9 @@ on_each! {
     a_branch_beside_a_failed_step_is_let_to_its_end_and_no_other_begins,
     what_was_made_is_undone_in_reverse_also_by_the_failed_step,
     what_cannot_be_undone_is_named_and_can_be_tried_again,
+    a_failure_may_ask_that_all_is_undone_where_the_plan_holds,
+    a_cancelled_run_ends_as_cancelled_though_its_undoing_failed_once,
+    what_a_run_delivered_when_it_succeeded_is_not_undone_later,
     a_cancelled_run_stops_and_leaves_nothing,
     a_plan_may_leave_what_a_cancelled_run_made,
     skipping_is_a_state_of_its_own,
@@ -146,6 +149,53 @@ fn what_cannot_be_undone_is_named_and_can_be_tried_again(bed: &Bed) {
     scene.runs().command(&run.id, &Command::Undo).unwrap();
     scene.until(&run, RunState::Failed);
     assert_eq!(scene.world.things(), 0);
+}
+
+fn a_failure_may_ask_that_all_is_undone_where_the_plan_holds(bed: &Bed) {
+    let scene = Scene::new(bed);
+    // Beside one that only fails.
+    scene.world.script("b", &[Act::Lasting]);
+    scene.world.script("c", &[Act::LastingAndUndo]);
+    let run = run(diamond());
+    scene.begin(&run);
+    let ended = scene.until_that(&run, "it ends", |run| !run.state.is_live());
+    assert_eq!(ended.state, RunState::Failed, "{ended:#?}");
+    assert_eq!(ended.reason.as_deref(), Some("c: worthless"));
+    assert_eq!(scene.world.things(), 0);
+    assert_eq!(["b", "c", "d"].map(|step| scene.world.calls_of(&format!("undo {step}"))), [1, 1, 0]);
+}
+
+fn a_cancelled_run_ends_as_cancelled_though_its_undoing_failed_once(bed: &Bed) {
+    let scene = Scene::new(bed);
+    scene.world.script("c", &[Act::Hang]);
+    scene.world.undo_script("b", &[Act::Lasting]);
+    let run = run(chain());
+    scene.begin(&run);
+    scene.until_that(&run, "c runs", |run| run.step("c").unwrap().state == StepState::Running);
+    scene.runs().command(&run.id, &Command::Cancel).unwrap();
+    let stuck = scene.until(&run, RunState::UndoFailed);
+    assert_eq!(stuck.reason.as_deref(), Some("not undone: a, b"));
+    scene.runs().command(&run.id, &Command::Undo).unwrap();
+    let ended = scene.until_that(&run, "it ends", |run| run.state.is_final());
+    assert_eq!(ended.state, RunState::Cancelled);
+    assert_eq!(scene.world.things(), 0);
+}
+
+fn what_a_run_delivered_when_it_succeeded_is_not_undone_later(bed: &Bed) {
+    let scene = Scene::new(bed);
+    let run = run(chain());
+    scene.begin(&run);
+    scene.until(&run, RunState::Succeeded);
+    scene.world.script("c", &[Act::Hang]);
+    let again = Command::Retry { step: Some("b".to_owned()), inputs: None };
+    scene.runs().command(&run.id, &again).unwrap();
+    scene.until_that(&run, "c runs", |run| run.step("c").unwrap().state == StepState::Running);
+    scene.runs().command(&run.id, &Command::Cancel).unwrap();
+    scene.until(&run, RunState::Cancelled);
+    let undone = ["a", "b", "c", "d"].map(|step| scene.world.calls_of(&format!("undo {step}")));
+    assert_eq!(undone, [0, 1, 1, 0], "b and c were begun since");
+    let left: Vec<_> = scene.world.things.lock().unwrap().iter().cloned().collect();
+    assert_eq!(left, ["a", "d"].map(|step| format!("lw-{}-{step}", run.id)));
 }
 
 fn a_cancelled_run_stops_and_leaves_nothing(bed: &Bed) {

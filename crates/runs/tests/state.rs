@@ -182,10 +182,11 @@ fn a_pool_has_its_places_and_no_more(bed: &Bed) {
     (0..12).for_each(|_| drop(pooled(&*states[0])));
     let other = kept(&*states[0]);
     let limits = BTreeMap::from([("imports".to_owned(), 3), ("other".to_owned(), 0)]);
-    let claims: Vec<Claim> = contend(&states, |state, _| state.claim("one", LEASE, 50, &limits, &[]).unwrap())
-        .into_iter()
-        .flatten()
-        .collect();
+    let claims: Vec<Claim> =
+        contend(&states, |state, _| state.claim("one", LEASE, 50, &limits, &[]).unwrap())
+            .into_iter()
+            .flatten()
+            .collect();
     assert_eq!(claims.len(), 4, "three with places, and one that needs none");
     let (without, with): (Vec<_>, Vec<_>) = claims.into_iter().partition(|claim| claim.run == other.id);
     assert_eq!(without.len(), 1);

@@ -41,9 +41,10 @@ impl Said {
         for trouble in troubles {
             if self.0.get(&trouble.run).is_none_or(|said| now.duration_since(*said) >= SAY_EVERY) {
                 self.0.insert(trouble.run.clone(), now);
-                let what = trouble.run.as_ref().map_or("runs stand still".to_owned(), |run| {
-                    format!("run {run} stands still")
-                });
+                let what = trouble
+                    .run
+                    .as_ref()
+                    .map_or("runs stand still".to_owned(), |run| format!("run {run} stands still"));
                 lines.push(format!("{what}: {trouble}"));
             }
         }
@@ -70,7 +71,8 @@ mod tests {
         let (state, damaged) = (trouble(None), trouble(Some(&run)));
         let mut said = Said::default();
         assert!(said.lines(&[], at(0)).is_empty());
-        let wanted = "runs stand still: runs.db: cannot take runs: the disk is full (since 1970-01-01T00:00:00Z)";
+        let wanted =
+            "runs stand still: runs.db: cannot take runs: the disk is full (since 1970-01-01T00:00:00Z)";
         assert_eq!(said.lines(std::slice::from_ref(&state), at(1)), [wanted]);
         assert!(said.lines(std::slice::from_ref(&state), at(2)).is_empty());
         let both = [state, damaged.clone()];

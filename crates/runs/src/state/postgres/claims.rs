@@ -64,12 +64,7 @@ enum Taken {
 /// Runs to take, with their pools, in the order in which they are taken: who cleans up frees what the others wait for, and who
 /// has its places from an engine that died would keep the others waiting for ever. No more of each set of pools than may be
 /// taken in all.
-fn waiting(
-    work: &mut Writing<'_, '_>,
-    now: i64,
-    most: usize,
-    except: &[RunId],
-) -> Result<Vec<Row>, Failure> {
+fn waiting(work: &mut Writing<'_, '_>, now: i64, most: usize, except: &[RunId]) -> Result<Vec<Row>, Failure> {
     let except: Vec<&str> = except.iter().map(RunId::as_str).collect();
     let text = format!(
         "SELECT id, pools FROM (
@@ -92,9 +87,8 @@ impl Taker<'_> {
         full: &BTreeSet<String>,
     ) -> Result<Taken, Failure> {
         // What the run has and is does not change once its row is locked; before, it may.
-        let lock = format!(
-            "SELECT cleaning FROM leeward_runs WHERE id = $2 AND {FREE} FOR UPDATE SKIP LOCKED"
-        );
+        let lock =
+            format!("SELECT cleaning FROM leeward_runs WHERE id = $2 AND {FREE} FOR UPDATE SKIP LOCKED");
         let Some(row) = work.optional(&lock, &[&self.now, &id])? else { return Ok(Taken::Passed) };
         let names: Vec<String> = serde_json::from_str(pools)?;
         if !row.try_get::<_, bool>(0)? && !has_places(work, id, &names)? {

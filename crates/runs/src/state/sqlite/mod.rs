@@ -151,9 +151,7 @@ impl State for SqliteState {
         limits: &BTreeMap<String, u32>,
         except: &[RunId],
     ) -> Result<Vec<Claim>> {
-        self.write("take runs", |transaction| {
-            claims::claim(transaction, owner, lease, most, limits, except)
-        })
+        self.write("take runs", |transaction| claims::claim(transaction, owner, lease, most, limits, except))
     }
 
     fn renew(&self, claims: &[Claim], lease: Duration) -> Result<Vec<(Claim, u64)>> {
