@@ -22,10 +22,13 @@ pub enum Event {
         /// Which.
         step: String,
     },
-    /// The engine that was at a step went away.
+    /// The engine that was at a step went away, or told it to stop.
     Interrupted {
         /// Which.
         step: String,
+        /// Whether the engine was lost: killed, or cut off for longer than its lease. One that ends well hands its steps on.
+        #[serde(default)]
+        lost: bool,
     },
     /// A step ended well.
     Succeeded {
@@ -114,7 +117,7 @@ impl Event {
         match self {
             Self::Created | Self::Claimed { .. } | Self::Edited { .. } | Self::Moved { .. } => None,
             Self::Started { step }
-            | Self::Interrupted { step }
+            | Self::Interrupted { step, .. }
             | Self::Succeeded { step, .. }
             | Self::Skipped { step, .. }
             | Self::WillRetry { step, .. }
@@ -159,16 +162,16 @@ fn apply_to_step(step: &mut StepRecord, event: &Event, now: Timestamp) {
             step.next_at = None;
             step.failure = None;
         }
-        Event::Interrupted { .. } if step.state == StepState::Undoing => {
+        Event::Interrupted { lost, .. } if step.state == StepState::Undoing => {
             step.state = StepState::UndoWaiting;
             step.next_at = None;
             step.undo_attempts = step.undo_attempts.saturating_sub(1);
-            step.interruptions += 1;
+            step.interruptions += u32::from(*lost);
         }
-        Event::Interrupted { .. } => {
+        Event::Interrupted { lost, .. } => {
             step.state = StepState::Pending;
             step.attempts = step.attempts.saturating_sub(1);
-            step.interruptions += 1;
+            step.interruptions += u32::from(*lost);
         }
         Event::Succeeded { outputs, .. } => {
             step.outputs.clone_from(outputs);
@@ -187,7 +190,8 @@ fn apply_to_step(step: &mut StepRecord, event: &Event, now: Timestamp) {
         }
         Event::Released { .. } => step.released = true,
         Event::Cleared { .. } => {
-            *step = StepRecord { tries: step.tries, delivered: step.delivered, ..StepRecord::new(&step.name) };
+            *step =
+                StepRecord { tries: step.tries, delivered: step.delivered, ..StepRecord::new(&step.name) };
         }
         Event::UndoStarted { .. } => {
             step.state = StepState::Undoing;

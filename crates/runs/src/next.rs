@@ -51,12 +51,18 @@ fn forward(run: &Run, now: Timestamp) -> Vec<Action> {
 }
 
 fn after_failure(run: &Run, failed: &StepRecord) -> Action {
-    let what = failed.failure.as_ref().map_or("", |failure| failure.message.as_str());
-    let reason = Some(format!("{}: {what}", failed.name));
-    let undo = failed.failure.as_ref().is_some_and(|failure| failure.undo);
-    match run.plan.on_failure {
-        OnFailure::Hold if !undo => Action::Move(RunState::Held, reason),
-        OnFailure::Hold | OnFailure::Undo => Action::Move(RunState::Undoing, reason),
+    let reason = |failed: &StepRecord| {
+        let what = failed.failure.as_ref().map_or("", |failure| failure.message.as_str());
+        Some(format!("{}: {what}", failed.name))
+    };
+    // Of several that failed beside each other, one may ask it.
+    let asks = |step: &&StepRecord| {
+        step.state == StepState::Failed && step.failure.as_ref().is_some_and(|failure| failure.undo)
+    };
+    match (run.plan.on_failure, run.steps.iter().find(asks)) {
+        (OnFailure::Undo, None) => Action::Move(RunState::Undoing, reason(failed)),
+        (OnFailure::Hold, None) => Action::Move(RunState::Held, reason(failed)),
+        (_, Some(asks)) => Action::Move(RunState::Undoing, reason(asks)),
     }
 }
 

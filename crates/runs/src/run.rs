@@ -150,7 +150,7 @@ pub struct StepRecord {
     /// Attempts begun in all when the run last succeeded: what these made is the run's result, and no longer undone with it.
     #[serde(default)]
     pub delivered: u32,
-    /// Attempts whose engine went away.
+    /// Attempts whose engine was lost; those that were handed on do not count.
     #[serde(default)]
     pub interruptions: u32,
     /// Attempts at undoing.

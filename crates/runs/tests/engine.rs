@@ -7,6 +7,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use leeward_runs::engine::EngineOptions;
 use leeward_runs::state::{Filter, Inserted, Replaced};
 use leeward_runs::{Command, Event, OnCancel, OnFailure, RunState, StepState};
 use serde_json::json;
@@ -20,6 +21,9 @@ on_each! {
     a_branch_beside_a_failed_step_is_let_to_its_end_and_no_other_begins,
     what_was_made_is_undone_in_reverse_also_by_the_failed_step,
     what_cannot_be_undone_is_named_and_can_be_tried_again,
+    a_failure_may_ask_that_all_is_undone_where_the_plan_holds,
+    a_cancelled_run_ends_as_cancelled_though_its_undoing_failed_once,
+    what_a_run_delivered_when_it_succeeded_is_not_undone_later,
     a_cancelled_run_stops_and_leaves_nothing,
     a_plan_may_leave_what_a_cancelled_run_made,
     skipping_is_a_state_of_its_own,
@@ -29,8 +33,10 @@ on_each! {
     steps_of_a_gated_run_wait_for_a_word_each,
     a_run_is_made_once_under_one_key,
     an_engine_that_ends_hands_its_runs_on,
+    a_step_that_loses_its_engine_again_and_again_is_held_to_be_the_cause,
     a_late_result_of_an_engine_that_lost_its_run_is_refused,
     plans_of_another_release_hold_with_a_reason,
+    a_run_that_makes_no_sense_is_told_of_and_keeps_nobody_waiting,
 }
 
 fn retry() -> Command {
@@ -145,6 +151,53 @@ fn what_cannot_be_undone_is_named_and_can_be_tried_again(bed: &Bed) {
     assert_eq!(scene.world.things(), 0);
 }
 
+fn a_failure_may_ask_that_all_is_undone_where_the_plan_holds(bed: &Bed) {
+    let scene = Scene::new(bed);
+    // Beside one that only fails.
+    scene.world.script("b", &[Act::Lasting]);
+    scene.world.script("c", &[Act::LastingAndUndo]);
+    let run = run(diamond());
+    scene.begin(&run);
+    let ended = scene.until_that(&run, "it ends", |run| !run.state.is_live());
+    assert_eq!(ended.state, RunState::Failed, "{ended:#?}");
+    assert_eq!(ended.reason.as_deref(), Some("c: worthless"));
+    assert_eq!(scene.world.things(), 0);
+    assert_eq!(["b", "c", "d"].map(|step| scene.world.calls_of(&format!("undo {step}"))), [1, 1, 0]);
+}
+
+fn a_cancelled_run_ends_as_cancelled_though_its_undoing_failed_once(bed: &Bed) {
+    let scene = Scene::new(bed);
+    scene.world.script("c", &[Act::Hang]);
+    scene.world.undo_script("b", &[Act::Lasting]);
+    let run = run(chain());
+    scene.begin(&run);
+    scene.until_that(&run, "c runs", |run| run.step("c").unwrap().state == StepState::Running);
+    scene.runs().command(&run.id, &Command::Cancel).unwrap();
+    let stuck = scene.until(&run, RunState::UndoFailed);
+    assert_eq!(stuck.reason.as_deref(), Some("not undone: a, b"));
+    scene.runs().command(&run.id, &Command::Undo).unwrap();
+    let ended = scene.until_that(&run, "it ends", |run| run.state.is_final());
+    assert_eq!(ended.state, RunState::Cancelled);
+    assert_eq!(scene.world.things(), 0);
+}
+
+fn what_a_run_delivered_when_it_succeeded_is_not_undone_later(bed: &Bed) {
+    let scene = Scene::new(bed);
+    let run = run(chain());
+    scene.begin(&run);
+    scene.until(&run, RunState::Succeeded);
+    scene.world.script("c", &[Act::Hang]);
+    let again = Command::Retry { step: Some("b".to_owned()), inputs: None };
+    scene.runs().command(&run.id, &again).unwrap();
+    scene.until_that(&run, "c runs", |run| run.step("c").unwrap().state == StepState::Running);
+    scene.runs().command(&run.id, &Command::Cancel).unwrap();
+    scene.until(&run, RunState::Cancelled);
+    let undone = ["a", "b", "c", "d"].map(|step| scene.world.calls_of(&format!("undo {step}")));
+    assert_eq!(undone, [0, 1, 1, 0], "b and c were begun since");
+    let left: Vec<_> = scene.world.things.lock().unwrap().iter().cloned().collect();
+    assert_eq!(left, ["a", "d"].map(|step| format!("lw-{}-{step}", run.id)));
+}
+
 fn a_cancelled_run_stops_and_leaves_nothing(bed: &Bed) {
     let scene = Scene::new(bed);
     scene.world.script("c", &[Act::Hang]);
@@ -205,7 +258,7 @@ fn a_pool_bounds_the_runs_that_are_under_way(bed: &Bed) {
     let mut bounded = options("one");
     bounded.pools = BTreeMap::from([("imports".to_owned(), 3)]);
     let scene = Scene::with(bed, bounded.clone());
-    let other = scene.start(leeward_runs::engine::EngineOptions { owner: "two".to_owned(), ..bounded });
+    let other = scene.start(EngineOptions { owner: "two".to_owned(), ..bounded });
     let mut runs = Vec::new();
     scene.world.script("a", &vec![Act::Take(100); 10]);
     for _ in 0..10 {
@@ -270,17 +323,38 @@ fn a_run_is_made_once_under_one_key(bed: &Bed) {
 }
 
 fn an_engine_that_ends_hands_its_runs_on(bed: &Bed) {
-    let mut scene = Scene::new(bed);
-    scene.world.script("b", &[Act::Hang]);
+    let strict = |owner: &str| EngineOptions { interruptions: 1, ..options(owner) };
+    let mut scene = Scene::with(bed, strict("one"));
+    scene.world.script("b", &[Act::Hang, Act::Hang, Act::Hang]);
     let run = run(chain());
     scene.begin(&run);
-    scene.until_that(&run, "b runs", |run| run.step("b").unwrap().state == StepState::Running);
-    scene.engine.take().unwrap().stop();
-    let left = scene.load(&run);
-    assert_eq!(left.step("b").unwrap().state, StepState::Pending, "it was interrupted, not failed");
-    scene.engine = Some(scene.start(options("two")));
+    for restart in 1..=3 {
+        scene.until_that(&run, "b runs", |run| run.step("b").unwrap().state == StepState::Running);
+        scene.engine.take().unwrap().stop();
+        let left = scene.load(&run);
+        assert_eq!(left.step("b").unwrap().state, StepState::Pending, "it was interrupted, not failed");
+        scene.engine = Some(scene.start(strict(&format!("engine {restart}"))));
+    }
     let ended = scene.until(&run, RunState::Succeeded);
-    assert_eq!(ended.step("b").unwrap().interruptions, 1);
+    assert_eq!(scene.world.calls_of("b"), 4);
+    assert_eq!(ended.step("b").unwrap().interruptions, 0, "what is handed on is not lost");
+}
+
+fn a_step_that_loses_its_engine_again_and_again_is_held_to_be_the_cause(bed: &Bed) {
+    let scene = Scene::with(bed, EngineOptions { interruptions: 2, ..options("one") });
+    // As engines that were killed have left it.
+    let left = |interruptions: u32| {
+        let mut run = run(chain());
+        run.state = RunState::Running;
+        run.steps[0].state = StepState::Running;
+        (run.steps[0].tries, run.steps[0].attempts, run.steps[0].interruptions) = (1, 1, interruptions);
+        scene.begin(&run);
+        run
+    };
+    let (often, seldom) = (left(2), left(1));
+    let held = scene.until(&often, RunState::Held);
+    assert_eq!(held.reason.as_deref(), Some("a: lost its engine 3 times"));
+    assert_eq!(scene.until(&seldom, RunState::Succeeded).step("a").unwrap().interruptions, 2);
 }
 
 fn a_late_result_of_an_engine_that_lost_its_run_is_refused(bed: &Bed) {
@@ -312,4 +386,36 @@ fn plans_of_another_release_hold_with_a_reason(bed: &Bed) {
     scene.begin(&run);
     let held = scene.until(&run, RunState::Held);
     assert_eq!(held.reason.as_deref(), Some("a: this release does not know step a of test version 2"));
+}
+
+fn a_run_that_makes_no_sense_is_told_of_and_keeps_nobody_waiting(bed: &Bed) {
+    let pooled = || {
+        let mut pooled = plan(vec![step("a", &[])]);
+        pooled.pools = BTreeSet::from(["imports".to_owned()]);
+        run(pooled)
+    };
+    let (damaged, next) = (pooled(), pooled());
+    let state = bed.open();
+    for run in [&damaged, &next] {
+        assert_eq!(state.insert(run, None).unwrap(), Inserted::New);
+    }
+    let set_body = |body: &str| {
+        let text = format!("SET body = {body} WHERE id = '{}'", damaged.id);
+        bed.tamper(&format!("UPDATE runs {text}"), &format!("UPDATE leeward_runs {text}"));
+    };
+    set_body("'x' || body");
+    let pools = BTreeMap::from([("imports".to_owned(), 1)]);
+    let scene = Scene::with(bed, EngineOptions { pools, ..options("one") });
+    scene.until(&next, RunState::Succeeded);
+    let troubles = scene.runs().troubles();
+    assert_eq!(troubles.len(), 1, "{troubles:#?}");
+    assert_eq!(troubles[0].run.as_ref(), Some(&damaged.id));
+    assert!(troubles[0].what.contains("is damaged"), "{}", troubles[0]);
+    std::thread::sleep(Duration::from_millis(300));
+    set_body("substr(body, 2)");
+    scene.until(&damaged, RunState::Succeeded);
+    assert_eq!(scene.runs().troubles(), []);
+    let events = scene.state.events(Some(&damaged.id), 0, 100).unwrap();
+    let taken = events.iter().filter(|stored| matches!(stored.event, Event::Claimed { .. })).count();
+    assert_eq!(taken, 2, "it is not taken again and again while it makes no sense");
 }

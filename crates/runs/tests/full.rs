@@ -7,7 +7,7 @@ mod world;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leeward_runs::state::{SqliteState, State};
 use leeward_runs::{RunState, StepState};
@@ -65,6 +65,17 @@ fn fails(state: &dyn State, run: &leeward_runs::Run) -> bool {
     (0..20).any(|_| state.log(std::slice::from_ref(&line)).is_err())
 }
 
+fn until<T>(look: impl Fn() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match look() {
+            Some(found) => return found,
+            None => assert!(Instant::now() < end, "not in time"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn a_full_disk_stops_nothing_for_ever() {
     let Some(disk) = Disk::new() else { return };
@@ -80,6 +91,8 @@ fn a_full_disk_stops_nothing_for_ever() {
         disk.fill();
         assert!(fails(&*scene.state, &run), "the disk is not full");
         std::thread::sleep(Duration::from_millis(1_200));
+        let told = until(|| scene.runs().troubles().into_iter().find(|trouble| trouble.run.is_none()));
+        assert!(told.what.contains("full") && told.what.contains(&state.place()), "{told}");
         assert_eq!(
             scene.load(&run).step("b").unwrap().state,
             StepState::Running,
@@ -89,6 +102,7 @@ fn a_full_disk_stops_nothing_for_ever() {
         let ended = scene.until(&run, RunState::Succeeded);
         assert_eq!(scene.world.things(), 4, "{ended:#?}");
         assert!(Path::new(&state.place()).exists());
+        until(|| scene.runs().troubles().is_empty().then_some(()));
     }
 }
 
@@ -117,10 +131,10 @@ fn a_server_that_restarts_again_and_again_stops_nothing() {
         errors.for_each(|error| assert_eq!(error.kind(), ErrorKind::Passing));
         scene.state.load(&runs[0].id).unwrap().unwrap();
     }
-    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(60);
     for run in &runs {
         while scene.load(run).state != RunState::Succeeded {
-            assert!(std::time::Instant::now() < end, "{:#?}", scene.load(run));
+            assert!(Instant::now() < end, "{:#?}", scene.load(run));
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -22,6 +22,9 @@ on_each! {
     no_run_is_taken_twice,
     a_pool_has_its_places_and_no_more,
     who_cleans_up_waits_for_no_place,
+    who_has_its_places_is_taken_without_counting,
+    runs_that_are_to_be_left_alone_keep_nobody_waiting,
+    runs_are_taken_in_their_order_whatever_their_pools,
     a_lease_that_is_over_is_somebody_elses,
     a_lease_of_a_clock_that_was_set_back_is_over,
     a_newer_release_is_not_meddled_with,
@@ -125,7 +128,7 @@ fn a_change_is_by_comparison(bed: &Bed) {
     assert_eq!(two.events(Some(&run.id), 0, 10).unwrap().len(), 2, "what was refused left no event");
     let gone = world::run(chain());
     assert_eq!(one.replace(&gone, 0, None, &[]).unwrap(), Replaced::Gone);
-    let claim = &two.claim("two", LEASE, 1, &free()).unwrap()[0];
+    let claim = &two.claim("two", LEASE, 1, &free(), &[]).unwrap()[0];
     assert_eq!(one.replace(&now, 1, Some(claim.fence), &edited).unwrap(), Replaced::Done);
     assert_eq!(one.replace(&now, 2, Some(claim.fence + 1), &edited).unwrap(), Replaced::Fenced);
     // Of many at once that have read the same, one gets its way.
@@ -155,7 +158,7 @@ fn no_run_is_taken_twice(bed: &Bed) {
     let claims = contend(&states, |state, at| {
         let mut mine = Vec::new();
         loop {
-            let taken = state.claim(&format!("engine {at}"), LEASE, 7, &free()).unwrap();
+            let taken = state.claim(&format!("engine {at}"), LEASE, 7, &free(), &[]).unwrap();
             assert!(taken.len() <= 7);
             if taken.is_empty() {
                 return mine;
@@ -179,17 +182,18 @@ fn a_pool_has_its_places_and_no_more(bed: &Bed) {
     (0..12).for_each(|_| drop(pooled(&*states[0])));
     let other = kept(&*states[0]);
     let limits = BTreeMap::from([("imports".to_owned(), 3), ("other".to_owned(), 0)]);
-    let claims: Vec<Claim> = contend(&states, |state, _| state.claim("one", LEASE, 50, &limits).unwrap())
-        .into_iter()
-        .flatten()
-        .collect();
+    let claims: Vec<Claim> =
+        contend(&states, |state, _| state.claim("one", LEASE, 50, &limits, &[]).unwrap())
+            .into_iter()
+            .flatten()
+            .collect();
     assert_eq!(claims.len(), 4, "three with places, and one that needs none");
     let (without, with): (Vec<_>, Vec<_>) = claims.into_iter().partition(|claim| claim.run == other.id);
     assert_eq!(without.len(), 1);
-    assert_eq!(states[1].claim("two", LEASE, 50, &limits).unwrap(), []);
+    assert_eq!(states[1].claim("two", LEASE, 50, &limits, &[]).unwrap(), []);
     states[1].release(&with[0]).unwrap();
     states[1].release(&with[0]).unwrap();
-    let again = states[2].claim("two", LEASE, 50, &limits).unwrap();
+    let again = states[2].claim("two", LEASE, 50, &limits, &[]).unwrap();
     assert_eq!(again.len(), 1);
     assert_eq!((&again[0].run, again[0].fence), (&with[0].run, 2));
 }
@@ -198,10 +202,10 @@ fn who_cleans_up_waits_for_no_place(bed: &Bed) {
     let state = bed.open();
     let runs: Vec<_> = (0..3).map(|_| pooled(&*state)).collect();
     let limits = BTreeMap::from([("west".to_owned(), 1)]);
-    assert_eq!(state.claim("one", LEASE, 5, &limits).unwrap().len(), 1);
-    assert_eq!(state.claim("one", LEASE, 5, &limits).unwrap(), []);
+    assert_eq!(state.claim("one", LEASE, 5, &limits, &[]).unwrap().len(), 1);
+    assert_eq!(state.claim("one", LEASE, 5, &limits, &[]).unwrap(), []);
     assert_eq!(move_to(&*state, &runs[2], RunState::Cancelling), Replaced::Done);
-    let taken = state.claim("one", LEASE, 5, &limits).unwrap();
+    let taken = state.claim("one", LEASE, 5, &limits, &[]).unwrap();
     assert_eq!(taken.iter().map(|claim| &claim.run).collect::<Vec<_>>(), [&runs[2].id]);
 }
 
@@ -210,44 +214,106 @@ fn end_leases(bed: &Bed) {
     bed.tamper("UPDATE runs SET lease_until = 1", "UPDATE leeward_runs SET lease_until = 1");
 }
 
+fn names(claims: &[Claim]) -> Vec<&RunId> {
+    claims.iter().map(|claim| &claim.run).collect()
+}
+
+fn who_has_its_places_is_taken_without_counting(bed: &Bed) {
+    let state = bed.open();
+    let limit = |places: u32| BTreeMap::from([("west".to_owned(), places)]);
+    let (first, second) = (pooled(&*state), pooled(&*state));
+    assert_eq!(names(&state.claim("one", LEASE, 5, &limit(1), &[]).unwrap()), [&first.id]);
+    assert_eq!(move_to(&*state, &first, RunState::Held), Replaced::Done);
+    assert_eq!(names(&state.claim("one", LEASE, 5, &limit(1), &[]).unwrap()), [&second.id]);
+    // The older one waits again and has no place; the younger one's engine is killed.
+    assert_eq!(move_to(&*state, &first, RunState::Queued), Replaced::Done);
+    end_leases(bed);
+    assert_eq!(names(&state.claim("two", LEASE, 5, &limit(1), &[]).unwrap()), [&second.id]);
+    // Both have places, and there is one place fewer when they are taken again: that is for those who come then.
+    assert_eq!(names(&state.claim("two", LEASE, 5, &limit(2), &[]).unwrap()), [&first.id]);
+    let third = pooled(&*state);
+    end_leases(bed);
+    let taken = state.claim("three", LEASE, 5, &limit(1), &[]).unwrap();
+    assert_eq!(names(&taken), [&first.id, &second.id]);
+    state.release(&taken[0]).unwrap();
+    assert_eq!(state.claim("three", LEASE, 5, &limit(1), &[]).unwrap(), []);
+    state.release(&taken[1]).unwrap();
+    assert_eq!(names(&state.claim("three", LEASE, 5, &limit(2), &[]).unwrap()), [&first.id, &second.id]);
+    assert_eq!(names(&state.claim("three", LEASE, 5, &limit(3), &[]).unwrap()), [&third.id]);
+}
+
+fn runs_that_are_to_be_left_alone_keep_nobody_waiting(bed: &Bed) {
+    let state = bed.open();
+    let runs: Vec<_> = (0..4).map(|_| pooled(&*state)).collect();
+    let limits = BTreeMap::from([("west".to_owned(), 1)]);
+    let except = [runs[0].id.clone(), runs[1].id.clone()];
+    assert_eq!(names(&state.claim("one", LEASE, 2, &limits, &except).unwrap()), [&runs[2].id]);
+    assert_eq!(state.claim("one", LEASE, 2, &limits, &[]).unwrap(), []);
+    assert_eq!(move_to(&*state, &runs[2], RunState::Succeeded), Replaced::Done);
+    assert_eq!(names(&state.claim("one", LEASE, 2, &limits, &[]).unwrap()), [&runs[0].id]);
+}
+
+fn runs_are_taken_in_their_order_whatever_their_pools(bed: &Bed) {
+    let state = bed.open();
+    let limits = BTreeMap::from([("west".to_owned(), 2)]);
+    let has_place = pooled(&*state);
+    assert_eq!(names(&state.claim("one", LEASE, 5, &limits, &[]).unwrap()), [&has_place.id]);
+    let (plain, waits, cleans) = (kept(&*state), pooled(&*state), kept(&*state));
+    let (last, cleans_too, never) = (kept(&*state), pooled(&*state), pooled(&*state));
+    for run in [&cleans, &cleans_too] {
+        assert_eq!(move_to(&*state, run, RunState::Cancelling), Replaced::Done);
+    }
+    end_leases(bed);
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        order.extend(state.claim("two", LEASE, 2, &limits, &[]).unwrap());
+    }
+    // Two that clean up; one that has its place; and the one after it finds that they have both places.
+    assert_eq!(names(&order), [&cleans.id, &cleans_too.id, &has_place.id, &plain.id, &last.id]);
+    assert_eq!(move_to(&*state, &has_place, RunState::Succeeded), Replaced::Done);
+    assert_eq!(names(&state.claim("two", LEASE, 5, &limits, &[]).unwrap()), [&waits.id]);
+    assert_eq!(move_to(&*state, &cleans_too, RunState::Cancelled), Replaced::Done);
+    assert_eq!(names(&state.claim("two", LEASE, 5, &limits, &[]).unwrap()), [&never.id]);
+}
+
 fn a_lease_that_is_over_is_somebody_elses(bed: &Bed) {
     let (one, two) = (bed.open(), bed.open());
     let run = kept(&*one);
-    let first = one.claim("one", LEASE, 5, &free()).unwrap().remove(0);
-    assert_eq!(two.claim("two", LEASE, 5, &free()).unwrap(), []);
+    let first = one.claim("one", LEASE, 5, &free(), &[]).unwrap().remove(0);
+    assert_eq!(two.claim("two", LEASE, 5, &free(), &[]).unwrap(), []);
     end_leases(bed);
     // Nobody took it meanwhile: it is still the first one's, who prolongs it late.
     assert_eq!(one.renew(std::slice::from_ref(&first), LEASE).unwrap(), [(first.clone(), 0)]);
-    assert_eq!(two.claim("two", LEASE, 5, &free()).unwrap(), []);
+    assert_eq!(two.claim("two", LEASE, 5, &free(), &[]).unwrap(), []);
     end_leases(bed);
-    let second = two.claim("two", LEASE, 5, &free()).unwrap().remove(0);
+    let second = two.claim("two", LEASE, 5, &free(), &[]).unwrap().remove(0);
     assert_eq!((&second.run, second.fence), (&run.id, 2));
     assert_eq!(one.renew(&[first.clone(), second.clone()], LEASE).unwrap(), [(second.clone(), 0)]);
     one.release(&first).unwrap();
     assert_eq!(two.load(&run.id).unwrap().unwrap().1.unwrap().owner, "two", "a late release frees nothing");
-    assert_eq!(one.claim("one", LEASE, 5, &free()).unwrap(), []);
+    assert_eq!(one.claim("one", LEASE, 5, &free(), &[]).unwrap(), []);
     let now = load(&*one, &run);
     assert_eq!(one.replace(&now, 0, Some(1), &[]).unwrap(), Replaced::Fenced);
     two.release(&second).unwrap();
-    assert_eq!(one.claim("one", LEASE, 5, &free()).unwrap()[0].fence, 3);
+    assert_eq!(one.claim("one", LEASE, 5, &free(), &[]).unwrap()[0].fence, 3);
 }
 
 fn a_lease_of_a_clock_that_was_set_back_is_over(bed: &Bed) {
     let (one, two) = (bed.open(), bed.open());
     kept(&*one);
-    one.claim("one", LEASE, 5, &free()).unwrap();
+    one.claim("one", LEASE, 5, &free(), &[]).unwrap();
     let later = |seconds: u64| {
         let text = format!("SET lease_until = lease_until + {seconds}000000");
         bed.tamper(&format!("UPDATE runs {text}"), &format!("UPDATE leeward_runs {text}"));
     };
     later(300);
     assert_eq!(
-        two.claim("two", LEASE, 5, &free()).unwrap(),
+        two.claim("two", LEASE, 5, &free(), &[]).unwrap(),
         [],
         "a clock that was put right by some seconds"
     );
     later(3600);
-    assert_eq!(two.claim("two", LEASE, 5, &free()).unwrap()[0].fence, 2);
+    assert_eq!(two.claim("two", LEASE, 5, &free(), &[]).unwrap()[0].fence, 2);
 }
 
 fn a_newer_release_is_not_meddled_with(bed: &Bed) {
@@ -261,27 +327,27 @@ fn a_run_that_ends_frees_what_it_had(bed: &Bed) {
     let state = bed.open();
     let (first, second) = (pooled(&*state), pooled(&*state));
     let limits = BTreeMap::from([("west".to_owned(), 1)]);
-    let claim = state.claim("one", LEASE, 5, &limits).unwrap().remove(0);
+    let claim = state.claim("one", LEASE, 5, &limits, &[]).unwrap().remove(0);
     assert_eq!(claim.run, first.id);
     assert_eq!(move_to(&*state, &first, RunState::Held), Replaced::Done);
     assert_eq!(state.load(&first.id).unwrap().unwrap().1, None);
     assert_eq!(state.renew(&[claim], LEASE).unwrap(), []);
-    assert_eq!(state.claim("one", LEASE, 5, &limits).unwrap()[0].run, second.id);
+    assert_eq!(state.claim("one", LEASE, 5, &limits, &[]).unwrap()[0].run, second.id);
     assert_eq!(move_to(&*state, &first, RunState::Queued), Replaced::Done);
-    assert_eq!(state.claim("one", LEASE, 5, &limits).unwrap(), []);
+    assert_eq!(state.claim("one", LEASE, 5, &limits, &[]).unwrap(), []);
     assert_eq!(move_to(&*state, &second, RunState::Succeeded), Replaced::Done);
-    assert_eq!(state.claim("one", LEASE, 5, &limits).unwrap()[0].run, first.id);
+    assert_eq!(state.claim("one", LEASE, 5, &limits, &[]).unwrap()[0].run, first.id);
 }
 
 fn checkpoints_are_kept_under_the_newest_claim_only(bed: &Bed) {
     let state = bed.open();
     let run = kept(&*state);
     let short = Duration::from_millis(1);
-    let first = state.claim("one", short, 5, &free()).unwrap().remove(0);
+    let first = state.claim("one", short, 5, &free(), &[]).unwrap().remove(0);
     assert!(state.set_checkpoint(&first, "a", &json!({"offset": 7})).unwrap());
     assert!(state.set_checkpoint(&first, "a", &json!({"offset": 8})).unwrap());
     std::thread::sleep(Duration::from_millis(20));
-    let second = state.claim("two", LEASE, 5, &free()).unwrap().remove(0);
+    let second = state.claim("two", LEASE, 5, &free(), &[]).unwrap().remove(0);
     assert!(!state.set_checkpoint(&first, "a", &json!({"offset": 9})).unwrap());
     assert_eq!(state.checkpoint(&run.id, "a").unwrap(), Some(json!({"offset": 8})));
     assert_eq!(state.checkpoint(&run.id, "b").unwrap(), None);

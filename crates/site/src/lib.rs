@@ -13,6 +13,7 @@ mod intake;
 mod overview;
 mod places;
 mod site;
+mod trouble;
 
 pub use catalog::{Hint, HintState, NewHint};
 pub use config::Config;

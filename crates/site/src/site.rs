@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Hint, NewHint};
 use crate::places::SitePlaces;
-use crate::{Config, Error, Result, event, intake};
+use crate::{Config, Error, Result, event, intake, trouble};
 
 /// How often ended runs are looked through for such as may be forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
@@ -143,6 +143,7 @@ impl Site {
             Self { inner, engine: Some(engine), stop: Arc::default(), threads: Vec::new(), _alone: alone };
         site.spawn("intake", intake::work)?;
         site.spawn("history", forget)?;
+        site.spawn("troubles", trouble::work)?;
         Ok(site)
     }
 

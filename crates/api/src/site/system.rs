@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use axum::http::{HeaderValue, Method, header};
 use axum::response::Response;
+use leeward_runs::engine::Trouble;
 use leeward_site::Overview;
 use serde::Serialize;
 
@@ -23,7 +24,11 @@ pub(super) fn openapi() -> Response {
 /// Whether the state can be read and written to: what a load balancer asks.
 pub(super) async fn ready(state: &SiteState) -> Result<Response, Problem> {
     state.call(|site| Ok(site.runs().state().last_event()?)).await?;
-    Ok(text("ok\n"))
+    // A run that makes no sense is no reason to send callers elsewhere.
+    match state.0.site.runs().troubles().iter().all(|trouble| trouble.run.is_some()) {
+        true => Ok(text("ok\n")),
+        false => Err(Problem::busy("the state of runs fails; the daemon's log says more")),
+    }
 }
 
 #[derive(Serialize)]
@@ -113,6 +118,7 @@ pub(super) async fn metrics(
     let mut figures = String::new();
     // Writing to a string cannot fail.
     let _ = write_figures(&mut figures, &overview, state.0.started.elapsed().as_secs());
+    let _ = write_troubles(&mut figures, &state.0.site.runs().troubles());
     let mut response = text(figures);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -157,6 +163,16 @@ fn write_figures(figures: &mut String, overview: &Overview, seconds: u64) -> std
         )?;
     }
     Ok(())
+}
+
+fn write_troubles(figures: &mut String, troubles: &[Trouble]) -> std::fmt::Result {
+    let (runs, state): (Vec<_>, Vec<_>) = troubles.iter().partition(|trouble| trouble.run.is_some());
+    let help = "Whether the state of runs fails.";
+    writeln!(figures, "# HELP leeward_runs_state_failing {help}\n# TYPE leeward_runs_state_failing gauge")?;
+    writeln!(figures, "leeward_runs_state_failing {}", state.len())?;
+    let help = "Runs whose documents make no sense.";
+    writeln!(figures, "# HELP leeward_runs_damaged {help}\n# TYPE leeward_runs_damaged gauge")?;
+    writeln!(figures, "leeward_runs_damaged {}", runs.len())
 }
 
 fn label(text: &str) -> String {

@@ -8,7 +8,10 @@
 //! written for that ([`crate::step`]).
 
 mod held;
+mod trouble;
 mod work;
+
+pub use trouble::Trouble;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,17 +21,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use held::Held;
+use trouble::{Troubles, Work};
 use work::Finished;
 
 use crate::state::{Inserted, Replaced, State};
 use crate::step::{Kind, LeaseEnd};
-use crate::{Command, Error, Event, Result, Run, RunId, RunState, apply, command};
+use crate::{Command, Error, ErrorKind, Event, Result, Run, RunId, RunState, apply, command};
 
 /// How often a change by comparison is tried before it is given up.
 const TRIES: usize = 50;
 
 /// How many messages are heard before the engine looks at its runs again.
 const MESSAGES_AT_ONCE: usize = 1_000;
+/// How many polls a run whose document makes no sense is left alone before it is looked at again.
+const POLLS_LEFT_ALONE: u32 = 60;
 /// The longest key under which a run is made once, in bytes.
 const UNIQUE_BYTES_MAX: usize = 1_024;
 
@@ -92,13 +98,14 @@ pub struct Engine {
 pub struct Runs {
     state: Arc<dyn State>,
     wake: Arc<Mutex<Option<Sender<Message>>>>,
+    troubles: Arc<Troubles>,
 }
 
 impl Runs {
     /// Runs of a state without an engine of this process.
     #[must_use]
     pub fn new(state: Arc<dyn State>) -> Self {
-        Self { state, wake: Arc::new(Mutex::new(None)) }
+        Self { state, wake: Arc::default(), troubles: Arc::default() }
     }
 
     /// The state.
@@ -147,6 +154,12 @@ impl Runs {
         Err(Error::Busy(id.clone()))
     }
 
+    /// What keeps this process' engine from its work now: the state that fails, and runs that make no sense.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.troubles.now()
+    }
+
     /// Has this process' engine look now rather than at its next turn.
     pub fn wake(&self) {
         self.tell(Message::Wake);
@@ -172,7 +185,12 @@ impl Engine {
         options: EngineOptions,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = channel();
-        let runs = Runs { state: Arc::clone(&state), wake: Arc::new(Mutex::new(Some(sender.clone()))) };
+        let troubles: Arc<Troubles> = Arc::default();
+        let runs = Runs {
+            state: Arc::clone(&state),
+            wake: Arc::new(Mutex::new(Some(sender.clone()))),
+            troubles: Arc::clone(&troubles),
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let worker = Worker {
             state,
@@ -181,6 +199,8 @@ impl Engine {
             sender,
             receiver,
             held: BTreeMap::new(),
+            left_alone: BTreeMap::new(),
+            troubles,
             stop: Arc::clone(&stop),
             renewed: Instant::now(),
             renew_at: Instant::now(),
@@ -224,6 +244,9 @@ struct Worker {
     sender: Sender<Message>,
     receiver: Receiver<Message>,
     held: BTreeMap<RunId, Held>,
+    /// Runs whose documents make no sense, and when to look at them again.
+    left_alone: BTreeMap<RunId, Instant>,
+    troubles: Arc<Troubles>,
     stop: Arc<AtomicBool>,
     /// When the leases were prolonged last: the moment before the state was asked.
     renewed: Instant,
@@ -282,17 +305,20 @@ impl Worker {
         let claims: Vec<_> = self.held.values().map(|held| held.claim.clone()).collect();
         match self.state.renew(&claims, self.options.lease) {
             Ok(still) => {
+                self.troubles.passed(&Work::Leases);
                 self.renewed = asked;
                 let still: BTreeMap<_, _> =
                     still.into_iter().map(|(claim, sequence)| (claim.run, sequence)).collect();
                 self.held.retain(|id, held| held.keep(still.get(id).copied()));
                 self.held.values().for_each(|held| held.lease.prolong(asked, self.options.lease));
             }
-            Err(_) if self.renewed.elapsed() > self.options.lease => {
-                self.held.values().for_each(Held::lose);
-                self.held.clear();
+            Err(error) => {
+                self.troubles.met(Work::Leases, &error);
+                if self.renewed.elapsed() > self.options.lease {
+                    self.held.values().for_each(Held::lose);
+                    self.held.clear();
+                }
             }
-            Err(_) => {}
         }
     }
 
@@ -310,13 +336,57 @@ impl Worker {
         if self.held.is_empty() {
             self.renewed = asked;
         }
-        let claimed = self.state.claim(&self.options.owner, self.options.lease, most, &self.options.pools);
-        for claim in claimed.unwrap_or_default() {
+        self.look_at_left_alone();
+        let except: Vec<RunId> = self.left_alone.keys().cloned().collect();
+        let options = &self.options;
+        let claimed = match self.state.claim(&options.owner, options.lease, most, &options.pools, &except) {
+            Ok(claimed) => claimed,
+            Err(error) => return self.troubles.met(Work::Looking, &error),
+        };
+        self.troubles.looked(|run| self.held.contains_key(run), !self.held.is_empty());
+        for claim in claimed {
             let lease = LeaseEnd::new(asked, self.options.lease);
             // A run that it has and takes anew: the lease was over without its knowing, as when the clock is set forward.
             if let Some(lost) = self.held.insert(claim.run.clone(), Held::new(claim, lease)) {
                 lost.lose();
             }
+        }
+    }
+
+    /// Gives a run back whose document makes no sense: another release may understand it, or a person mends it.
+    fn leave_alone(&mut self, held: &Held) {
+        held.lose();
+        self.left_alone.insert(held.claim.run.clone(), self.after_left_alone());
+        self.release(held);
+    }
+
+    fn after_left_alone(&self) -> Instant {
+        Instant::now() + self.options.poll * POLLS_LEFT_ALONE
+    }
+
+    /// Looks whether runs that were left alone make sense now: then they are taken as others are.
+    fn look_at_left_alone(&mut self) {
+        let (now, later) = (Instant::now(), self.after_left_alone());
+        for (run, at) in &mut self.left_alone {
+            if *at > now {
+                continue;
+            }
+            *at = later;
+            match self.state.load(run) {
+                Ok(_) => self.troubles.passed(&Work::Run(run.clone())),
+                Err(error) if error.kind() == ErrorKind::Lasting => {
+                    self.troubles.met(Work::Run(run.clone()), &error);
+                }
+                Err(_) => {}
+            }
+        }
+        self.left_alone.retain(|run, _| self.troubles.is_damaged(run));
+    }
+
+    fn release(&self, held: &Held) {
+        if let Err(error) = self.state.release(&held.claim) {
+            // It is free when its lease is over.
+            self.troubles.met(Work::Run(held.claim.run.clone()), &error);
         }
     }
 
@@ -360,7 +430,7 @@ impl Worker {
         for id in ids {
             let Some(mut held) = self.held.remove(&id) else { continue };
             self.write_results(&mut held);
-            let _ = self.state.release(&held.claim);
+            self.release(&held);
         }
     }
 

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::held::{Held, Working};
+use super::trouble::Work;
 use super::{Message, TRIES, Worker};
 use crate::state::{Claim, Level, LogLine, Replaced};
 use crate::step::{Context, Fault, Outcome, Signal, Step, Stop, cut};
-use crate::{Action, Event, Failure, Result, Run, RunState, StepRecord, StepState, apply, next};
+use crate::{Action, ErrorKind, Event, Failure, Result, Run, RunState, StepRecord, StepState, apply, next};
 
 /// The longest outputs of a step, in bytes of JSON.
 const OUTPUTS_BYTES_MAX: usize = 256 << 10;
@@ -40,23 +41,39 @@ impl Worker {
     pub(super) fn advance_one(&mut self, held: &mut Held) -> bool {
         held.due = None;
         self.watch_deadlines(held);
+        let work = Work::Run(held.claim.run.clone());
         for _ in 0..TRIES {
-            let Ok(turn) = self.decide(held) else {
-                held.due = Some(Instant::now() + self.options.poll);
-                return true;
+            let turn = match self.decide(held) {
+                Ok(Some(turn)) => turn,
+                Ok(None) => {
+                    self.troubles.passed(&work);
+                    return false;
+                }
+                Err(error) => {
+                    self.troubles.met(work, &error);
+                    if error.kind() == ErrorKind::Lasting {
+                        self.leave_alone(held);
+                        return false;
+                    }
+                    break;
+                }
             };
-            let Some(turn) = turn else { return false };
             match self.keep(held, &turn) {
                 Ok(Replaced::Done) => {
+                    self.troubles.passed(&work);
                     self.log_failures(&turn);
                     return self.carry_out(held, turn);
                 }
                 Ok(Replaced::Changed) => {}
                 Ok(Replaced::Fenced | Replaced::Gone) => {
+                    self.troubles.passed(&work);
                     held.lose();
                     return false;
                 }
-                Err(_) => break,
+                Err(error) => {
+                    self.troubles.met(work, &error);
+                    break;
+                }
             }
         }
         held.due = Some(Instant::now() + self.options.poll);
@@ -66,14 +83,20 @@ impl Worker {
     /// Writes down what steps have said, without beginning new ones.
     pub(super) fn write_results(&mut self, held: &mut Held) {
         for _ in 0..TRIES {
-            let Ok(Some((run, _))) = self.state.load(&held.claim.run) else { return };
-            let Ok(now) = self.state.now() else { return };
-            let mut turn = Turn { run, events: Vec::new(), begin: Vec::new(), stop: false, due: None };
-            turn.take_results(held, now);
-            if !matches!(self.keep(held, &turn), Ok(Replaced::Changed)) {
-                return;
+            match self.write_results_once(held) {
+                Ok(Replaced::Changed) => {}
+                Ok(_) => return,
+                Err(error) => return self.troubles.met(Work::Run(held.claim.run.clone()), &error),
             }
         }
+    }
+
+    fn write_results_once(&self, held: &Held) -> Result<Replaced> {
+        let Some((run, _)) = self.state.load(&held.claim.run)? else { return Ok(Replaced::Gone) };
+        let now = self.state.now()?;
+        let mut turn = Turn { run, events: Vec::new(), begin: Vec::new(), stop: false, due: None };
+        turn.take_results(held, now);
+        self.keep(held, &turn)
     }
 
     fn keep(&self, held: &Held, turn: &Turn) -> Result<Replaced> {
@@ -254,7 +277,7 @@ impl Turn {
         let lost = |step: &&StepRecord| step.state.is_active() && !held.has(step);
         let lost: Vec<_> = self.run.steps.iter().filter(lost).cloned().collect();
         for step in lost {
-            self.add(Event::Interrupted { step: step.name.clone() }, now);
+            self.add(Event::Interrupted { step: step.name.clone(), lost: true }, now);
             if step.interruptions >= most {
                 let failure = Failure {
                     message: format!("lost its engine {} times", step.interruptions + 1),
@@ -303,8 +326,8 @@ impl Turn {
                 };
                 self.failed(step, failure, is_undo, now)
             }
-            // Cancelled, or lost with the engine: begun, not done.
-            (Err(Fault::Stopped), _) => Event::Interrupted { step },
+            // Cancelled, or handed on by an engine that ends: begun, not done.
+            (Err(Fault::Stopped), _) => Event::Interrupted { step, lost: false },
         })
     }
 

@@ -69,8 +69,10 @@ pub trait State: Send + Sync {
     /// The database fails.
     fn counts(&self) -> Result<Vec<(String, crate::RunState, u64)>>;
 
-    /// Takes up to `most` live runs that nobody has, oldest first, each with a place in each of its pools. A pool that
-    /// `limits` does not name has no limit. Runs that are being cancelled or undone come first and wait for no place.
+    /// Takes up to `most` live runs that nobody has: first those that are being cancelled or undone, which wait for no place;
+    /// then those that have their places from an engine that died, whatever the limits are now; then the others, oldest
+    /// first, each with a place in each of its pools. A pool that `limits` does not name has no limit. A run that finds no
+    /// place lets pass only those with other pools. None of `except`.
     ///
     /// # Errors
     /// The database fails.
@@ -80,6 +82,7 @@ pub trait State: Send + Sync {
         lease: Duration,
         most: usize,
         limits: &BTreeMap<String, u32>,
+        except: &[RunId],
     ) -> Result<Vec<Claim>>;
 
     /// Prolongs leases; returns the claims that are still the newest ones of their runs, with the runs' present sequence.

@@ -63,7 +63,7 @@ lossy! {
     replace(run: &Run, sequence_was: u64, fence: Option<u64>, events: &[Event]) -> Replaced;
     list(filter: &Filter) -> Page;
     counts() -> Vec<(String, RunState, u64)>;
-    claim(owner: &str, lease: Duration, most: usize, limits: &BTreeMap<String, u32>) -> Vec<Claim>;
+    claim(owner: &str, lease: Duration, most: usize, limits: &BTreeMap<String, u32>, except: &[RunId]) -> Vec<Claim>;
     renew(claims: &[Claim], lease: Duration) -> Vec<(Claim, u64)>;
     release(claim: &Claim) -> ();
     log(lines: &[LogLine]) -> ();

@@ -36,6 +36,8 @@ pub enum Act {
     MakeAndFail,
     Passing,
     Lasting,
+    /// Makes, fails for good, and asks that all be undone.
+    LastingAndUndo,
     Crash,
     /// Runs until it is told to stop.
     Hang,
@@ -118,6 +120,10 @@ impl Step for TestStep {
             }
             Act::Passing => Err(Fault::passing("busy", "try again")),
             Act::Lasting => Err(Fault::lasting("refused", "mend it")),
+            Act::LastingAndUndo => {
+                self.made(context)?;
+                Err(Fault::lasting("worthless", "make another").and_undo())
+            }
             Act::Crash => panic!("a crash of the test's"),
             Act::Hang => loop {
                 context.wait(Duration::from_secs(1))?;

@@ -50,6 +50,11 @@ struct Simulation {
     things: BTreeSet<String>,
     was_cancelled: bool,
     was_undone: bool,
+    asked_undo: bool,
+    /// What was there when the run last succeeded.
+    delivered: BTreeSet<String>,
+    /// The steps that were begun since.
+    begun: BTreeSet<String>,
 }
 
 fn hold(run: &Run) -> Held {
@@ -70,6 +75,9 @@ impl Simulation {
             things: BTreeSet::new(),
             was_cancelled: false,
             was_undone: false,
+            asked_undo: false,
+            delivered: BTreeSet::new(),
+            begun: BTreeSet::new(),
         }
     }
 
@@ -127,6 +135,12 @@ impl Simulation {
             return;
         }
         self.run = turn.run;
+        self.begun.extend(turn.begin.iter().filter(|(_, is_undo)| !is_undo).map(|(step, _)| step.clone()));
+        if self.run.state == RunState::Succeeded {
+            self.delivered.clone_from(&self.things);
+            self.begun.clear();
+        }
+        self.check_asking();
         if *fate == Fate::Unknown {
             return;
         }
@@ -140,14 +154,30 @@ impl Simulation {
         assert!(self.run.state.is_live() || self.calls.is_empty(), "{:#?}", self.run);
     }
 
+    /// No run is held with a failure that asks for undoing.
+    fn check_asking(&self) {
+        let asks = |step: &&StepRecord| {
+            step.state == StepState::Failed && step.failure.as_ref().is_some_and(|failure| failure.undo)
+        };
+        let asking = self.run.steps.iter().find(asks);
+        assert!(self.run.state != RunState::Held || asking.is_none(), "{asking:?}");
+    }
+
+    /// Whether what a step made is the result of an earlier success, and not to be undone any more.
+    fn is_in_use(&self, step: &str) -> bool {
+        self.delivered.contains(step) && !self.begun.contains(step)
+    }
+
     fn begin(&mut self, step: String, is_undo: bool) {
         assert!(!self.calls.iter().any(|call| call.step == step), "{step} is under way twice");
         let plan = self.run.plan.step(&step).unwrap();
         if is_undo {
             assert!(plan.has_undo && self.run.state == RunState::Undoing);
             let after = self.run.plan.followers(&step);
+            assert!(!self.is_in_use(&step), "{step} was delivered and is undone");
             let left = |name: &&String| {
-                self.run.plan.step(name).unwrap().has_undo && self.things.contains(name.as_str())
+                let has_undo = self.run.plan.step(name).unwrap().has_undo;
+                has_undo && self.things.contains(name.as_str()) && !self.is_in_use(name)
             };
             assert_eq!(after.iter().find(left), None, "{step} is undone before what came after it");
         } else {
@@ -187,7 +217,11 @@ impl Simulation {
         match luck {
             0 | 7 => Ok(Outcome::Done(serde_json::Value::Null)),
             1 | 2 => Err(Fault::passing("busy", "")),
-            3 | 4 => Err(Fault::lasting("refused", "")),
+            3 => Err(Fault::lasting("refused", "")),
+            4 => {
+                self.asked_undo |= !call.is_undo;
+                Err(Fault::lasting("worthless", "").and_undo())
+            }
             5 => Err(Fault::Stopped),
             _ if call.is_undo => Err(Fault::passing("busy", "")),
             _ => Ok(Outcome::Skipped(String::new())),
@@ -241,17 +275,21 @@ impl Simulation {
             assert!(step.state != StepState::Undone || !is_there, "{} is left", step.name);
             assert!(!step.state.is_active(), "{} is under way", step.name);
         }
-        let undoes = run.plan.on_failure == OnFailure::Undo || self.was_undone;
+        let undoes = run.plan.on_failure == OnFailure::Undo || self.was_undone || self.asked_undo;
         match run.state {
             RunState::Succeeded => assert!(run.steps.iter().all(|step| step.state.is_done())),
-            RunState::Failed => assert!(undoes || self.was_cancelled),
+            RunState::Failed => assert!(undoes && !self.was_cancelled, "{run:#?}"),
             RunState::Cancelled => assert!(self.was_cancelled),
             other => panic!("{other:?} is no end"),
         }
         let leaves = run.state == RunState::Cancelled && run.plan.on_cancel == OnCancel::Leave;
+        let lost =
+            self.delivered.iter().find(|name| !self.begun.contains(*name) && !self.things.contains(*name));
+        assert_eq!(lost, None, "it was delivered and is gone: {run:#?}");
         if run.state != RunState::Succeeded && !leaves {
-            let has_undo = |name: &&String| run.plan.step(name).unwrap().has_undo;
-            assert_eq!(self.things.iter().find(has_undo), None, "it leaked: {run:#?}");
+            let leaks =
+                |name: &&String| run.plan.step(name).unwrap().has_undo && !self.is_in_use(name.as_str());
+            assert_eq!(self.things.iter().find(leaks), None, "it leaked: {run:#?}");
         }
     }
 }

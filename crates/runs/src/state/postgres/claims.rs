@@ -1,6 +1,8 @@
 //! Leases and places in pools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use postgres::Row;
 
 use super::super::convert::{count, number};
 use super::schema::Lock;
@@ -27,16 +29,23 @@ pub(super) fn claim(
     lease: i64,
     most: usize,
     limits: &BTreeMap<String, u32>,
+    except: &[RunId],
 ) -> Result<Vec<Claim>, Failure> {
     work.lock(Lock::Claims)?;
     let now = work.one(&format!("SELECT {NOW}"), &[])?.try_get(0)?;
     let taker = Taker { owner, now, lease, limits };
-    let sets = format!("SELECT pools FROM leeward_runs WHERE {FREE} GROUP BY pools ORDER BY min(id)");
-    let sets = work.rows(&sets, &[&now])?;
-    let mut claims = Vec::new();
-    for set in sets {
-        let left = most.saturating_sub(claims.len());
-        taker.claim_of(work, set.try_get(0)?, left, &mut claims)?;
+    let (mut claims, mut full) = (Vec::new(), BTreeSet::new());
+    for row in waiting(work, now, most, except)? {
+        if claims.len() == most {
+            break;
+        }
+        let (id, pools): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+        match taker.take(work, id, pools, &full)? {
+            Taken::Ours(claim) => claims.push(claim),
+            // Whoever comes after it with the same pools finds no place, either.
+            Taken::NoPlace => drop(full.insert(pools.to_owned())),
+            Taken::Passed => {}
+        }
     }
     let claimed = Event::Claimed { owner: owner.to_owned() };
     let events: Vec<_> = claims.iter().map(|claim| (&claim.run, &claimed)).collect();
@@ -44,65 +53,87 @@ pub(super) fn claim(
     Ok(claims)
 }
 
-impl Taker<'_> {
-    /// Takes runs with one set of pools, while there are places.
-    fn claim_of(
-        &self,
-        work: &mut Writing<'_, '_>,
-        pools: &str,
-        most: usize,
-        claims: &mut Vec<Claim>,
-    ) -> Result<(), Failure> {
-        let names: Vec<String> = serde_json::from_str(pools)?;
-        let waiting = format!(
-            "SELECT id, cleaning FROM leeward_runs WHERE {FREE} AND pools = $2
-             ORDER BY cleaning DESC, id LIMIT $3 FOR UPDATE SKIP LOCKED"
-        );
-        for row in work.rows(&waiting, &[&self.now, &pools, &number(most as u64)])? {
-            let (id, is_cleaning): (&str, bool) = (row.try_get(0)?, row.try_get(1)?);
-            // Who cleans up frees what the others wait for.
-            if !self.take_places(work, id, &names, is_cleaning)? {
-                return Ok(());
-            }
-            let fence: i64 = work
-                .one(
-                    "UPDATE leeward_runs SET owner = $2, lease_until = $3, lease_length = $4, fence = fence + 1
-                     WHERE id = $1 RETURNING fence",
-                    &[&id, &self.owner, &self.now.saturating_add(self.lease), &self.lease],
-                )?
-                .try_get(0)?;
-            let Ok(run) = RunId::try_from(id.to_owned()) else { continue };
-            claims.push(Claim { run, fence: count(fence) });
-        }
-        Ok(())
-    }
+/// What became of a run that was to be taken.
+enum Taken {
+    Ours(Claim),
+    NoPlace,
+    /// Somebody was quicker, or it is of no use to look for places.
+    Passed,
+}
 
-    /// Takes a place in each pool, or none. A run whose engine died still has its places.
-    fn take_places(
+/// Runs to take, with their pools, in the order in which they are taken: who cleans up frees what the others wait for, and who
+/// has its places from an engine that died would keep the others waiting for ever. No more of each set of pools than may be
+/// taken in all.
+fn waiting(work: &mut Writing<'_, '_>, now: i64, most: usize, except: &[RunId]) -> Result<Vec<Row>, Failure> {
+    let except: Vec<&str> = except.iter().map(RunId::as_str).collect();
+    let text = format!(
+        "SELECT id, pools FROM (
+            SELECT id, pools, rank, row_number() OVER (PARTITION BY pools ORDER BY rank, id) AS place FROM (
+                SELECT id, pools, CASE
+                    WHEN cleaning THEN 0 WHEN id IN (SELECT run FROM leeward_pools) THEN 1 ELSE 2 END AS rank
+                FROM leeward_runs WHERE {FREE} AND id <> ALL ($3::text[])) AS free) AS ranked
+         WHERE place <= $2 ORDER BY rank, id"
+    );
+    work.rows(&text, &[&now, &number(most as u64), &except])
+}
+
+impl Taker<'_> {
+    /// Takes a run, with its places.
+    fn take(
         &self,
         work: &mut Writing<'_, '_>,
-        run: &str,
-        pools: &[String],
-        is_cleaning: bool,
-    ) -> Result<bool, Failure> {
-        let limited = pools.iter().filter_map(|pool| Some((pool, *self.limits.get(pool)?)));
-        for (pool, limit) in limited.filter(|_| !is_cleaning) {
-            let others: i64 = work
-                .one("SELECT count(*) FROM leeward_pools WHERE pool = $1 AND run <> $2", &[pool, &run])?
-                .try_get(0)?;
-            if count(others) >= u64::from(limit) {
-                return Ok(false);
+        id: &str,
+        pools: &str,
+        full: &BTreeSet<String>,
+    ) -> Result<Taken, Failure> {
+        // What the run has and is does not change once its row is locked; before, it may.
+        let lock =
+            format!("SELECT cleaning FROM leeward_runs WHERE id = $2 AND {FREE} FOR UPDATE SKIP LOCKED");
+        let Some(row) = work.optional(&lock, &[&self.now, &id])? else { return Ok(Taken::Passed) };
+        let names: Vec<String> = serde_json::from_str(pools)?;
+        if !row.try_get::<_, bool>(0)? && !has_places(work, id, &names)? {
+            if full.contains(pools) {
+                return Ok(Taken::Passed);
+            }
+            if !self.has_room(work, &names)? {
+                return Ok(Taken::NoPlace);
             }
         }
-        if !pools.is_empty() {
+        if !names.is_empty() {
             work.execute(
                 "INSERT INTO leeward_pools (pool, run) SELECT pool, $2 FROM unnest($1::text[]) AS given (pool)
                  ON CONFLICT DO NOTHING",
-                &[&pools, &run],
+                &[&names, &id],
             )?;
+        }
+        let fence: i64 = work
+            .one(
+                "UPDATE leeward_runs SET owner = $2, lease_until = $3, lease_length = $4, fence = fence + 1
+                 WHERE id = $1 RETURNING fence",
+                &[&id, &self.owner, &self.now.saturating_add(self.lease), &self.lease],
+            )?
+            .try_get(0)?;
+        let run = RunId::try_from(id.to_owned()).map(|run| Taken::Ours(Claim { run, fence: count(fence) }));
+        Ok(run.unwrap_or(Taken::Passed))
+    }
+
+    /// Whether each pool has a place for one more.
+    fn has_room(&self, work: &mut Writing<'_, '_>, pools: &[String]) -> Result<bool, Failure> {
+        for (pool, limit) in pools.iter().filter_map(|pool| Some((pool, *self.limits.get(pool)?))) {
+            let row = work.one("SELECT count(*) FROM leeward_pools WHERE pool = $1", &[pool])?;
+            if count(row.try_get(0)?) >= u64::from(limit) {
+                return Ok(false);
+            }
         }
         Ok(true)
     }
+}
+
+/// Whether a run has its places: a run has a place in each of its pools, or in none.
+fn has_places(work: &mut Writing<'_, '_>, run: &str, pools: &[String]) -> Result<bool, Failure> {
+    let Some(pool) = pools.first() else { return Ok(false) };
+    let text = "SELECT 1 FROM leeward_pools WHERE pool = $1 AND run = $2";
+    Ok(work.optional(text, &[pool, &run])?.is_some())
 }
 
 pub(super) fn renew(

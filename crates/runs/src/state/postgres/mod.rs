@@ -124,8 +124,9 @@ impl State for PostgresState {
         lease: Duration,
         most: usize,
         limits: &BTreeMap<String, u32>,
+        except: &[RunId],
     ) -> Result<Vec<Claim>> {
-        self.pool.write("take runs", |work| claims::claim(work, owner, span(lease), most, limits))
+        self.pool.write("take runs", |work| claims::claim(work, owner, span(lease), most, limits, except))
     }
 
     fn renew(&self, claims: &[Claim], lease: Duration) -> Result<Vec<(Claim, u64)>> {

@@ -1,18 +1,18 @@
 //! Leases and places in pools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::super::convert::{count, micros, number, span};
-use super::steps::put_events;
+use super::steps::{json, put_events};
 use crate::state::Claim;
 use crate::{Event, RunId};
 
 /// Live runs that nobody has at ?1. A lease that ends more than twice its length from now was given before the clock was set
-/// back.
+/// back. `live` stands by itself, as in the index of live runs: there are far more that have ended.
 const FREE: &str =
     "live AND (lease_until IS NULL OR lease_until < ?1 OR lease_until > ?1 + 2 * lease_length)";
 
@@ -23,14 +23,54 @@ pub(super) fn claim(
     lease: Duration,
     most: usize,
     limits: &BTreeMap<String, u32>,
+    except: &[RunId],
 ) -> rusqlite::Result<Vec<Claim>> {
     // The clock is read when the file is ours: waiting for it may have taken longer than a lease.
     let taker = Taker { owner, now: Timestamp::now(), lease: span(lease), limits };
-    let mut claims = Vec::new();
-    for pools in waiting_pools(transaction, taker.now)? {
-        taker.claim_of(transaction, &pools, most, &mut claims)?;
+    let (mut claims, mut full) = (Vec::new(), BTreeSet::new());
+    for (id, pools, is_admitted) in waiting(transaction, taker.now, most, except)? {
+        if claims.len() == most {
+            break;
+        }
+        if full.contains(&pools) && !is_admitted {
+            continue;
+        }
+        match taker.take_places(transaction, &id, &pools, is_admitted)? {
+            true => claims.extend(taker.take(transaction, id)?),
+            // Whoever comes after it with the same pools finds no place, either.
+            false => drop(full.insert(pools)),
+        }
     }
     Ok(claims)
+}
+
+/// Runs to take, with their pools and whether they wait for no place, in the order in which they are taken: who cleans up frees
+/// what the others wait for, and who has its places from an engine that died would keep the others waiting for ever. No more
+/// of each set of pools than may be taken in all.
+fn waiting(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    most: usize,
+    except: &[RunId],
+) -> rusqlite::Result<Vec<(String, String, bool)>> {
+    let except: Vec<&str> = except.iter().map(RunId::as_str).collect();
+    transaction
+        .prepare_cached(&waiting_text())?
+        .query_map(params![micros(now), number(most as u64), json(&except)?], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?
+        .collect()
+}
+
+fn waiting_text() -> String {
+    format!(
+        "SELECT id, pools, rank < 2 FROM (
+            SELECT id, pools, rank, row_number() OVER (PARTITION BY pools ORDER BY rank, id) AS place FROM (
+                SELECT id, pools,
+                    CASE WHEN cleaning THEN 0 WHEN id IN (SELECT run FROM pools) THEN 1 ELSE 2 END AS rank
+                FROM runs WHERE {FREE} AND id NOT IN (SELECT value FROM json_each(?3))))
+         WHERE place <= ?2 ORDER BY rank, id"
+    )
 }
 
 pub(super) fn renew(
@@ -64,12 +104,6 @@ pub(super) fn release(transaction: &Transaction<'_>, claim: &Claim) -> rusqlite:
     Ok(())
 }
 
-/// The different sets of pools that runs wait with.
-fn waiting_pools(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<Vec<String>> {
-    let text = format!("SELECT pools FROM runs WHERE {FREE} GROUP BY pools ORDER BY min(id)");
-    transaction.prepare_cached(&text)?.query_map([micros(now)], |row| row.get(0))?.collect()
-}
-
 /// Who takes runs, when, for how long.
 struct Taker<'a> {
     owner: &'a str,
@@ -79,35 +113,6 @@ struct Taker<'a> {
 }
 
 impl Taker<'_> {
-    /// Takes runs with one set of pools, while there are places.
-    fn claim_of(
-        &self,
-        transaction: &Transaction<'_>,
-        pools: &str,
-        most: usize,
-        claims: &mut Vec<Claim>,
-    ) -> rusqlite::Result<()> {
-        let names: Vec<String> = serde_json::from_str(pools).unwrap_or_default();
-        let left = most.saturating_sub(claims.len());
-        let text = format!(
-            "SELECT id, cleaning FROM runs WHERE {FREE} AND pools = ?2 ORDER BY cleaning DESC, id LIMIT ?3"
-        );
-        let waiting: Vec<(String, bool)> = transaction
-            .prepare_cached(&text)?
-            .query_map(params![micros(self.now), pools, number(left as u64)], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        for (id, is_cleaning) in waiting {
-            // Who cleans up frees what the others wait for.
-            if !self.take_places(transaction, &id, &names, is_cleaning)? {
-                return Ok(());
-            }
-            claims.extend(self.take(transaction, id)?);
-        }
-        Ok(())
-    }
-
     fn take(&self, transaction: &Transaction<'_>, id: String) -> rusqlite::Result<Option<Claim>> {
         let until = micros(self.now).saturating_add(self.lease);
         let fence: i64 = transaction.query_row(
@@ -122,26 +127,25 @@ impl Taker<'_> {
         Ok(Some(Claim { run, fence: count(fence) }))
     }
 
-    /// Takes a place in each pool, or none. A run whose engine died still has its places.
+    /// Takes a place in each pool, or none; without counting for who is admitted in any case.
     fn take_places(
         &self,
         transaction: &Transaction<'_>,
         run: &str,
-        pools: &[String],
-        is_cleaning: bool,
+        pools: &str,
+        is_admitted: bool,
     ) -> rusqlite::Result<bool> {
+        let pools: Vec<String> = serde_json::from_str(pools).unwrap_or_default();
         let limited = pools.iter().filter_map(|pool| Some((pool, *self.limits.get(pool)?)));
-        for (pool, limit) in limited.filter(|_| !is_cleaning) {
-            let others: i64 = transaction.query_row(
-                "SELECT count(*) FROM pools WHERE pool = ?1 AND run <> ?2",
-                params![pool, run],
-                |row| row.get(0),
-            )?;
-            if count(others) >= u64::from(limit) {
+        for (pool, limit) in limited.filter(|_| !is_admitted) {
+            let taken: i64 = transaction
+                .prepare_cached("SELECT count(*) FROM pools WHERE pool = ?1")?
+                .query_row([pool], |row| row.get(0))?;
+            if count(taken) >= u64::from(limit) {
                 return Ok(false);
             }
         }
-        for pool in pools {
+        for pool in &pools {
             transaction
                 .execute("INSERT OR IGNORE INTO pools (pool, run) VALUES (?1, ?2)", params![pool, run])?;
         }
@@ -162,4 +166,27 @@ pub(super) fn is_newest(transaction: &Transaction<'_>, claim: &Claim) -> rusqlit
 
 pub(super) fn free_places(transaction: &Transaction<'_>, run: &RunId) -> rusqlite::Result<()> {
     transaction.execute("DELETE FROM pools WHERE run = ?1", [run.as_str()]).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SqliteState;
+    use super::*;
+
+    #[test]
+    fn who_looks_for_runs_does_not_read_those_that_have_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = SqliteState::open(&folder.path().join("runs")).unwrap();
+        let reader = state.reader.lock().unwrap();
+        let text = format!("EXPLAIN QUERY PLAN {}", waiting_text());
+        let plan: Vec<String> = reader
+            .prepare(&text)
+            .unwrap()
+            .query_map(params![0, 5, "[]"], |row| row.get(3))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        let reads: Vec<_> = plan.iter().filter(|line| line.starts_with("SCAN runs")).collect();
+        assert_eq!(reads, ["SCAN runs USING INDEX runs_live"], "{plan:#?}");
+    }
 }

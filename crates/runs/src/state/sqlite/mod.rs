@@ -149,8 +149,9 @@ impl State for SqliteState {
         lease: Duration,
         most: usize,
         limits: &BTreeMap<String, u32>,
+        except: &[RunId],
     ) -> Result<Vec<Claim>> {
-        self.write("take runs", |transaction| claims::claim(transaction, owner, lease, most, limits))
+        self.write("take runs", |transaction| claims::claim(transaction, owner, lease, most, limits, except))
     }
 
     fn renew(&self, claims: &[Claim], lease: Duration) -> Result<Vec<(Claim, u64)>> {

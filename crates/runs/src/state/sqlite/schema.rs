@@ -10,6 +10,10 @@ use crate::{Error, Result};
 /// The newest schema that this release knows.
 const SCHEMA: i64 = 1;
 
+// What is written most often are the leases: every second, for each run under way. They are in no index, so that prolonging them
+// writes one page of the table and not one of an index besides. `WITHOUT ROWID` keeps only the beginnings of the documents among
+// the runs; with rowids whole documents stand between the leases: a change of a run writes up to a third fewer pages where
+// documents are small, none where they have 8 KB, but prolonging 64 leases up to 64 instead of 9.
 const TABLES: &str = "
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, state TEXT NOT NULL, live INTEGER NOT NULL,
@@ -17,7 +21,7 @@ CREATE TABLE runs (
     owner TEXT, lease_until INTEGER, lease_length INTEGER,
     fence INTEGER NOT NULL, sequence INTEGER NOT NULL, summary TEXT NOT NULL, body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX runs_live ON runs (live, lease_until);
+CREATE INDEX runs_live ON runs (pools, id) WHERE live;
 CREATE INDEX runs_state ON runs (state, id);
 CREATE INDEX runs_ended ON runs (ended) WHERE ended IS NOT NULL;
 CREATE TABLE pools (pool TEXT NOT NULL, run TEXT NOT NULL, PRIMARY KEY (pool, run)) STRICT, WITHOUT ROWID;
