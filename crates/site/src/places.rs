@@ -10,7 +10,7 @@ use leeward_cloud::oci::Oci;
 use leeward_import::job::{Places, Target};
 use leeward_remote::Environment;
 use leeward_remote::objects::{self, SharedObjects};
-use leeward_store::RateLimit;
+use leeward_store::{RateLimit, with_causes};
 
 use crate::config::{self, Config, TargetKind};
 
@@ -41,7 +41,7 @@ impl Places for SitePlaces {
             return Ok(Arc::clone(found));
         }
         let source = objects::open(&configured.location, &Environment::of_process())
-            .map_err(|error| format!("source {name}: {}", told(&error)))?;
+            .map_err(|error| format!("source {name}: {}", with_causes(&error)))?;
         opened.insert(name.to_owned(), Arc::clone(&source));
         Ok(source)
     }
@@ -58,16 +58,6 @@ impl Places for SitePlaces {
     }
 }
 
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
-
 fn open(configured: &config::Target) -> Result<Target, String> {
     let path = configured.path.as_deref().unwrap_or(Path::new("."));
     let cloud = match configured.kind {
@@ -78,7 +68,7 @@ fn open(configured: &config::Target) -> Result<Target, String> {
             Oci::connect(&settings, &Environment::of_process()).map(Oci::cloud)
         }
     }
-    .map_err(|error| told(&error))?;
+    .map_err(|error| with_causes(&error))?;
     Ok(Target {
         cloud,
         writer: configured.instance.clone().map(leeward_cloud::provider::InstanceId::new),

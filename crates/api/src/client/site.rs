@@ -10,6 +10,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use leeward_store::with_causes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -157,7 +158,7 @@ impl SiteClient {
         let asked = tokio::time::timeout(ANSWER_TIME, self.client.request(request)).await;
         let response = asked
             .map_err(|_| unreachable(format!("no answer within {} s", ANSWER_TIME.as_secs())))?
-            .map_err(|error| unreachable(told(&error)))?;
+            .map_err(|error| unreachable(with_causes(&error)))?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
         let taken = tokio::time::timeout(ANSWER_TIME, body).await;
@@ -166,14 +167,4 @@ impl SiteClient {
             .map_err(|error| unreachable(error.to_string()))?;
         Ok((status, taken.to_bytes()))
     }
-}
-
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -2,11 +2,11 @@
 
 use axum::http::Method;
 use axum::response::Response;
+use leeward_remote::encode::decoded;
 use leeward_repository::ImageName;
 
 use super::access::{Caller, Right};
 use super::problem::Problem;
-use super::query::decoded;
 use super::{Asking, SiteState, json, only};
 
 /// `/v1/images`, and `/v1/images/NAME/snapshots`; a name may have slashes.

@@ -3,12 +3,13 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use leeward_remote::encode::decoded;
 use leeward_site::{Hint, ImportRequest};
 use serde::Serialize;
 
 use super::access::{self, Caller, Right};
 use super::problem::Problem;
-use super::query::{Query, decoded};
+use super::query::Query;
 use super::{Asking, SiteState, body_of, json, only};
 use crate::token::TokenText;
 

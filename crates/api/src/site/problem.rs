@@ -195,11 +195,5 @@ impl From<leeward_runs::Error> for Problem {
 
 /// Paths, hosts and reasons are for who operates the daemon, not for who asks it.
 fn complain(error: &dyn std::error::Error) {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    eprintln!("leeward: {text}");
+    eprintln!("leeward: {}", leeward_store::with_causes(error));
 }
