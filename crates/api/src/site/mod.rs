@@ -10,7 +10,6 @@ mod events;
 mod feed;
 mod images;
 mod imports;
-mod networks;
 mod problem;
 mod query;
 mod runs;
@@ -25,10 +24,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use leeward_site::Site;
+use leeward_site::config::Network;
 use serde::Serialize;
 use tokio::sync::Semaphore;
-
-pub use networks::Network;
 
 use access::Caller;
 use feed::Feed;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use leeward_api::server::{Audit, ListenOptions, serve, tls_config};
-use leeward_api::site::{Network, SiteState, routes};
+use leeward_api::site::{SiteState, routes};
 use leeward_api::token::TokenBook;
 use leeward_repository::Repository;
 use leeward_site::config::{RepositoryPlace, Server};
@@ -28,7 +28,6 @@ pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> 
         .transpose()
         .map_err(|what| Failure::new(Code::Usage, what).hint("give a certificate and its key as PEM"))?;
     let tokens = TokenBook::open(&config.tokens_file()).map_err(super::super::token::failure)?;
-    let networks = networks(&server)?;
     let audit = audit(&server)?;
     let listener = TcpListener::bind(address)
         .map_err(|error| Failure::new(Code::Io, format!("{}: cannot listen: {error}", server.listen)))?;
@@ -36,7 +35,7 @@ pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> 
     let owner = format!("{}:{}", leeward_repository::host_name(), std::process::id());
     let site = Arc::new(Site::start(config, &owner, repository).map_err(super::failure)?);
     listening::announce(&listener, tls.is_some(), output)?;
-    let state = SiteState::new(Arc::clone(&site), tokens, audit, networks);
+    let state = SiteState::new(Arc::clone(&site), tokens, audit, server.allow_from);
     serve(listener, tls, routes(state), ListenOptions::default(), &interrupt::is_requested)
         .map_err(|error| Failure::new(Code::Io, format!("the daemon failed: {error}")))?;
     // Requests have ended, so this is the last hold on it.
@@ -55,13 +54,6 @@ fn tls_arguments(server: &Server) -> listening::TlsArguments {
         tls_names: server.tls_names.clone(),
         client_ca: server.client_ca.clone(),
     }
-}
-
-fn networks(server: &Server) -> Result<Vec<Network>, Failure> {
-    let parse = |text: &String| {
-        text.parse().map_err(|what: String| Failure::new(Code::Usage, format!("allow_from: {what}")))
-    };
-    server.allow_from.iter().map(parse).collect()
 }
 
 fn audit(server: &Server) -> Result<Audit, Failure> {
