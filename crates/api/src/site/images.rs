@@ -19,13 +19,13 @@ pub(super) async fn handle(
     only(asking, &[Method::GET])?;
     caller.needs(Right::See)?;
     match rest {
-        [] => Ok(json(&state.call(|site| Ok(site.images()?)).await?)),
+        [] => Ok(json(&state.call_far(|site| Ok(site.images()?)).await?)),
         [name @ .., "snapshots"] if !name.is_empty() => {
             let name =
                 decoded(&name.join("/")).ok_or_else(|| Problem::invalid("the image's name is no text"))?;
             let name: ImageName =
                 name.parse().map_err(|error| Problem::not_found(format!("{name:?}: {error}")))?;
-            Ok(json(&state.call(move |site| Ok(site.image(&name)?)).await?))
+            Ok(json(&state.call_far(move |site| Ok(site.image(&name)?)).await?))
         }
         _ => Err(Problem::no_route(&asking.path)),
     }

@@ -139,7 +139,7 @@ pub(super) async fn objects(
     let prefix = query.text("prefix").unwrap_or_default().to_owned();
     let after = query.text("after").map(str::to_owned);
     let source = decoded(source).ok_or_else(|| Problem::invalid("the source's name is no text"))?;
-    let page = state.call(move |site| Ok(site.objects(&source, &prefix, after.as_deref())?)).await?;
+    let page = state.call_far(move |site| Ok(site.objects(&source, &prefix, after.as_deref())?)).await?;
     let next = page.last.filter(|_| page.goes_on);
     let object = |object: leeward_remote::objects::ListedObject| Object {
         name: object.name,

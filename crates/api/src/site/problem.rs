@@ -61,7 +61,7 @@ impl Problem {
 
     pub fn unauthenticated(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Nobody is known by that token", detail)
-            .hint("send a valid token; one is made with: leeward server token add")
+            .hint("send a valid token; one is made at the site with: leeward token add --tokens STATE/tokens NAME --role ROLE")
     }
 
     pub fn too_many() -> Self {

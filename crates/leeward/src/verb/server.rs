@@ -91,6 +91,7 @@ pub fn run(arguments: &ServerArguments, output: &Output) -> Result<ExitCode, Fai
         Some(ServerVerb::Init { place }) => init::run(&place.file()?, output),
         Some(ServerVerb::Check { place }) => {
             let config = place.load()?;
+            run::check(&config.server)?;
             output.line(format!("{}: the configuration makes sense", config.name));
             Ok(ExitCode::SUCCESS)
         }

@@ -1,6 +1,6 @@
 //! The daemon itself.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -20,9 +20,7 @@ use crate::unlock::UnlockArguments;
 
 pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> {
     let server = config.server.clone();
-    let address = listening::address(&server.listen)?;
-    let has_tls = server.tls_cert.is_some() || server.tls_dir.is_some();
-    listening::refuse_open(&server.listen, address, has_tls)?;
+    let address = check(&server)?;
     let tls = listening::tls_files(&tls_arguments(&server), address.ip(), output)?
         .map(|files| tls_config(&files))
         .transpose()
@@ -44,6 +42,14 @@ pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> 
     }
     output.line("Ended; runs that were under way go on when the daemon is started again");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the daemon is to listen, if it may.
+pub(super) fn check(server: &Server) -> Result<SocketAddr, Failure> {
+    let address = listening::address(&server.listen)?;
+    let has_tls = server.tls_cert.is_some() || server.tls_dir.is_some();
+    listening::refuse_open(&server.listen, address, has_tls)?;
+    Ok(address)
 }
 
 fn tls_arguments(server: &Server) -> listening::TlsArguments {
