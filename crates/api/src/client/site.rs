@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::{Location, Trust, tls};
+use super::{Location, Trust, tls, trust};
 use crate::token::TokenText;
 
 /// How long an answer may take.
@@ -158,7 +158,13 @@ impl SiteClient {
         let asked = tokio::time::timeout(ANSWER_TIME, self.client.request(request)).await;
         let response = asked
             .map_err(|_| unreachable(format!("no answer within {} s", ANSWER_TIME.as_secs())))?
-            .map_err(|error| unreachable(with_causes(&error)))?;
+            .map_err(|error| {
+                let what = with_causes(&error);
+                unreachable(match trust::hint(&error, &what) {
+                    Some(hint) => format!("{what} — {hint}"),
+                    None => what,
+                })
+            })?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
         let taken = tokio::time::timeout(ANSWER_TIME, body).await;

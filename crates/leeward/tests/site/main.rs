@@ -7,3 +7,4 @@ mod daemon;
 mod imports;
 mod kills;
 mod oci;
+mod tls;
