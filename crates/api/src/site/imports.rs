@@ -148,3 +148,34 @@ pub(super) async fn objects(
     };
     Ok(json(&Objects { objects: page.objects.into_iter().map(object).collect(), next }))
 }
+
+#[cfg(test)]
+mod tests {
+    use leeward_site::{Config, ImportRequest};
+    use serde_json::json;
+
+    #[test]
+    fn the_page_asks_for_what_there_is_and_names_tables_as_they_are_called() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ui/app/imports.js");
+        let page = std::fs::read_to_string(path).unwrap();
+        let lines = page.lines().filter_map(|line| line.trim().strip_prefix("{ name: '"));
+        let mut asked = Vec::new();
+        for line in lines {
+            let (name, rest) = line.split_once('\'').unwrap();
+            let value = if rest.contains("type: 'number'") { json!(1) } else { json!("x") };
+            let request = json!({"source": "s", "object": "o", "options": {name: value}});
+            let request: ImportRequest = serde_json::from_value(request).unwrap();
+            if rest.contains("'Name of the volume'") {
+                assert_eq!(request.options.volume_name.as_deref(), Some("x"));
+            }
+            asked.push(name);
+        }
+        assert!(asked.contains(&"volume_name") && asked.len() >= 5, "{asked:?}");
+        for table in ["[source.NAME]", "[target.NAME]"] {
+            assert!(page.contains(&format!("'{table}'")), "{table}");
+            let location = if table.contains("source") { "location='/x'" } else { "kind='oci'" };
+            let text = format!("name='a'\nstate='s'\n{table}\n{location}\n");
+            Config::parse(&text, std::path::Path::new("/")).unwrap();
+        }
+    }
+}
