@@ -31,7 +31,11 @@ fn wrong(words: &[&str], root: &Command) -> Option<String> {
         match command.find_subcommand(word) {
             Some(found) => command = found,
             None if command.has_subcommands() && command.get_positionals().next().is_none() => {
-                return Some(format!("leeward {}: {word} is no verb of {}", words.join(" "), command.get_name()));
+                return Some(format!(
+                    "leeward {}: {word} is no verb of {}",
+                    words.join(" "),
+                    command.get_name()
+                ));
             }
             None => return None,
         }
@@ -55,7 +59,10 @@ fn texts(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
 fn every_command_that_people_are_told_to_run_is_there() {
     let root = super::Arguments::command();
     assert!(wrong(&["runs", "log"], &root).is_some() && wrong(&["server", "token", "add"], &root).is_some());
-    assert_eq!(commands("x: leeward run log {0}; “leeward show” leeward on v1"), [vec!["run", "log"], vec!["show"]]);
+    assert_eq!(
+        commands("x: leeward run log {0}; “leeward show” leeward on v1"),
+        [vec!["run", "log"], vec!["show"]]
+    );
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut files = vec![top.join("README.md")];
     for (folder, ending) in [("crates", ".rs"), ("crates", ".toml"), ("ui/app", ".js"), ("docs", ".md")] {

@@ -61,8 +61,7 @@ fn look(site: &Arc<Inner>, name: &str) -> Result<()> {
     loop {
         let page = objects.list(&source.prefix, after.as_deref())?;
         // A bucket shows whole objects only; a file is seen while it is being written.
-        let is_whole =
-            |modified| !source.is_directory() || rests(modified, now, source.poll_seconds);
+        let is_whole = |modified| !source.is_directory() || rests(modified, now, source.poll_seconds);
         for object in page.objects.iter().filter(|object| is_whole(object.modified)) {
             let modified = object.modified.map(|time| time.to_string()).unwrap_or_default();
             let version = object
@@ -91,7 +90,8 @@ fn look(site: &Arc<Inner>, name: &str) -> Result<()> {
 /// Whether a file was not written for so many seconds. One whose time lies ahead is as fresh as one whose time lies back:
 /// clocks differ. One that is far ahead is none that is being written.
 fn rests(modified: Option<Timestamp>, now: Timestamp, seconds: u64) -> bool {
-    modified.is_none_or(|modified| now.duration_since(modified).unsigned_abs() >= Duration::from_secs(seconds))
+    modified
+        .is_none_or(|modified| now.duration_since(modified).unsigned_abs() >= Duration::from_secs(seconds))
 }
 
 fn act(site: &Arc<Inner>) -> Result<()> {

@@ -70,8 +70,7 @@ impl Places for SitePlaces {
 
     fn target(&self, name: &str) -> Result<Target, String> {
         let configured = self.targets.get(name).ok_or_else(|| format!("this site has no target {name}"))?;
-        self.opened_targets
-            .get(name, || open(configured).map_err(|what| format!("target {name}: {what}")))
+        self.opened_targets.get(name, || open(configured).map_err(|what| format!("target {name}: {what}")))
     }
 }
 
@@ -113,7 +112,8 @@ mod tests {
         let (begun, has_begun) = mpsc::channel();
         let (answer, answers) = mpsc::channel();
         std::thread::scope(|scope| {
-            let slow = scope.spawn(|| {
+            let opened = &opened;
+            let slow = scope.spawn(move || {
                 opened.get("slow", || {
                     begun.send(()).unwrap();
                     answers.recv().map_err(|error| error.to_string())

@@ -254,7 +254,8 @@ mod tests {
                             let (feed, state) = (Arc::clone(&feed), Arc::clone(&state));
                             tokio::spawn(async move {
                                 tokio::time::sleep(Duration::from_millis(guest * 37 % 200)).await;
-                                visit(feed, state, Duration::from_millis(20 + (guest + round) * 53 % 500)).await
+                                visit(feed, state, Duration::from_millis(20 + (guest + round) * 53 % 500))
+                                    .await
                             })
                         })
                         .collect();

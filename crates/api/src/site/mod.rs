@@ -96,7 +96,9 @@ impl SiteState {
     ) -> Result<T, Problem> {
         let turn = tokio::time::timeout(FAR_WAIT, Arc::clone(&self.0.far_calls).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
-            return Err(Problem::busy("earlier requests still wait for the repository or a source to answer"));
+            return Err(Problem::busy(
+                "earlier requests still wait for the repository or a source to answer",
+            ));
         };
         self.act(turn, act).await
     }

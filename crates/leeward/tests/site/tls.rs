@@ -24,8 +24,7 @@ impl Client<'_> {
             .args(["--site", &format!("{}://localhost:{port}", self.scheme)])
             .env("LEEWARD_SITE_TOKEN_FILE", self.daemon.path("admin.token"));
         let (certificate, key) = self.certificate.clone().unzip();
-        let files =
-            [("CA_FILE", self.authority.clone()), ("CLIENT_CERT", certificate), ("CLIENT_KEY", key)];
+        let files = [("CA_FILE", self.authority.clone()), ("CLIENT_CERT", certificate), ("CLIENT_KEY", key)];
         for (name, file) in files {
             command.env_remove(format!("LEEWARD_{name}"));
             command.envs(file.map(|file| (format!("LEEWARD_SITE_{name}"), file)));
@@ -83,7 +82,8 @@ fn a_configuration_that_would_not_do_what_it_says_is_no_configuration() {
     let file = daemon.path("site.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     let check = |verb: &[&str]| {
-        let done = Command::new(LEEWARD).arg("server").args(verb).arg("--config").arg(&file).output().unwrap();
+        let done =
+            Command::new(LEEWARD).arg("server").args(verb).arg("--config").arg(&file).output().unwrap();
         (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
     };
     assert_eq!(check(&["check"]).0, Some(0));

@@ -43,8 +43,12 @@ fn check_server(server: &Server) -> Result<(), String> {
     let wrong = match (&server.tls_cert, &server.tls_key, &server.tls_dir) {
         (Some(_), None, _) => "tls_cert needs tls_key, the key of the certificate",
         (None, Some(_), _) => "tls_key needs tls_cert, the certificate of the key",
-        (Some(_), _, Some(_)) => "tls_cert and tls_dir exclude each other: name a certificate, or have one made",
-        (_, _, None) if !server.tls_names.is_empty() => "tls_names are for the certificate that tls_dir makes",
+        (Some(_), _, Some(_)) => {
+            "tls_cert and tls_dir exclude each other: name a certificate, or have one made"
+        }
+        (_, _, None) if !server.tls_names.is_empty() => {
+            "tls_names are for the certificate that tls_dir makes"
+        }
         _ if server.client_ca.is_some() && !has_tls => {
             "client_ca goes with TLS: without it no client shows a certificate; add tls_cert and tls_key, or tls_dir"
         }

@@ -20,8 +20,10 @@ use super::super::token;
 use crate::failure::{Code, Failure};
 use crate::output::Output;
 
+type Step = fn(&NewSite) -> Result<(), Failure>;
+
 /// What is done, in this order.
-const STEPS: [fn(&NewSite) -> Result<(), Failure>; 4] =
+const STEPS: [Step; 4] =
     [NewSite::make_directories, NewSite::make_token, NewSite::show_token, NewSite::write_configuration];
 
 pub(super) fn run(file: &Path, output: &Output) -> Result<ExitCode, Failure> {
@@ -58,8 +60,8 @@ impl NewSite {
     fn make_directories(&self) -> Result<(), Failure> {
         make(&self.directory)?;
         make(&self.config.state)?;
-        let sources = self.config.sources.values().filter(|source| source.is_directory());
-        sources.map(|source| make(Path::new(&source.location))).collect()
+        let mut sources = self.config.sources.values().filter(|source| source.is_directory());
+        sources.try_for_each(|source| make(Path::new(&source.location)))
     }
 
     /// Makes an admin's token, unless there is one of which the text is known. The text is on disk before the daemon would
@@ -214,7 +216,11 @@ mod tests {
             }
             check(folder.path());
             if let Some(text) = text {
-                assert_eq!(std::fs::read_to_string(&site.token_file).unwrap(), text, "who has it may keep it");
+                assert_eq!(
+                    std::fs::read_to_string(&site.token_file).unwrap(),
+                    text,
+                    "who has it may keep it"
+                );
             }
             assert_eq!(set_up(&file).unwrap_err().code(), Code::Refused);
         }
