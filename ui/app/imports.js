@@ -10,7 +10,7 @@ import { say } from './say.js';
 
 /** What an import may be told, by kind of target; everything else goes into the free lines. */
 const OPTIONS = [
-  { name: 'display_name', label: 'Name of the volume', hint: 'Otherwise the object’s name.' },
+  { name: 'volume_name', label: 'Name of the volume', hint: 'Otherwise the object’s name.' },
   { name: 'ad_number', label: 'Availability domain', hint: 'From 1; 0 or nothing: any.', kinds: ['oci'], type: 'number' },
   { name: 'vpus_per_gb', label: 'Performance (VPUs per GB)', hint: 'After the import; while it is written it is raised.', kinds: ['oci'], type: 'number' },
   { name: 'backup_policy', label: 'Backup policy', kinds: ['oci'] },
@@ -45,7 +45,7 @@ function Form({ sources = [], targets = [] }) {
   const [more, setMore] = useState('');
   const [state, setState] = useState({ problem: null, isBusy: false });
   if (sources.length === 0 || targets.length === 0) {
-    return html`<${Empty}>This site has no ${sources.length === 0 ? 'source to import from' : 'target to import to'}. Add one to the daemon’s configuration, under ${sources.length === 0 ? '[sources]' : '[targets]'}.</${Empty}>`;
+    return html`<${Empty}>This site has no ${sources.length === 0 ? 'source to import from' : 'target to import to'}. Add one to the daemon’s configuration, under ${sources.length === 0 ? '[source.NAME]' : '[target.NAME]'}.</${Empty}>`;
   }
   const kind = targets.find(({ name }) => name === target)?.kind;
   const fields = OPTIONS.filter(({ kinds }) => !kinds || kinds.includes(kind));

@@ -66,7 +66,7 @@ export function Log({ run, step, isLive }) {
     </div>
     <${ProblemBox} problem=${problem} what="The log" />
     <div class="log-lines" role="log" aria-live="off" aria-label=${step ? `Log of ${step}` : 'Log'} tabindex="0" ref=${box} onScroll=${onScroll}>
-      ${isCut && html`<p class="quiet">Earlier lines are left out here: “leeward runs log ${run}” shows all.</p>`}
+      ${isCut && html`<p class="quiet">Earlier lines are left out here: “leeward run log ${run}” shows all.</p>`}
       ${shown.map((line, at) => html`<${Line} key=${line.number} line=${line} head=${!step && shown[at - 1]?.step !== line.step} />`)}
       ${shown.length === 0 && !problem && html`<${Empty}>${isLive ? 'No line yet.' : 'No lines.'}</${Empty}>`}
     </div>

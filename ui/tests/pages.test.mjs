@@ -259,13 +259,13 @@ describe('an import by hand', onlyMock, () => {
     await page.type('.objects input[type=search]', 'disks/');
     await page.waitForFunction(() => document.querySelectorAll('.pick li').length === 2);
     await page.click('.pick li:nth-child(2) label');
-    await page.type('#display_name', 'web 01');
+    await page.type('#volume_name', 'web 01');
     await page.type('#ad_number', '2');
     await page.click('form details summary');
     await page.type('#more', 'rate_limit = 100MiB\nverify = true');
     await press(page, 'Begin the import');
     await see(page, 'main h1', 'disks/web-01.vhdx');
-    assert.deepEqual(site.world.runs[0].inputs, { source: 'bucket', object: 'disks/web-01.vhdx', target: 'volumes', options: { display_name: 'web 01', ad_number: 2, rate_limit: '100MiB', verify: true } });
+    assert.deepEqual(site.world.runs[0].inputs, { source: 'bucket', object: 'disks/web-01.vhdx', target: 'volumes', options: { volume_name: 'web 01', ad_number: 2, rate_limit: '100MiB', verify: true } });
   });
 
   test('that is refused keeps what was written', async () => {

@@ -83,7 +83,7 @@ export class World {
       id: identity(created, (this.#numbers.run += 1)),
       subject,
       plan: kind === 'import' ? plan() : smallPlan(kind),
-      inputs: inputs ?? { source: 'bucket', object: subject, target: 'volumes', options: { display_name: subject, vpus_per_gb: 10 } },
+      inputs: inputs ?? { source: 'bucket', object: subject, target: 'volumes', options: { volume_name: subject, vpus_per_gb: 10 } },
       labels: { cause: 'event', site: 'east' },
       by: ['scheduler', 'anna', 'event'][this.#numbers.run % 3],
       created: iso(created),

@@ -13,6 +13,8 @@ mod prompt;
 mod requests;
 mod servers;
 mod size;
+#[cfg(test)]
+mod told;
 mod unlock;
 mod verb;
 

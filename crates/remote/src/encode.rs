@@ -1,4 +1,5 @@
-//! Small encodings that signatures and addresses are made of.
+//! Small encodings that signatures and addresses are made of. Percent-encoding is here for all of Leeward, so that everybody
+//! reads what everybody writes.
 
 use std::fmt::Write as _;
 
@@ -15,7 +16,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Text as part of a path or query: all but letters, digits and `-_.~` is percent-encoded.
-pub(crate) fn component(text: &str) -> String {
+#[must_use]
+pub fn component(text: &str) -> String {
     encoded(text, b"")
 }
 
@@ -35,8 +37,9 @@ fn encoded(text: &str, plain: &[u8]) -> String {
     })
 }
 
-/// Percent-encoded text in plain; `None` when it is not that, or no text.
-pub(crate) fn decoded(text: &str) -> Option<String> {
+/// Percent-encoded text in plain, as it stands in a path; `None` when it is not that, or no text.
+#[must_use]
+pub fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -48,6 +51,12 @@ pub(crate) fn decoded(text: &str) -> Option<String> {
         bytes.push(u8::try_from(digits[0]? * 16 + digits[1]?).ok()?);
     }
     String::from_utf8(bytes).ok()
+}
+
+/// The same as it stands in a query, a form, or an event of S3, where `+` is a space.
+#[must_use]
+pub fn decoded_form(text: &str) -> Option<String> {
+    decoded(&text.replace('+', "%20"))
 }
 
 /// SHA-256 of parts, in hexadecimal digits.
@@ -66,15 +75,17 @@ pub(crate) fn hmac_sha256(key: &[u8], message: &str) -> Vec<u8> {
 mod tests {
     use bytes::Bytes;
 
-    use super::{component, decoded, hex, hmac_sha256, path, sha256};
+    use super::{component, decoded, decoded_form, hex, hmac_sha256, path, sha256};
 
     #[test]
     fn what_is_not_plain_is_escaped() {
         assert_eq!(component("a/b c%2F~ä"), "a%2Fb%20c%252F~%C3%A4");
         assert_eq!(path("/refs/web%2Froot"), "/refs/web%252Froot");
         assert_eq!(decoded(&component("a/b c%2F~ä")).as_deref(), Some("a/b c%2F~ä"));
-        for bad in ["%", "%1", "%g0", "%ff"] {
-            assert_eq!(decoded(bad), None, "{bad}");
+        assert_eq!((decoded("a+b").as_deref(), decoded_form("a+b").as_deref()), (Some("a+b"), Some("a b")));
+        assert_eq!(decoded_form("a%2Bb").as_deref(), Some("a+b"));
+        for bad in ["%", "%1", "%g0", "%ff", "%+5", "%-5", "% 5"] {
+            assert_eq!((decoded(bad), decoded_form(bad)), (None, None), "{bad}");
         }
     }
 

@@ -17,7 +17,7 @@ mod azure;
 mod bucket;
 mod connect;
 mod digest;
-mod encode;
+pub mod encode;
 mod environment;
 mod error;
 mod exchange;

@@ -147,6 +147,26 @@ impl Catalog {
         Ok(connection.last_insert_rowid().unsigned_abs())
     }
 
+    /// Keeps a hint that leads to nothing, and why.
+    pub fn ignore(&self, hint: &NewHint, why: &str, now: Timestamp) -> Result<()> {
+        self.lock()
+            .execute(
+                "INSERT INTO hints (source, object, version, cause, received, state, due, attempts, outcome)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?5, 0, ?7)",
+                params![
+                    hint.source,
+                    hint.object,
+                    hint.version,
+                    hint.cause,
+                    now.as_microsecond(),
+                    HintState::Ignored.name(),
+                    why
+                ],
+            )
+            .map(|_| ())
+            .map_err(self.failed("keep an event"))
+    }
+
     /// Hints that are to be looked into now.
     pub fn due(&self, now: Timestamp, most: u32) -> Result<Vec<Hint>> {
         let connection = self.lock();

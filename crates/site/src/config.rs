@@ -4,11 +4,16 @@
 //! known is an error: a misspelt one would otherwise be a default that nobody wanted.
 
 mod check;
+mod network;
+mod source;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+pub use network::Network;
+pub use source::Place;
 
 use crate::{Error, Result};
 
@@ -60,7 +65,7 @@ pub struct Server {
     /// The authority of clients' certificates, which are then demanded beside the token.
     pub client_ca: Option<PathBuf>,
     /// Networks from which requests are taken, as `10.0.0.0/8`; all where empty.
-    pub allow_from: Vec<String>,
+    pub allow_from: Vec<Network>,
     /// Where changes are logged; the error output where absent.
     pub audit_log: Option<PathBuf>,
 }
@@ -300,7 +305,7 @@ impl Config {
         }
         for source in self.sources.values_mut() {
             source.event_token_file.iter_mut().for_each(resolve);
-            if !source.location.contains("://") {
+            if source.is_directory() {
                 source.location = base.join(&source.location).display().to_string();
             }
         }
@@ -311,6 +316,18 @@ impl Config {
                 repository.location = base.join(&repository.location).display().to_string();
             }
         }
+    }
+
+    /// How many runs may be under way at once in each pool: as configured, and one for a target that can be written by one
+    /// only, because all its volumes are one device, or show as one.
+    #[must_use]
+    pub fn pools(&self) -> BTreeMap<String, u32> {
+        let mut pools = self.runs.pools.clone();
+        let is_single = |target: &Target| target.kind == TargetKind::Device || target.device.is_some();
+        for (name, _) in self.targets.iter().filter(|(_, target)| is_single(target)) {
+            pools.entry(format!("target:{name}")).or_insert(1);
+        }
+        pools
     }
 
     /// The file of runs.
@@ -340,17 +357,63 @@ mod tests {
     fn the_template_is_a_configuration_and_so_is_all_that_it_has_in_comments() {
         let config = Config::parse(TEMPLATE, Path::new("/srv")).unwrap();
         assert_eq!(config.targets["volumes"].path.as_deref(), Some(Path::new("/srv/volumes")));
-        let whole: String = TEMPLATE
-            .lines()
-            .map(|line| match line.strip_prefix('#') {
-                Some(key) if !key.starts_with(' ') => key,
-                _ => line,
-            })
-            .map(|line| format!("{line}\n"))
-            .collect();
-        let config = Config::parse(&whole, Path::new("/srv")).unwrap();
-        assert_eq!(config.targets["oracle"].import_vpus, Some(20));
-        assert!(config.repository.is_some());
+        // A certificate is named or made, not both.
+        for other in [&["#tls_dir", "#tls_names"], &["#tls_cert", "#tls_key"]] {
+            let lines = TEMPLATE.lines().filter(|line| !other.iter().any(|key| line.starts_with(key)));
+            let whole: String = lines
+                .map(|line| match line.strip_prefix('#') {
+                    Some(key) if !key.starts_with(' ') => key,
+                    _ => line,
+                })
+                .map(|line| format!("{line}\n"))
+                .collect();
+            let config = Config::parse(&whole, Path::new("/srv")).unwrap();
+            assert_eq!(config.targets["oracle"].import_vpus, Some(20));
+            assert_eq!(config.pools()["target:oracle"], 1);
+            assert!(config.repository.is_some());
+        }
+    }
+
+    #[test]
+    fn a_target_of_one_device_is_written_by_one_run_unless_it_is_said_otherwise() {
+        let targets = "[target.disk]\nkind='device'\npath='/dev/x'\n[target.fixed]\nkind='oci'\ndevice='/dev/y'\n\
+                       [target.free]\nkind='oci'\n[target.files]\nkind='directory'\npath='v'\n";
+        let pools = |runs: &str| {
+            let text = format!("name='a'\nstate='s'\n{runs}\n{targets}");
+            Config::parse(&text, Path::new("/")).unwrap().pools()
+        };
+        let of = |pairs: &[(&str, u32)]| -> BTreeMap<String, u32> {
+            pairs.iter().map(|(name, limit)| ((*name).to_owned(), *limit)).collect()
+        };
+        assert_eq!(pools(""), of(&[("imports", 3), ("target:disk", 1), ("target:fixed", 1)]));
+        let configured = "[runs.pools]\n'target:fixed' = 2\n'target:free' = 5";
+        assert_eq!(pools(configured), of(&[("target:disk", 1), ("target:fixed", 2), ("target:free", 5)]));
+    }
+
+    #[test]
+    fn half_of_what_tls_needs_is_refused() {
+        let server = |keys: &str| {
+            Config::parse(&format!("name='a'\nstate='s'\n[server]\n{keys}"), Path::new("/")).map(|_| ())
+        };
+        for fine in [
+            "",
+            "tls_dir='t'\ntls_names=['n']\nclient_ca='c'",
+            "tls_cert='c'\ntls_key='k'\nclient_ca='c'",
+            "allow_from=['10.0.0.0/8', '::1']",
+        ] {
+            server(fine).unwrap();
+        }
+        for (wrong, why) in [
+            ("client_ca='c'", "client_ca"),
+            ("tls_cert='c'", "tls_key"),
+            ("tls_key='k'", "tls_cert"),
+            ("tls_cert='c'\ntls_key='k'\ntls_dir='t'", "tls_dir"),
+            ("tls_cert='c'\ntls_key='k'\ntls_names=['n']", "tls_names"),
+            ("allow_from=['10.0.0.0/33']", "10.0.0.0/33"),
+        ] {
+            let told = server(wrong).unwrap_err();
+            assert!(told.contains(why), "{wrong}: {told}");
+        }
     }
 
     #[test]
@@ -360,6 +423,7 @@ mod tests {
         let source = "name='a'\nstate='s'\n[source.x]\nlocation='/x'\n";
         assert!(wrong(&format!("{source}target='y'")).contains("[source.x]: there is no [target.y]"));
         assert!(wrong(&format!("{source}watch='poll'")).contains("needs a target"));
+        assert!(wrong("name='a'\nstate='s'\n[source.x]\nlocation='ftp://x'").contains("[source.x]"));
         assert!(wrong("name='a/b'\nstate='s'").contains("a/b"));
         assert!(wrong("name='a'\nstate='s'\n[target.t]\nkind='directory'").contains("needs its path"));
     }

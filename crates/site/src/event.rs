@@ -8,6 +8,7 @@
 //!   (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>). Names in them are
 //!   percent-encoded with `+` for a space.
 
+use leeward_remote::encode::decoded_form;
 use serde_json::Value;
 
 /// An object that an event is about.
@@ -71,26 +72,9 @@ fn of_s3(record: &Value) -> Result<EventObject, String> {
     let version = text(record, &["s3", "object", "eTag"]).or_else(|| text(record, &["s3", "object", "etag"]));
     Ok(EventObject {
         bucket: needed(record, &["s3", "bucket", "name"])?,
-        object: decoded(&object).ok_or_else(|| format!("the event's name {object:?} is no text"))?,
+        object: decoded_form(&object).ok_or_else(|| format!("the event's name {object:?} is no text"))?,
         version: version.filter(|version| !version.is_empty()).map(str::to_owned),
     })
-}
-
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                let digits = std::str::from_utf8(&digits).ok()?;
-                u8::from_str_radix(digits, 16).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -123,6 +107,8 @@ mod tests {
             [record("s3:ObjectCreated:Put", "a+b%2F%C3%A9.raw"), record("ObjectRemoved:Delete", "c")];
         let found = parse(&json!({ "Records": records })).unwrap();
         assert_eq!(found, [EventObject { bucket: "b".into(), object: "a b/é.raw".into(), version: None }]);
-        parse(&json!({"Records": [record("ObjectCreated:Put", "%F")]})).unwrap_err();
+        for bad in ["%F", "%+5", "%ff"] {
+            parse(&json!({"Records": [record("ObjectCreated:Put", bad)]})).unwrap_err();
+        }
     }
 }

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Hint, NewHint};
+use crate::config::Place;
 use crate::places::SitePlaces;
 use crate::{Config, Error, Result, event, intake, trouble};
 
@@ -124,7 +125,7 @@ impl Site {
         let options = EngineOptions {
             lease: Duration::from_secs(config.runs.lease_seconds),
             steps: config.runs.steps,
-            pools: config.runs.pools.clone(),
+            pools: config.pools(),
             ..EngineOptions::new(owner)
         };
         let kinds: Vec<Arc<dyn leeward_runs::step::Kind>> = vec![Arc::new(ImportKind::new(&places))];
@@ -200,7 +201,8 @@ impl Site {
         self.inner.import(request, by, unique)
     }
 
-    /// Hears an event of a source; returns how many objects it was about. They are kept when this returns.
+    /// Hears an event of a source; returns how many of its objects the event was about. They are kept when this returns, and so
+    /// are those of its bucket that are not under its location, with why nothing comes of them.
     ///
     /// # Errors
     /// There is no such source, it takes no events, the event makes no sense, or the catalog fails.
@@ -211,23 +213,28 @@ impl Site {
                 "source {source} takes no events: its `watch` says otherwise"
             )));
         }
-        let objects = event::parse(message).map_err(Error::Invalid)?;
-        let bucket = bucket_of(&configured.location);
-        let mine: Vec<_> = objects
-            .into_iter()
-            .filter(|object| bucket.is_none_or(|bucket| bucket == object.bucket))
-            .collect();
-        for object in &mine {
+        let (catalog, now) = (&self.inner.catalog, Timestamp::now());
+        let mut heard = 0;
+        for told in event::parse(message).map_err(Error::Invalid)? {
+            let place = configured.place_of(&told.bucket, &told.object);
+            let object = if let Place::Inside(name) = place { name } else { &told.object };
             let hint = NewHint {
                 source: source.to_owned(),
-                object: object.object.clone(),
-                version: object.version.clone(),
+                object: object.to_owned(),
+                version: told.version.clone(),
                 cause: "event".to_owned(),
             };
-            self.inner.catalog.hear(&hint, Timestamp::now())?;
+            match place {
+                Place::Elsewhere => continue,
+                Place::Outside => catalog.ignore(&hint, "it is not under the source's location", now)?,
+                Place::Inside(_) => {
+                    catalog.hear(&hint, now)?;
+                    heard += 1;
+                }
+            }
         }
         self.inner.hints.ring();
-        Ok(mine.len())
+        Ok(heard)
     }
 
     /// What was heard of late, newest first.
@@ -259,12 +266,6 @@ impl Drop for Site {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// The bucket of a location, for telling events of others; a directory has none.
-fn bucket_of(location: &str) -> Option<&str> {
-    let (_, rest) = location.split_once("://")?;
-    rest.split(['/', '?', '@']).next()
 }
 
 /// Holds the state for this process alone; the kernel lets go of it however the process ends.

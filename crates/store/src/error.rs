@@ -220,3 +220,37 @@ impl Error {
         matches!(self, Self::Remote { is_transient: true, .. } | Self::Throttled { .. })
     }
 }
+
+/// An error with all its causes in one text, for a person. A cause that its error has told already is not told again: those of
+/// connections often repeat what is inside of them.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let told = cause.to_string();
+        if !text.ends_with(&told) {
+            text = format!("{text}: {told}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_causes;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Step(&'static str, #[source] Option<Box<Step>>);
+
+    #[test]
+    fn causes_are_told_once_and_in_order() {
+        let inside = Step("refused", None);
+        let repeated = Step("no connection: refused", Some(Box::new(inside)));
+        let whole = Step("cannot read a", Some(Box::new(repeated)));
+        assert_eq!(with_causes(&whole), "cannot read a: no connection: refused");
+        assert_eq!(with_causes(&Step("alone", None)), "alone");
+    }
+}

@@ -28,7 +28,7 @@ pub mod simulation;
 pub use cached::{CACHE_BYTES_MAX, CacheOptions, CachedStore};
 pub use chains::{Chains, DamagedChain};
 pub use directory::DirectoryStore;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, with_causes};
 pub use file_system::{FileEntry, FileLock, FileSystem, HostFileSystem, OpenedFile};
 pub use key::Key;
 pub use lock::{Lock, LockMode, Locks};

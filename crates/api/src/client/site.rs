@@ -10,12 +10,13 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use leeward_store::with_causes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::{Location, Trust, tls};
+use super::{Location, Trust, tls, trust};
 use crate::token::TokenText;
 
 /// How long an answer may take.
@@ -157,7 +158,13 @@ impl SiteClient {
         let asked = tokio::time::timeout(ANSWER_TIME, self.client.request(request)).await;
         let response = asked
             .map_err(|_| unreachable(format!("no answer within {} s", ANSWER_TIME.as_secs())))?
-            .map_err(|error| unreachable(told(&error)))?;
+            .map_err(|error| {
+                let what = with_causes(&error);
+                unreachable(match trust::hint(&error, &what) {
+                    Some(hint) => format!("{what} — {hint}"),
+                    None => what,
+                })
+            })?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
         let taken = tokio::time::timeout(ANSWER_TIME, body).await;
@@ -166,14 +173,4 @@ impl SiteClient {
             .map_err(|error| unreachable(error.to_string()))?;
         Ok((status, taken.to_bytes()))
     }
-}
-
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Response};
-use leeward_store::Version;
+use leeward_store::{Version, with_causes};
 use tokio::runtime::Runtime;
 
 use super::handshake::Handshake;
@@ -285,10 +285,10 @@ impl Transport {
             })?;
             let Some(frame) = next else { return Ok(bytes) };
             let frame = frame.map_err(|error| {
-                if let Some(hint) = trust::hint(&error, &chain(&error)) {
-                    return Fault::Untrusted(format!("{} — {hint}", chain(&error)));
+                if let Some(hint) = trust::hint(&error, &with_causes(&error)) {
+                    return Fault::Untrusted(format!("{} — {hint}", with_causes(&error)));
                 }
-                way(format!("the answer broke off after {} bytes: {}", bytes.len(), chain(&error)))
+                way(format!("the answer broke off after {} bytes: {}", bytes.len(), with_causes(&error)))
             })?;
             let Ok(data) = frame.into_data() else { continue };
             pacer.count(data.len() as u64);
@@ -342,7 +342,7 @@ fn problem(status: u16, body: &[u8]) -> Result<Problem, Fault> {
 }
 
 fn failed(error: &hyper_util::client::legacy::Error) -> Fault {
-    let what = chain(error);
+    let what = with_causes(error);
     if let Some(hint) = trust::hint(error, &what) {
         return Fault::Untrusted(format!("{what} — {hint}"));
     }
@@ -350,20 +350,6 @@ fn failed(error: &hyper_util::client::legacy::Error) -> Fault {
         true => Fault::Way { what: format!("no connection: {what}"), may_be_done: false },
         false => way(what),
     }
-}
-
-/// An error with its causes: those of HTTP say little by themselves.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// A body that counts what of it has been taken.

@@ -313,17 +313,6 @@ impl ServerState {
     }
 }
 
-/// An error with its causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
-
 fn refusal(problem: &Problem) -> Response {
     let mut response = json(problem);
     *response.status_mut() =

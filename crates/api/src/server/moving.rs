@@ -286,7 +286,7 @@ impl Mover {
                 Ok(Outcome::Left(format!("the peer refused it: {what}")))
             }
             error => Err(Stop::Failed {
-                what: format!("at peer {}: {}", self.work.peer.name, super::with_causes(&error)),
+                what: format!("at peer {}: {}", self.work.peer.name, leeward_store::with_causes(&error)),
                 is_transient,
             }),
         }

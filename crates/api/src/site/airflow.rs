@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use leeward_runs::{Run, RunState};
+use leeward_site::config::Place;
 use leeward_site::{ImportOptions, ImportRequest};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -90,9 +91,10 @@ async fn begin(state: &SiteState, caller: &Caller, trigger: Trigger) -> Result<R
     if conf.object_name.is_empty() {
         return Err(Problem::invalid("conf has no object_name"));
     }
+    let (source, object) = source_of(state, &conf.bucket_name, &conf.object_name)?;
     let request = ImportRequest {
-        source: source_of(state, &conf.bucket_name)?,
-        object: conf.object_name.clone(),
+        source,
+        object,
         options: ImportOptions { ad_number: number(conf.ad_number.as_ref())?, ..ImportOptions::default() },
         ..ImportRequest::default()
     };
@@ -108,17 +110,24 @@ async fn begin(state: &SiteState, caller: &Caller, trigger: Trigger) -> Result<R
     Ok(answer(&of_run(&run)))
 }
 
-/// The source whose bucket this is.
-fn source_of(state: &SiteState, bucket: &str) -> Result<String, Problem> {
-    let named = |location: &str| {
-        let rest = location.split_once("://").map_or(location, |(_, rest)| rest);
-        rest.split(['/', '?', '@']).next() == Some(bucket)
-    };
+/// The source in whose bucket an object lies, or that is called so, and the object's name there.
+fn source_of(state: &SiteState, bucket: &str, object: &str) -> Result<(String, String), Problem> {
     let sources = &state.0.site.config().sources;
-    let found = sources.iter().find(|(name, source)| *name == bucket || named(&source.location));
-    found
-        .map(|(name, _)| name.clone())
-        .ok_or_else(|| Problem::invalid(format!("no source of this site is bucket {bucket:?}")))
+    let mut is_of_bucket = false;
+    for (name, source) in sources.iter().filter(|(_, source)| !source.is_directory()) {
+        match source.place_of(bucket, object) {
+            Place::Inside(object) => return Ok((name.clone(), object.to_owned())),
+            Place::Outside => is_of_bucket = true,
+            Place::Elsewhere => {}
+        }
+    }
+    match sources.contains_key(bucket) {
+        _ if is_of_bucket => {
+            Err(Problem::invalid(format!("no source of this site in bucket {bucket:?} has {object:?}")))
+        }
+        true => Ok((bucket.to_owned(), object.to_owned())),
+        false => Err(Problem::invalid(format!("no source of this site is bucket {bucket:?}"))),
+    }
 }
 
 /// Airflow's parameters are often text.

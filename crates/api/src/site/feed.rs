@@ -1,11 +1,14 @@
 //! What happens, handed on to all who watch: one reader of the state for however many of them.
+//!
+//! The reader reads only while somebody watches. Where it begins again it says so ([`News::Since`]): what happened between a
+//! watcher's own look at the state and that moment is told by nobody, so the watcher looks again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use leeward_runs::state::{State, StoredEvent};
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 
 /// How often the state is asked for news.
 const EVERY: Duration = Duration::from_millis(250);
@@ -14,11 +17,24 @@ const BEHIND_MAX: usize = 1024;
 /// Watchers at once.
 pub(super) const WATCHERS_MAX: usize = 512;
 
+/// Watchers that read the state themselves at once: all of them may have to when the reader begins again.
+const READERS_MAX: usize = 8;
+
+/// What watchers are told.
+#[derive(Debug, Clone)]
+pub(super) enum News {
+    /// Something happened.
+    Event(Arc<StoredEvent>),
+    /// What happens after this number will be told; what happened up to it is in the state.
+    Since(u64),
+}
+
 /// Hands on what happens.
 pub(super) struct Feed {
     state: Arc<dyn State>,
-    sender: broadcast::Sender<Arc<StoredEvent>>,
+    sender: broadcast::Sender<News>,
     watchers: Arc<AtomicUsize>,
+    readers: Arc<Semaphore>,
     started: OnceLock<()>,
 }
 
@@ -34,7 +50,8 @@ impl Drop for Watcher {
 impl Feed {
     pub fn new(state: Arc<dyn State>) -> Self {
         let (sender, _) = broadcast::channel(BEHIND_MAX);
-        Self { state, sender, watchers: Arc::default(), started: OnceLock::new() }
+        let readers = Arc::new(Semaphore::new(READERS_MAX));
+        Self { state, sender, watchers: Arc::default(), readers, started: OnceLock::new() }
     }
 
     /// The state that is read.
@@ -42,8 +59,13 @@ impl Feed {
         &self.state
     }
 
-    /// One more watcher; `None` where there are too many.
-    pub fn watch(&self) -> Option<(Watcher, broadcast::Receiver<Arc<StoredEvent>>)> {
+    /// Turns at reading the state.
+    pub fn readers(&self) -> &Arc<Semaphore> {
+        &self.readers
+    }
+
+    /// One more watcher; `None` where there are too many. Who looks at the state after this, and heeds all news, misses nothing.
+    pub fn watch(&self) -> Option<(Watcher, broadcast::Receiver<News>)> {
         let watcher = Watcher(Arc::clone(&self.watchers));
         let before = self.watchers.fetch_add(1, Ordering::AcqRel);
         if before >= WATCHERS_MAX {
@@ -70,17 +92,18 @@ impl Feed {
                 }
                 let reader = Arc::clone(&state);
                 let news = tokio::task::spawn_blocking(move || match last {
-                    None => reader.last_event().map(|last| (last, Vec::new())),
-                    Some(after) => reader
-                        .events(None, after, BEHIND_MAX / 2)
-                        .map(|events| (events.last().map_or(after, |event| event.number), events)),
+                    None => reader.last_event().map(|newest| (newest, vec![News::Since(newest)])),
+                    Some(after) => reader.events(None, after, BEHIND_MAX / 2).map(|events| {
+                        let newest = events.last().map_or(after, |event| event.number);
+                        (newest, events.into_iter().map(|event| News::Event(Arc::new(event))).collect())
+                    }),
                 });
                 // A state that fails for a while is asked again.
-                let Ok(Ok((newest, events))) = news.await else { continue };
+                let Ok(Ok((newest, news))) = news.await else { continue };
                 last = Some(newest);
-                for event in events {
+                for one in news {
                     // Without watchers there is nobody to tell.
-                    let _ = sender.send(Arc::new(event));
+                    let _ = sender.send(one);
                 }
             }
         });

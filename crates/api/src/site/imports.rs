@@ -3,12 +3,13 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use leeward_remote::encode::decoded;
 use leeward_site::{Hint, ImportRequest};
 use serde::Serialize;
 
 use super::access::{self, Caller, Right};
 use super::problem::Problem;
-use super::query::{Query, decoded};
+use super::query::Query;
 use super::{Asking, SiteState, body_of, json, only};
 use crate::token::TokenText;
 
@@ -138,7 +139,7 @@ pub(super) async fn objects(
     let prefix = query.text("prefix").unwrap_or_default().to_owned();
     let after = query.text("after").map(str::to_owned);
     let source = decoded(source).ok_or_else(|| Problem::invalid("the source's name is no text"))?;
-    let page = state.call(move |site| Ok(site.objects(&source, &prefix, after.as_deref())?)).await?;
+    let page = state.call_far(move |site| Ok(site.objects(&source, &prefix, after.as_deref())?)).await?;
     let next = page.last.filter(|_| page.goes_on);
     let object = |object: leeward_remote::objects::ListedObject| Object {
         name: object.name,
@@ -146,4 +147,35 @@ pub(super) async fn objects(
         modified: object.modified,
     };
     Ok(json(&Objects { objects: page.objects.into_iter().map(object).collect(), next }))
+}
+
+#[cfg(test)]
+mod tests {
+    use leeward_site::{Config, ImportRequest};
+    use serde_json::json;
+
+    #[test]
+    fn the_page_asks_for_what_there_is_and_names_tables_as_they_are_called() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ui/app/imports.js");
+        let page = std::fs::read_to_string(path).unwrap();
+        let lines = page.lines().filter_map(|line| line.trim().strip_prefix("{ name: '"));
+        let mut asked = Vec::new();
+        for line in lines {
+            let (name, rest) = line.split_once('\'').unwrap();
+            let value = if rest.contains("type: 'number'") { json!(1) } else { json!("x") };
+            let request = json!({"source": "s", "object": "o", "options": {name: value}});
+            let request: ImportRequest = serde_json::from_value(request).unwrap();
+            if rest.contains("'Name of the volume'") {
+                assert_eq!(request.options.volume_name.as_deref(), Some("x"));
+            }
+            asked.push(name);
+        }
+        assert!(asked.contains(&"volume_name") && asked.len() >= 5, "{asked:?}");
+        for table in ["[source.NAME]", "[target.NAME]"] {
+            assert!(page.contains(&format!("'{table}'")), "{table}");
+            let location = if table.contains("source") { "location='/x'" } else { "kind='oci'" };
+            let text = format!("name='a'\nstate='s'\n{table}\n{location}\n");
+            Config::parse(&text, std::path::Path::new("/")).unwrap();
+        }
+    }
 }

@@ -10,14 +10,13 @@ mod events;
 mod feed;
 mod images;
 mod imports;
-mod networks;
 mod problem;
 mod query;
 mod runs;
 mod system;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -25,10 +24,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use leeward_site::Site;
+use leeward_site::config::Network;
 use serde::Serialize;
-use tokio::sync::Semaphore;
-
-pub use networks::Network;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use access::Caller;
 use feed::Feed;
@@ -42,6 +40,10 @@ use crate::token::TokenBook;
 const BODY_BYTES_MAX: usize = 256 << 10;
 /// Calls of the site at once.
 const CALLS_MAX: usize = 32;
+/// Calls at once that ask the repository or a source, which may not answer for minutes. All else goes on beside them.
+const FAR_CALLS_MAX: usize = 4;
+/// How long a request waits for its turn at those.
+const FAR_WAIT: Duration = Duration::from_secs(2);
 
 /// What the routes share. Cheap to clone.
 #[derive(Clone)]
@@ -53,7 +55,8 @@ struct Inner {
     audit: Audit,
     networks: Vec<Network>,
     failures: FailureBound,
-    calls: Semaphore,
+    calls: Arc<Semaphore>,
+    far_calls: Arc<Semaphore>,
     feed: Feed,
     started: Instant,
 }
@@ -69,7 +72,8 @@ impl SiteState {
             audit,
             networks,
             failures: FailureBound::default(),
-            calls: Semaphore::new(CALLS_MAX),
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            far_calls: Arc::new(Semaphore::new(FAR_CALLS_MAX)),
             feed,
             started: Instant::now(),
         }))
@@ -80,11 +84,39 @@ impl SiteState {
         &self,
         act: impl FnOnce(&Site) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        let busy = || Problem::busy("the daemon has too much to do");
-        let _turn = self.0.calls.acquire().await.map_err(|_| busy())?;
+        let turn = Arc::clone(&self.0.calls).acquire_owned().await;
+        self.act(turn.map_err(|_| Problem::busy("the daemon has too much to do"))?, act).await
+    }
+
+    /// Calls the site for something that asks the repository or a source. Where those do not answer, few threads wait for
+    /// them, and who asks after them is told soon.
+    async fn call_far<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Site) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let turn = tokio::time::timeout(FAR_WAIT, Arc::clone(&self.0.far_calls).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(Problem::busy(
+                "earlier requests still wait for the repository or a source to answer",
+            ));
+        };
+        self.act(turn, act).await
+    }
+
+    /// Calls the site. The turn ends with the call, not with who asked: a client that goes away leaves the thread behind.
+    async fn act<T: Send + 'static>(
+        &self,
+        turn: OwnedSemaphorePermit,
+        act: impl FnOnce(&Site) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
         let site = Arc::clone(&self.0.site);
-        let done = tokio::task::spawn_blocking(move || act(&site)).await;
-        done.unwrap_or_else(|_| Err(Problem::failed("the daemon failed at this request; its log says more")))
+        let done = tokio::task::spawn_blocking(move || {
+            let done = act(&site);
+            drop(turn);
+            done
+        });
+        let failed = |_| Problem::failed("the daemon failed at this request; its log says more");
+        done.await.map_err(failed)?
     }
 }
 
@@ -251,7 +283,7 @@ async fn body_of<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, Proble
 
 async fn bytes_of(body: Body) -> Result<bytes::Bytes, Problem> {
     let taken = axum::body::to_bytes(body, BODY_BYTES_MAX);
-    let taken = tokio::time::timeout(std::time::Duration::from_secs(30), taken).await;
+    let taken = tokio::time::timeout(Duration::from_secs(30), taken).await;
     taken.map_err(|_| Problem::too_slow())?.map_err(|_| Problem::too_large(BODY_BYTES_MAX))
 }
 
@@ -276,5 +308,76 @@ fn only(asking: &Asking, methods: &[Method]) -> Result<(), Problem> {
     {
         true => Ok(()),
         false => Err(Problem::method(methods)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, Mutex};
+
+    use leeward_site::Config;
+
+    use super::*;
+    use crate::token::{NewToken, Role, TokenFile};
+
+    fn get(path: &str, token: &str) -> Request {
+        let request = Request::get(path).header("authorization", format!("Bearer {token}"));
+        request.body(Body::empty()).unwrap()
+    }
+
+    #[test]
+    fn a_repository_that_does_not_answer_leaves_the_rest_of_the_site_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tokens = TokenFile::load_or_new(&folder.path().join("tokens")).unwrap();
+        let new = NewToken {
+            name: "a".to_owned(),
+            role: Role::Reader,
+            prefixes: Vec::new(),
+            quota_bytes: None,
+            expires: None,
+        };
+        let token = tokens.add(new).unwrap().reveal().to_owned();
+        tokens.save(&folder.path().join("tokens")).unwrap();
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        let open = {
+            let gate = Arc::clone(&gate);
+            move || {
+                let is_open = gate.0.lock().unwrap();
+                drop(gate.1.wait_while(is_open, |is_open| !*is_open).unwrap());
+                Err("nobody answers".to_owned())
+            }
+        };
+        let config = Config::parse("name='a'\nstate='state'", folder.path()).unwrap();
+        let site = Arc::new(Site::start(config, "test", Some(Box::new(open))).unwrap());
+        let book = TokenBook::open(&folder.path().join("tokens")).unwrap();
+        let state = SiteState::new(site, book, Audit::to_stderr(), Vec::new());
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let ask = |path: &str| handle(State(state.clone()), get(path, &token));
+            let many: Vec<_> = (0..2 * CALLS_MAX).map(|_| tokio::spawn(ask("/v1/overview"))).collect();
+            let end = Instant::now() + Duration::from_secs(60);
+            while state.0.far_calls.available_permits() > 0 {
+                assert!(Instant::now() < end);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // A client that gives up does not make room for another one that would wait as well.
+            many[0].abort();
+            for path in ["/v1/images", "/metrics"] {
+                let answer = ask(path).await;
+                assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+                assert_eq!(answer.headers()[header::RETRY_AFTER], "1");
+                assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/problem+json");
+            }
+            let runs = tokio::time::timeout(Duration::from_secs(60), ask("/v1/runs")).await;
+            assert_eq!(runs.expect("runs need no repository").status(), StatusCode::OK);
+            *gate.0.lock().unwrap() = true;
+            gate.1.notify_all();
+            let mut answers = std::collections::BTreeMap::new();
+            for asked in many.into_iter().skip(1) {
+                *answers.entry(asked.await.unwrap().status().as_u16()).or_insert(0) += 1;
+            }
+            assert!(answers.contains_key(&200) && answers.contains_key(&503), "{answers:?}");
+            assert_eq!(answers.len(), 2, "{answers:?}");
+        });
     }
 }

@@ -61,7 +61,7 @@ impl Problem {
 
     pub fn unauthenticated(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Nobody is known by that token", detail)
-            .hint("send a valid token; one is made with: leeward server token add")
+            .hint("send a valid token; one is made at the site with: leeward token add --tokens STATE/tokens NAME --role ROLE")
     }
 
     pub fn too_many() -> Self {
@@ -195,11 +195,5 @@ impl From<leeward_runs::Error> for Problem {
 
 /// Paths, hosts and reasons are for who operates the daemon, not for who asks it.
 fn complain(error: &dyn std::error::Error) {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    eprintln!("leeward: {text}");
+    eprintln!("leeward: {}", leeward_store::with_causes(error));
 }

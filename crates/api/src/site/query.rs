@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use leeward_remote::encode::decoded_form;
+
 use super::problem::Problem;
 
 /// The values of a query by their names.
@@ -13,7 +15,7 @@ impl Query {
         let mut values = BTreeMap::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (Some(name), Some(value)) = (decoded(name), decoded(value)) else {
+            let (Some(name), Some(value)) = (decoded_form(name), decoded_form(value)) else {
                 return Err(Problem::invalid("the query is not percent-encoded text"));
             };
             if !known.contains(&name.as_str()) {
@@ -51,22 +53,4 @@ impl Query {
             most => Err(Problem::invalid(format!("most={most}: 1 to 1000 entries make a page"))),
         }
     }
-}
-
-/// Text without its percent-encoding; `None` where it is no UTF-8.
-pub(super) fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digit = |byte: u8| char::from(byte).to_digit(16);
-                let value = digit(rest.next()?)? << 4 | digit(rest.next()?)?;
-                u8::try_from(value).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }

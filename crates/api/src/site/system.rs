@@ -21,7 +21,7 @@ pub(super) fn openapi() -> Response {
     response
 }
 
-/// Whether the state can be read and written to: what a load balancer asks.
+/// Whether the state of runs can be read: what a load balancer asks. Nothing is written for it, and nobody else is asked.
 pub(super) async fn ready(state: &SiteState) -> Result<Response, Problem> {
     state.call(|site| Ok(site.runs().state().last_event()?)).await?;
     // A run that makes no sense is no reason to send callers elsewhere.
@@ -103,7 +103,7 @@ pub(super) async fn overview(
 ) -> Result<Response, Problem> {
     only(asking, &[Method::GET])?;
     caller.needs(Right::See)?;
-    Ok(json(&state.call(|site| Ok(site.overview()?)).await?))
+    Ok(json(&state.call_far(|site| Ok(site.overview()?)).await?))
 }
 
 /// Figures for Prometheus.
@@ -114,7 +114,7 @@ pub(super) async fn metrics(
 ) -> Result<Response, Problem> {
     only(asking, &[Method::GET])?;
     caller.needs(Right::See)?;
-    let overview = state.call(|site| Ok(site.overview()?)).await?;
+    let overview = state.call_far(|site| Ok(site.overview()?)).await?;
     let mut figures = String::new();
     // Writing to a string cannot fail.
     let _ = write_figures(&mut figures, &overview, state.0.started.elapsed().as_secs());

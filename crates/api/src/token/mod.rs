@@ -312,7 +312,8 @@ impl TokenFile {
     }
 
     /// The token with this text, compared in constant time with all of them.
-    pub(crate) fn find(&self, text: &TokenText) -> Option<&Token> {
+    #[must_use]
+    pub fn find(&self, text: &TokenText) -> Option<&Token> {
         let digest = text.digest();
         let mut found = None;
         for token in &self.tokens {

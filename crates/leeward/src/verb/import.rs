@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use leeward_remote::encode::component;
 use leeward_runs::RunId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -116,12 +117,11 @@ pub fn run(arguments: &ImportArguments, output: &Output) -> Result<ExitCode, Fai
         ImportVerb::Objects { source, prefix } => {
             let mut after = String::new();
             loop {
-                let encoded = super::runs::encoded;
                 let path = format!(
                     "/v1/sources/{}/objects?prefix={}&after={}",
-                    encoded(source),
-                    encoded(prefix),
-                    encoded(&after)
+                    component(source),
+                    component(prefix),
+                    component(&after)
                 );
                 let page: Objects = client.get(&path).map_err(failure)?;
                 page.objects.iter().for_each(|object| show_object(object, output));

@@ -49,15 +49,7 @@ pub fn run(
         allow_other: arguments.allow_other,
         threads: arguments.threads.unwrap_or(THREADS_PER_PROCESSOR * default_threads()),
         read: ReadOptions { cache_bytes: arguments.cache, ..ReadOptions::serving() },
-        report: Arc::new(|error| {
-            let mut text = error.to_string();
-            let mut next = std::error::Error::source(error);
-            while let Some(cause) = next {
-                text = format!("{text}: {cause}");
-                next = cause.source();
-            }
-            eprintln!("leeward: {text}");
-        }),
+        report: Arc::new(|error| eprintln!("leeward: {}", leeward_store::with_causes(error))),
     };
     let mounted = mount(&repository, &arguments.directory, &options)?;
     if output.is_json() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use leeward_api::client::SiteClient;
+use leeward_remote::encode::component;
 use leeward_runs::state::{LoggedLine, Summary};
 use leeward_runs::{Run, RunId, RunState};
 use serde::Deserialize;
@@ -165,7 +166,7 @@ fn list(
         ("text", text.unwrap_or_default().to_owned()),
         ("most", most.clamp(1, 1000).to_string()),
     ];
-    let query: Vec<_> = query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    let query: Vec<_> = query.iter().map(|(name, value)| format!("{name}={}", component(value))).collect();
     let page: Page = client.get(&format!("/v1/runs?{}", query.join("&"))).map_err(failure)?;
     if page.runs.is_empty() {
         output.line("No runs");
@@ -211,7 +212,7 @@ fn log(
         // Looked at before the lines: what is written between the two is not missed.
         let is_over = !follow || !detail(client, run)?.run.state.is_live();
         loop {
-            let step = step.map(|step| format!("&step={}", encoded(step))).unwrap_or_default();
+            let step = step.map(|step| format!("&step={}", component(step))).unwrap_or_default();
             let log: Log =
                 client.get(&format!("/v1/runs/{run}/log?after={after}&most=1000{step}")).map_err(failure)?;
             for line in &log.lines {
@@ -304,18 +305,4 @@ fn changes(inputs: &[String]) -> Result<Option<Value>, Failure> {
         changes.insert(name.to_owned(), value);
     }
     Ok(Some(Value::Object(changes)))
-}
-
-/// Text as a part of a query.
-pub fn encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte))
-            }
-            byte => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use leeward_site::Config;
+use leeward_store::with_causes;
 
 use crate::failure::{Code, Failure};
 use crate::output::Output;
@@ -90,6 +91,7 @@ pub fn run(arguments: &ServerArguments, output: &Output) -> Result<ExitCode, Fai
         Some(ServerVerb::Init { place }) => init::run(&place.file()?, output),
         Some(ServerVerb::Check { place }) => {
             let config = place.load()?;
+            run::check(&config.server)?;
             output.line(format!("{}: the configuration makes sense", config.name));
             Ok(ExitCode::SUCCESS)
         }
@@ -106,12 +108,6 @@ pub fn failure(error: leeward_site::Error) -> Failure {
         ErrorKind::Passing => Code::Io,
         ErrorKind::Lasting => Code::Failed,
     };
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(&error);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    Failure::new(code, text)
+    Failure::new(code, with_causes(&error))
         .hint("see docs/site.md, and the comments in the configuration that leeward server init writes")
 }

@@ -135,7 +135,7 @@ fn missing(name: &str) -> Failure {
 }
 
 /// Changes the file while nobody else does.
-fn change<T>(path: &Path, act: impl FnOnce(&mut TokenFile) -> Result<T, Failure>) -> Result<T, Failure> {
+pub fn change<T>(path: &Path, act: impl FnOnce(&mut TokenFile) -> Result<T, Failure>) -> Result<T, Failure> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let failed = |error: std::io::Error| {

@@ -93,7 +93,7 @@ impl Daemon {
                     std::fs::read_to_string(self.path("daemon.log")).unwrap()
                 )
             });
-        self.address = line.split("http://").nth(1).unwrap().trim().to_owned();
+        self.address = line.split("://").nth(1).unwrap().trim().to_owned();
         std::thread::spawn(move || lines.for_each(drop));
         self.child = Some(child);
     }

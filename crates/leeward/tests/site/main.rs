@@ -8,3 +8,4 @@ mod daemon;
 mod imports;
 mod kills;
 mod oci;
+mod tls;

@@ -84,7 +84,7 @@ impl Fault {
     /// What became of an attempt to send.
     pub(super) fn of(error: &hyper_util::client::legacy::Error, host: &str) -> Self {
         let (host, what) = (host.to_owned(), innermost(error));
-        let whole = chain(error);
+        let whole = leeward_store::with_causes(error);
         if !error.is_connect() {
             Self::Broken { host, what }
         } else if whole.contains("dns error") || whole.contains("lookup address") {
@@ -121,8 +121,4 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
 
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     causes(error).last().map(ToString::to_string).unwrap_or_default()
-}
-
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -33,7 +33,7 @@ pub(super) fn run(
                 outcome.refused.extend(unit.iter().map(|candidate| Refused {
                     image: candidate.image.clone(),
                     snapshot: candidate.entry.id,
-                    reason: describe(&error),
+                    reason: leeward_store::with_causes(&error),
                 }));
             }
             Err(error) => return Err(error),
@@ -67,17 +67,6 @@ fn is_of_source(from: &Repository, error: &Error) -> bool {
         | Error::WrongContent { store, .. } => store == from.location(),
         _ => false,
     }
-}
-
-/// An error with its causes: that a disk cannot be read says little without them.
-fn describe(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 fn copy(

@@ -1,13 +1,17 @@
 //! What a configuration may not ask for.
 
-use super::{Config, Target, TargetKind};
+use leeward_remote::Location;
+
+use super::{Config, Server, Target, TargetKind};
 
 impl Config {
     /// Whether what it asks for is possible, as far as that can be told without asking anybody.
     pub(super) fn check(&self) -> Result<(), String> {
         check_name("name", &self.name)?;
+        check_server(&self.server).map_err(|what| format!("[server]: {what}"))?;
         for (name, source) in &self.sources {
             check_name("source", name)?;
+            Location::parse(&source.location).map_err(|error| format!("[source.{name}]: {error}"))?;
             match &source.target {
                 Some(target) if !self.targets.contains_key(target) => {
                     return Err(format!("[source.{name}]: there is no [target.{target}]"));
@@ -31,6 +35,26 @@ impl Config {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether TLS is asked for as a whole or not at all: half of it would be none, and nobody would know.
+fn check_server(server: &Server) -> Result<(), String> {
+    let has_tls = server.tls_cert.is_some() || server.tls_dir.is_some();
+    let wrong = match (&server.tls_cert, &server.tls_key, &server.tls_dir) {
+        (Some(_), None, _) => "tls_cert needs tls_key, the key of the certificate",
+        (None, Some(_), _) => "tls_key needs tls_cert, the certificate of the key",
+        (Some(_), _, Some(_)) => {
+            "tls_cert and tls_dir exclude each other: name a certificate, or have one made"
+        }
+        (_, _, None) if !server.tls_names.is_empty() => {
+            "tls_names are for the certificate that tls_dir makes"
+        }
+        _ if server.client_ca.is_some() && !has_tls => {
+            "client_ca goes with TLS: without it no client shows a certificate; add tls_cert and tls_key, or tls_dir"
+        }
+        _ => return Ok(()),
+    };
+    Err(wrong.to_owned())
 }
 
 fn check_target(target: &Target) -> Result<(), String> {

@@ -129,7 +129,7 @@ impl Relay for DirectWay {
             }
         }
         progress.finish();
-        let left_because = gave_up.as_ref().map(told);
+        let left_because = gave_up.as_ref().map(|error| leeward_store::with_causes(error));
         if let Some(error) = gave_up.filter(|_| self.must) {
             return Err(error.into());
         }
@@ -275,16 +275,6 @@ fn nothing(packs: &[PackId]) -> TransferStatus {
         problem: None,
         is_transient: true,
     }
-}
-
-fn told(error: &leeward_store::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 fn new_id() -> Result<String, leeward_store::Error> {

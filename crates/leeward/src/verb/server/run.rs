@@ -1,11 +1,11 @@
 //! The daemon itself.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use leeward_api::server::{Audit, ListenOptions, serve, tls_config};
-use leeward_api::site::{Network, SiteState, routes};
+use leeward_api::site::{SiteState, routes};
 use leeward_api::token::TokenBook;
 use leeward_repository::Repository;
 use leeward_site::config::{RepositoryPlace, Server};
@@ -20,15 +20,12 @@ use crate::unlock::UnlockArguments;
 
 pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> {
     let server = config.server.clone();
-    let address = listening::address(&server.listen)?;
-    let has_tls = server.tls_cert.is_some() || server.tls_dir.is_some();
-    listening::refuse_open(&server.listen, address, has_tls)?;
+    let address = check(&server)?;
     let tls = listening::tls_files(&tls_arguments(&server), address.ip(), output)?
         .map(|files| tls_config(&files))
         .transpose()
         .map_err(|what| Failure::new(Code::Usage, what).hint("give a certificate and its key as PEM"))?;
     let tokens = TokenBook::open(&config.tokens_file()).map_err(super::super::token::failure)?;
-    let networks = networks(&server)?;
     let audit = audit(&server)?;
     let listener = TcpListener::bind(address)
         .map_err(|error| Failure::new(Code::Io, format!("{}: cannot listen: {error}", server.listen)))?;
@@ -36,7 +33,7 @@ pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> 
     let owner = format!("{}:{}", leeward_repository::host_name(), std::process::id());
     let site = Arc::new(Site::start(config, &owner, repository).map_err(super::failure)?);
     listening::announce(&listener, tls.is_some(), output)?;
-    let state = SiteState::new(Arc::clone(&site), tokens, audit, networks);
+    let state = SiteState::new(Arc::clone(&site), tokens, audit, server.allow_from);
     serve(listener, tls, routes(state), ListenOptions::default(), &interrupt::is_requested)
         .map_err(|error| Failure::new(Code::Io, format!("the daemon failed: {error}")))?;
     // Requests have ended, so this is the last hold on it.
@@ -47,6 +44,14 @@ pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> 
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where the daemon is to listen, if it may.
+pub(super) fn check(server: &Server) -> Result<SocketAddr, Failure> {
+    let address = listening::address(&server.listen)?;
+    let has_tls = server.tls_cert.is_some() || server.tls_dir.is_some();
+    listening::refuse_open(&server.listen, address, has_tls)?;
+    Ok(address)
+}
+
 fn tls_arguments(server: &Server) -> listening::TlsArguments {
     listening::TlsArguments {
         tls_cert: server.tls_cert.clone(),
@@ -55,13 +60,6 @@ fn tls_arguments(server: &Server) -> listening::TlsArguments {
         tls_names: server.tls_names.clone(),
         client_ca: server.client_ca.clone(),
     }
-}
-
-fn networks(server: &Server) -> Result<Vec<Network>, Failure> {
-    let parse = |text: &String| {
-        text.parse().map_err(|what: String| Failure::new(Code::Usage, format!("allow_from: {what}")))
-    };
-    server.allow_from.iter().map(parse).collect()
 }
 
 fn audit(server: &Server) -> Result<Audit, Failure> {
