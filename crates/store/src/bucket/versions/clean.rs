@@ -43,6 +43,9 @@ impl VersionedStore {
             return Ok(());
         }
         let Some(chain) = self.chain_with(key, value)? else { return Ok(()) };
+        if !chain.is_anchored() && !self.anchor(key, &chain, value)? {
+            return Ok(());
+        }
         for (ballot, parts) in ascending(&chain).into_iter().filter(|(b, _)| b.version < value.ballot.version)
         {
             match (ballot.version, parts.is_marked) {
@@ -54,6 +57,33 @@ impl VersionedStore {
             }
         }
         Ok(())
+    }
+
+    /// Gives a chain that lost its anchor to somebody else another one: a ballot of version 1 without a value. `false` when
+    /// something later than `value` was decided: then that one's remover does it, or there is nothing left to do it for.
+    ///
+    /// As with any ballot, the first part is written once, and the mark when the version was confirmed after that: should
+    /// the object be deleted from then on, the first part is listed and removed with it, and a late mark means nothing.
+    fn anchor(&self, key: &Key, chain: &Chain, value: &Decided) -> Result<bool> {
+        let is_latest = |chain: &Chain| chain.current().is_some_and(|latest| latest.ballot == value.ballot);
+        if !is_latest(chain) {
+            return Ok(false);
+        }
+        let rounds =
+            chain.ballots().filter(|(ballot, _)| ballot.version == 1).map(|(ballot, _)| ballot.round);
+        let round = rounds.max().unwrap_or(0).saturating_add(1);
+        let ballot = Ballot { version: 1, round, nonce: self.surroundings.number()? };
+        let part = Part::Prepared { base: 0 };
+        let written = self.bucket.write(&key_of(&folder(key), ballot, part)?, &[], Condition::Always);
+        self.surroundings.pause(self.lag);
+        if written.is_err() || !self.chain_with(key, value)?.is_some_and(|chain| is_latest(&chain)) {
+            self.remove_parts(key, ballot, [part].into_iter());
+            return written.map(|()| false);
+        }
+        let mark = key_of(&folder(key), ballot, Part::Marked)?;
+        self.again(|| self.bucket.write(&mark, &[], Condition::Always))?;
+        self.surroundings.pause(self.lag);
+        Ok(true)
     }
 
     /// Removes a chain that has come to its end, the tombstone last.

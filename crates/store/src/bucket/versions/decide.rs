@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::chain::{Chain, Decided, Parts};
+use super::look::{Absence, Rests};
 use super::lost::Lost;
 use super::name::{Ballot, Kind, Part, folder, key_of};
 use super::patience::PAUSE;
@@ -28,6 +29,11 @@ pub(super) enum Outcome {
     BaseGone,
     /// What it builds on is gone together with every trace of what was decided.
     Unknown,
+    /// The object lost parts to somebody else.
+    Damaged {
+        /// Whether others may have seen the proposal: then it may be decided yet.
+        is_exposed: bool,
+    },
 }
 
 /// What an operation builds on.
@@ -153,7 +159,7 @@ impl<'a> Proposer<'a> {
         match &self.proposal.base {
             Base::Nothing => 0,
             Base::Decided(base) => base.ballot.nonce,
-            Base::Lost(lost) => lost.remains.first().map_or(0, |(ballot, _)| ballot.nonce),
+            Base::Lost(lost) => lost.base_nonce(),
         }
     }
 
@@ -256,6 +262,7 @@ impl<'a> Proposer<'a> {
 
     /// Looks after a write: whether the ballot still builds on what it was made for, and whether it is the highest.
     fn look(&self, ballot: Ballot) -> Result<Seen> {
+        let mut rests = Rests::default();
         for _ in 0..RESTARTS_MAX {
             let chain = self.store.chain(self.key)?;
             self.store.surroundings.pause(self.store.lag);
@@ -265,10 +272,7 @@ impl<'a> Proposer<'a> {
                     None => continue,
                 }
             }
-            let is_torn = chain.current().is_none() && chain.is_anchored();
             let stands = match &self.proposal.base {
-                // What an operation builds on is lost, or the listing missed what has replaced it.
-                Base::Nothing | Base::Decided(_) if is_torn => continue,
                 Base::Decided(base) if chain.counts(base.ballot) => {
                     if !self.store.is_still(self.key, base)? {
                         // It went while the listing ran: another one shows what came after it.
@@ -283,6 +287,17 @@ impl<'a> Proposer<'a> {
                     self.are_own_still_there(&chain)? && self.store.remains(self.key, lost)?
                 }
             };
+            let is_absent = !stands || matches!(self.proposal.base, Base::Nothing);
+            if is_absent && chain.current().is_none() {
+                // What is lost is not gone: who means to create it, or to go on after it, must not take it for that.
+                match self.store.absence(self.key, &chain, &mut rests)? {
+                    Absence::Again => continue,
+                    Absence::Lost(_) => {
+                        return Ok(Seen::Ended(Outcome::Damaged { is_exposed: self.is_exposed }));
+                    }
+                    Absence::Gone => {}
+                }
+            }
             if !stands {
                 return Ok(Seen::Ended(if self.is_exposed { Outcome::Unknown } else { Outcome::BaseGone }));
             }

@@ -29,6 +29,11 @@ impl Lost {
         self.has_next || self.value.is_some()
     }
 
+    /// The nonce of the ballot whose value it is; 0 when none is known.
+    pub(super) fn base_nonce(&self) -> u64 {
+        self.value.map_or(0, |value| value.ballot.nonce)
+    }
+
     /// What is left when the value of a version that counts is not what was written.
     pub(super) fn overwritten(current: &Decided, chain: &Chain) -> Self {
         let version = current.ballot.version;
@@ -86,11 +91,21 @@ impl Chain {
         Some(Lost { version, value, has_next, remains: self.remains(version), what: self.missing(version) })
     }
 
-    /// The value of a version that was decided: that of a ballot that is marked, or of one above a ballot that is. All of
-    /// them have the same.
+    /// Marks of version 1 that stand alone.
+    pub(super) fn traces(&self) -> Vec<Ballot> {
+        let is_alone =
+            |parts: &Parts| parts.is_marked && parts.prepared.is_none() && parts.accepted.is_none();
+        let found = self.ballots().filter(|(ballot, parts)| ballot.version == 1 && is_alone(parts));
+        found.map(|(ballot, _)| ballot).collect()
+    }
+
+    /// The value of a version that was decided: that of a ballot that is marked, or was when somebody opened a ballot on
+    /// it, or of one above such a ballot. All of them have the same.
     fn known_value(&self, version: u32) -> Option<Decided> {
         let of_version = || self.ballots().filter(move |(ballot, _)| ballot.version == version);
-        let (marked, _) = of_version().find(|(_, parts)| parts.is_marked)?;
+        let is_base =
+            |nonce: u64| self.open(version.saturating_add(1)).any(|(_, parts)| parts.prepared == Some(nonce));
+        let (marked, _) = of_version().find(|(ballot, parts)| parts.is_marked || is_base(ballot.nonce))?;
         let usable = |(ballot, parts): (Ballot, Parts)| {
             let is_whole = parts.is_marked || parts.prepared.is_some();
             parts
@@ -125,6 +140,9 @@ impl Chain {
                 format!("the first part of its version {version} is missing")
             }
             Some(_) => format!("the value of its version {version} is missing"),
+            None if self.known_value(version).is_some() => {
+                format!("the mark of its version {version} is missing")
+            }
             None => format!("all parts of its version {version} are missing"),
         }
     }
@@ -199,6 +217,9 @@ mod tests {
         assert_eq!(told(&["2.2.a", "2.2.d", "3.3.d"]), Some((3, None, false)));
         assert_eq!(told(&["2.2.a", "2.2.d", "3.3.a"]), Some((3, None, false)));
         assert_eq!(told(&["2.2.a", "2.2.d", "4.4.p"]), Some((3, None, false)));
+        // Whoever opened a ballot on it found its mark.
+        assert_eq!(told(&["2.1.p", "2.1.a", "3.3.p"]), Some((2, Some(1), false)));
+        assert_eq!(told(&["2.2.p", "2.2.a", "3.3.p"]), Some((2, None, false)));
         // A replacement that was accepted goes before what it replaces.
         assert_eq!(told(&["2.2.a", "2.2.d", "3.3.p", "3.3.a"]), Some((2, Some(2), true)));
         // A ballot below the one that is marked may have had another value, one above it had the same.

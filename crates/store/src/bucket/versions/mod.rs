@@ -146,6 +146,15 @@ impl VersionedStore {
         )
     }
 
+    /// An operation whose value others may have seen before the object lost parts.
+    fn torn(&self, action: &'static str, key: &Key) -> Error {
+        self.unsettled(
+            action,
+            key,
+            "it lost parts meanwhile, and whether this change was made cannot be told; run `check --repair`, then read it again",
+        )
+    }
+
     /// An operation of which others have removed every trace.
     fn unknown(&self, action: &'static str, key: &Key) -> Error {
         self.unsettled(
