@@ -113,6 +113,15 @@ impl VersionedStore {
         Ok(())
     }
 
+    /// Removes what interrupted removals left of tombstones, where the object is not there.
+    pub(super) fn remove_tombstones(&self, key: &Key, chain: &Chain) -> Result<()> {
+        for (ballot, parts) in chain.half_buried() {
+            self.remove_ballot(key, ballot, parts)?;
+        }
+        self.surroundings.pause(self.lag);
+        Ok(())
+    }
+
     /// Opens a ballot above all that mean to create the object, before theirs are removed: one of them could otherwise
     /// take the tombstone's absence for its right to go on, while its ballot is being removed. `None` when the tombstone
     /// has gone meanwhile: then it is somebody else who removes.

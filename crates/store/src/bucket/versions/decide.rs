@@ -295,6 +295,11 @@ impl<'a> Proposer<'a> {
                     Absence::Lost(_) => {
                         return Ok(Seen::Ended(Outcome::Damaged { is_exposed: self.is_exposed }));
                     }
+                    // What is left of a deletion must not be found beside the next life.
+                    Absence::Gone if chain.half_buried().next().is_some() => {
+                        self.store.remove_tombstones(self.key, &chain)?;
+                        continue;
+                    }
                     Absence::Gone => {}
                 }
             }

@@ -91,6 +91,13 @@ impl Chain {
         Some(Lost { version, value, has_next, remains: self.remains(version), what: self.missing(version) })
     }
 
+    /// Tombstones whose removal was interrupted: the first part is gone, so they do not count, and never will.
+    pub(super) fn half_buried(&self) -> impl Iterator<Item = (Ballot, Parts)> + '_ {
+        let is_tombstone = |parts: &Parts| parts.accepted.is_some_and(|a| a.kind == Kind::Tombstone);
+        self.ballots()
+            .filter(move |(_, parts)| parts.is_marked && parts.prepared.is_none() && is_tombstone(parts))
+    }
+
     /// Marks of version 1 that stand alone.
     pub(super) fn traces(&self) -> Vec<Ballot> {
         let is_alone =
