@@ -14,6 +14,8 @@ pub enum Call {
     Replace(u64, u64),
     Delete,
     Get,
+    /// Gives a lost object another value, whatever it had.
+    Remake(u64),
 }
 
 /// What it was told.
@@ -72,6 +74,9 @@ fn after(event: &Event, state: Option<u64>) -> Vec<Option<u64>> {
                 vec![state]
             }
         }
+        (Call::Remake(new), Answer::Done) => only_if(state.is_some(), Some(*new)),
+        (Call::Remake(_), Answer::Refused) => vec![state],
+        (Call::Remake(new), _) => vec![Some(*new), state],
         // In doubt a deletion says that it was the one.
         (Call::Delete, Answer::Done) => vec![None],
         (Call::Delete, Answer::Refused) => only_if(state.is_none(), None),

@@ -7,7 +7,7 @@ mod history;
 mod turns;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn answer(result: leeward_store::Result<()>, context: &str) -> Answer {
 }
 
 /// Makes a call.
-fn call(store: &dyn Store, key: &Key, call: &Call, context: &str) -> Answer {
+fn call(store: &VersionedStore, key: &Key, call: &Call, context: &str) -> Answer {
     let done = |result: leeward_store::Result<()>| answer(result, context);
     match call {
         Call::Create(new) => done(store.put_if_absent(key, &[&new.to_le_bytes()])),
@@ -49,6 +49,7 @@ fn call(store: &dyn Store, key: &Key, call: &Call, context: &str) -> Answer {
             Ok((content, _)) => Answer::Found(u64::from_le_bytes(content.try_into().unwrap())),
             Err(error) => done(Err(error)),
         },
+        Call::Remake(new) => done(store.replace_lost(key, &new.to_le_bytes())),
     }
 }
 
@@ -86,13 +87,25 @@ struct Played {
     open: usize,
     /// Parts that were taken from the object, and mended.
     harms: u32,
+    /// Those after which what was left did not tell the value.
+    remade: u32,
+}
+
+/// Repeats a call until it does not fail in passing.
+fn until_done<T>(seed: u64, call: impl Fn() -> leeward_store::Result<T>) -> T {
+    loop {
+        match call() {
+            Ok(done) => return done,
+            Err(error) => assert!(error.is_transient(), "seed {seed}: {error}"),
+        }
+    }
 }
 
 /// Runs a seed; meanwhile somebody takes so many parts of the object, each after the one before was mended.
 fn play(seed: u64, harms: u32) -> Played {
     let mut random = Random::new(seed);
     let clients = 2 + random.below(3);
-    let mends = Mutex::new(Vec::new());
+    let (mends, remade) = (Mutex::new(Vec::new()), AtomicU32::new(0));
     let habits = habits(seed);
     let bucket = MemoryBucket::new(Comparison::None, habits, seed);
     let spoilers = u64::from(harms > 0);
@@ -110,7 +123,7 @@ fn play(seed: u64, harms: u32) -> Played {
     std::thread::scope(|scope| {
         for (number, bucket) in buckets.iter().enumerate() {
             let spoils = number as u64 >= clients;
-            let (turns, events, mends, clock, key) = (&turns, &events, &mends, &clock, &key);
+            let (turns, events, mends, remade, clock, key) = (&turns, &events, &mends, &remade, &clock, &key);
             let mut random = Random::new(random.number());
             let calls = 2 + random.below(4);
             scope.spawn(move || {
@@ -125,20 +138,38 @@ fn play(seed: u64, harms: u32) -> Played {
                 let _end = End(turns, client);
                 let store = VersionedStore::new(Arc::clone(bucket) as _, Comparison::None).unwrap();
                 let store = store.with_lag(habits.lag).with_surroundings(Arc::clone(bucket) as _);
-                for _ in 0..if spoils { harms } else { 0 } {
+                let tell = |what: Call| {
+                    let began = clock.fetch_add(1, Ordering::SeqCst);
+                    turns.note(client, &format!("{what:?}"));
+                    let answer = call(&store, key, &what, &format!("seed {seed}"));
+                    turns.note(client, &format!("{what:?}: {answer:?}"));
+                    let ended = clock.fetch_add(1, Ordering::SeqCst);
+                    let event = Event { call: what, answer, began, ended };
+                    events.lock().unwrap().insert(began, event.clone());
+                    event
+                };
+                for number in 0..if spoils { harms } else { 0 } {
                     turns.wait(client);
                     let began = clock.fetch_add(1, Ordering::SeqCst);
                     if !harm(bucket, key, &mut random) {
                         continue;
                     }
                     bucket.pause(habits.lag);
-                    loop {
+                    let is_determined = until_done(seed, || {
                         turns.note(client, "mend");
-                        let mended = store.mend(key);
-                        turns.note(client, &format!("mend: {mended:?}"));
-                        match mended {
-                            Ok(_) => break,
-                            Err(error) => assert!(error.is_transient(), "seed {seed}: {error}"),
+                        store.mend(key).inspect(|mended| turns.note(client, &format!("mend: {mended}")))
+                    });
+                    // Whatever stands in the way of the value came late, or could not be removed.
+                    let is_lost =
+                        || until_done(seed, || store.damaged()).iter().any(|chain| chain.key == *key);
+                    if !is_determined && is_lost() {
+                        assert!(
+                            habits.late_percent + habits.refused_percent > 0,
+                            "seed {seed}: the value was there, and was not found\n{}",
+                            turns.story()
+                        );
+                        remade.fetch_add(1, Ordering::SeqCst);
+                        while tell(Call::Remake(client * 100 + u64::from(number))).answer == Answer::Unknown {
                         }
                     }
                     let ended = clock.fetch_add(1, Ordering::SeqCst);
@@ -148,17 +179,12 @@ fn play(seed: u64, harms: u32) -> Played {
                 for number in 0..if spoils { 0 } else { calls } {
                     turns.wait(client);
                     let what = choose(&mut random, known, client * 100 + number);
-                    let began = clock.fetch_add(1, Ordering::SeqCst);
-                    turns.note(client, &format!("{what:?}"));
-                    let answer = call(&store, key, &what, &format!("seed {seed}"));
-                    turns.note(client, &format!("{what:?}: {answer:?}"));
-                    let ended = clock.fetch_add(1, Ordering::SeqCst);
-                    known = match (&what, &answer) {
+                    let event = tell(what);
+                    known = match (&event.call, &event.answer) {
                         (_, Answer::Found(value)) => Some(*value),
                         (Call::Create(new) | Call::Replace(_, new), Answer::Done) => Some(*new),
                         _ => known,
                     };
-                    events.lock().unwrap().insert(began, Event { call: what, answer, began, ended });
                 }
             });
         }
@@ -183,7 +209,7 @@ fn play(seed: u64, harms: u32) -> Played {
         turns.story()
     );
     let open = events.iter().filter(|event| event.answer == Answer::Unknown).count();
-    Played { calls: events.len(), open, harms: mends.len() as u32 }
+    Played { calls: events.len(), open, harms: mends.len() as u32, remade: remade.into_inner() }
 }
 
 /// Plays 1,500 seeds, or those that were asked for.
@@ -196,12 +222,14 @@ fn play_all(harms: u32) -> Played {
     let mut all = Played::default();
     for seed in seeds.clone() {
         let more = play(seed, harms);
-        (all.calls, all.open, all.harms) =
-            (all.calls + more.calls, all.open + more.open, all.harms + more.harms);
+        all.calls += more.calls;
+        all.open += more.open;
+        all.harms += more.harms;
+        all.remade += more.remade;
     }
     println!(
-        "{seeds:?}: {} calls, of which {} were left open; {} parts lost",
-        all.calls, all.open, all.harms
+        "{seeds:?}: {} calls, of which {} were left open; {} parts lost, {} values made anew",
+        all.calls, all.open, all.harms, all.remade
     );
     all
 }

@@ -113,9 +113,10 @@ impl VersionedStore {
         Ok(())
     }
 
-    /// Removes what interrupted removals left of tombstones, where the object is not there.
-    pub(super) fn remove_tombstones(&self, key: &Key, chain: &Chain) -> Result<()> {
-        for (ballot, parts) in chain.half_buried() {
+    /// Removes what the last life of an object left over, where it is not there. Found beside the next life it would be
+    /// evidence of versions that this one never had.
+    pub(super) fn remove_debris(&self, key: &Key, chain: &Chain) -> Result<()> {
+        for (ballot, parts) in chain.debris() {
             self.remove_ballot(key, ballot, parts)?;
         }
         self.surroundings.pause(self.lag);

@@ -295,9 +295,10 @@ impl<'a> Proposer<'a> {
                     Absence::Lost(_) => {
                         return Ok(Seen::Ended(Outcome::Damaged { is_exposed: self.is_exposed }));
                     }
-                    // What is left of a deletion must not be found beside the next life.
-                    Absence::Gone if chain.half_buried().next().is_some() => {
-                        self.store.remove_tombstones(self.key, &chain)?;
+                    Absence::Gone
+                        if matches!(self.proposal.base, Base::Nothing) && chain.debris().next().is_some() =>
+                    {
+                        self.store.remove_debris(self.key, &chain)?;
                         continue;
                     }
                     Absence::Gone => {}

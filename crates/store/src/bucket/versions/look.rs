@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind, Key, Result};
 /// How many looks must show the same to take an object for lost.
 const SAME_LOOKS: u32 = 4;
 /// How many must show the same to take what is left for debris of an object that is not there.
-const SAME_TRACES: u32 = 2;
+const SAME_DEBRIS: u32 = 2;
 
 /// What an object is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +30,9 @@ pub(super) enum Found {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rest {
     Lost(Lost),
-    /// Marks of version 1, and no part beside them: debris, or the anchor was lost and a look ran while it was mended.
-    Traces(Vec<Ballot>),
+    /// Ballots without a first part: debris of an object that is not there; or the anchor was lost, and the look ran
+    /// while it was mended.
+    Debris(Vec<Ballot>),
 }
 
 /// What looks showed of an object of which no version counted, one after the other.
@@ -119,17 +120,19 @@ impl VersionedStore {
 
     /// What an object is when a look showed no version that counts, after the looks before.
     pub(super) fn absence(&self, key: &Key, chain: &Chain, before: &mut Rests) -> Result<Absence> {
-        let rest = match (chain.lost(), chain.traces()) {
-            (Some(lost), _) => Rest::Lost(lost),
-            (None, traces) if traces.is_empty() => return Ok(Absence::Gone),
-            (None, traces) => Rest::Traces(traces),
+        let rest = match chain.lost() {
+            Some(lost) => Rest::Lost(lost),
+            None => Rest::Debris(chain.debris().map(|(ballot, _)| ballot).collect()),
         };
+        if rest == Rest::Debris(Vec::new()) {
+            return Ok(Absence::Gone);
+        }
         let looks = before.0.take().filter(|(same, _)| *same == rest).map_or(1, |(_, looks)| looks + 1);
         match &rest {
             Rest::Lost(lost) if looks >= SAME_LOOKS && self.remains(key, lost)? => {
                 return Ok(Absence::Lost(lost.clone()));
             }
-            Rest::Traces(_) if looks >= SAME_TRACES => return Ok(Absence::Gone),
+            Rest::Debris(_) if looks >= SAME_DEBRIS => return Ok(Absence::Gone),
             // Others may be replacing it: then another look shows something else.
             _ => self.surroundings.pause(PAUSE),
         }
