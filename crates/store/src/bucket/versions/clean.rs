@@ -36,8 +36,10 @@ impl VersionedStore {
         Ok(())
     }
 
-    /// Removes what came before a value that was decided. Of version 1 the anchor stays; open ballots of version 1 stay
-    /// too, for their owners may be about to create the object once more when all of it is gone.
+    /// Removes what came before a value that was decided. Of version 1 the anchor stays; the first parts of open ballots of
+    /// version 1 stay too, for their owners may be about to create the object once more when all of it is gone. Their
+    /// values go: one that was chosen and gets its mark late is an anchor then, and must not count where what came after
+    /// it is lost.
     pub(super) fn remove_before(&self, key: &Key, value: &Decided) -> Result<()> {
         if value.ballot.version == 1 {
             return Ok(());
@@ -48,11 +50,10 @@ impl VersionedStore {
         }
         for (ballot, parts) in ascending(&chain).into_iter().filter(|(b, _)| b.version < value.ballot.version)
         {
-            match (ballot.version, parts.is_marked) {
-                (1, true) => {
+            match ballot.version {
+                1 => {
                     self.remove_ballot(key, ballot, Parts { accepted: parts.accepted, ..Parts::default() })?
                 }
-                (1, false) => {}
                 _ => self.remove_ballot(key, ballot, parts)?,
             }
         }
