@@ -27,8 +27,11 @@ pub(super) enum Outcome {
     Other(Kind),
     /// What it builds on is gone, and it has proposed nothing that others could have seen.
     BaseGone,
-    /// What it builds on is gone together with every trace of what was decided.
-    Unknown,
+    /// What it builds on is gone, and nothing tells any more what was decided.
+    Unknown {
+        /// Whether the object was absent at a moment of the operation; otherwise it may have had other values all the time.
+        was_absent: bool,
+    },
     /// The object lost parts to somebody else.
     Damaged {
         /// Whether others may have seen the proposal: then it may be decided yet.
@@ -305,7 +308,11 @@ impl<'a> Proposer<'a> {
                 }
             }
             if !stands {
-                return Ok(Seen::Ended(if self.is_exposed { Outcome::Unknown } else { Outcome::BaseGone }));
+                return Ok(Seen::Ended(if self.is_exposed {
+                    Outcome::Unknown { was_absent: true }
+                } else {
+                    Outcome::BaseGone
+                }));
             }
             let highest = chain.open(self.version).map(|(ballot, _)| ballot).last();
             return Ok(match highest {
@@ -352,7 +359,7 @@ impl<'a> Proposer<'a> {
         Ok(Some(match made(self.version) {
             Some(operation) if is_same_chain && operation == mine => Outcome::Mine(None),
             Some(_) if is_same_chain => Outcome::Other(accepted.kind),
-            _ => Outcome::Unknown,
+            _ => Outcome::Unknown { was_absent: false },
         }))
     }
 

@@ -137,13 +137,17 @@ impl Chains for VersionedStore {
     }
 
     fn replace_lost(&self, key: &Key, content: &[u8]) -> Result<()> {
+        // Whoever changed it when the damage was found may have stood in the way of its value, and have ended since.
+        if self.mend(key)? {
+            return Err(self.conflict(key));
+        }
         let Some(lost) = self.flaw(key)? else { return Err(self.conflict(key)) };
         match self.decide_after(key, lost, Kind::Value, Some((History::default(), content)))? {
             Outcome::Mine(_) => Ok(()),
             Outcome::Other(_) | Outcome::BaseGone | Outcome::Damaged { is_exposed: false } => {
                 Err(self.conflict(key))
             }
-            Outcome::Unknown => Err(self.unknown("mend", key)),
+            Outcome::Unknown { .. } => Err(self.unknown("mend", key)),
             Outcome::Damaged { is_exposed: true } => Err(self.torn("mend", key)),
         }
     }

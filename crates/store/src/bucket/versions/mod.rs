@@ -160,7 +160,7 @@ impl VersionedStore {
         self.unsettled(
             action,
             key,
-            "it was deleted meanwhile, and whether this change was made before cannot be told; read it again",
+            "it was deleted or changed often meanwhile, and whether this change was made before cannot be told; read it again",
         )
     }
 }
