@@ -285,9 +285,12 @@ impl<'a> Proposer<'a> {
                 }
                 Base::Decided(_) => false,
                 Base::Nothing => self.are_own_still_there(&chain)?,
-                // Nothing that is decided goes before these: so the listing shows it, if there is any.
+                // Nothing that is decided goes before what was left: so the listing shows it, if there is any. But that may
+                // have lost parts, too, and show no open ballot.
                 Base::Lost(lost) => {
-                    self.are_own_still_there(&chain)? && self.store.remains(self.key, lost)?
+                    chain.lost().is_none_or(|now| now.version < self.version)
+                        && self.are_own_still_there(&chain)?
+                        && self.store.remains(self.key, lost)?
                 }
             };
             let is_absent = !stands || matches!(self.proposal.base, Base::Nothing);
