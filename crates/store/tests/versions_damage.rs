@@ -1,7 +1,9 @@
 //! Chains whose parts somebody else deleted or overwrote: what that is told as, and what it is mended to.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use leeward_store::bucket::{Bucket, Comparison, Condition, VersionedStore};
 use leeward_store::simulation::bucket::{Habits, MemoryBucket, Request};
@@ -238,4 +240,86 @@ fn whoever_changes_the_object_during_a_repair_is_not_undone() {
         stage.assert_usable(&content, &context);
     }
     assert!(changed > 60, "{changed}");
+}
+
+/// Takes a part of the version that counts, if one does and no other beside it.
+fn lose_latest(bucket: &MemoryBucket, key: &Key, letter: char) -> bool {
+    let mut ballots: BTreeMap<String, BTreeMap<char, Key>> = BTreeMap::new();
+    for part in bucket.keys().into_iter().filter(|part| part.as_str().starts_with(&format!("{key}%3A/"))) {
+        let (ballot, end) = part.as_str().rsplit_once('.').unwrap();
+        ballots.entry(ballot.to_owned()).or_default().insert(end.chars().next().unwrap(), part.clone());
+    }
+    let counting: Vec<_> = ballots.iter().filter(|(_, parts)| parts.len() == 3).collect();
+    let [(ballot, parts)] = counting[..] else { return false };
+    // Without its mark the only version there was is one that nobody has decided.
+    let letter = if ballot.contains("/r00000001.") { 'p' } else { letter };
+    bucket.delete(&parts[&letter]).unwrap();
+    true
+}
+
+/// A part is lost before the request of this number of a change, and mended at once or when the change has ended.
+fn change_beside_a_loss(versions: u32, number: u32, letter: char, is_mended_at_once: bool) -> [bool; 4] {
+    let context =
+        format!("{versions} versions, part {letter}, request {number}, at once: {is_mended_at_once}");
+    let mut told = [false; 4];
+    for is_deletion in [false, true].into_iter().filter(|is_deletion| !is_deletion || versions > 0) {
+        let stage = Stage::new(versions);
+        let (bucket, key) = (Arc::new(stage.bucket.client()), stage.key.clone());
+        let is_other_made = Arc::new(AtomicBool::new(versions > 0));
+        let is_made = Arc::clone(&is_other_made);
+        meanwhile(&stage, number, move |store| {
+            if versions == 0 {
+                is_made.store(store.put_if_absent(&key, &[CONTENT]).is_ok(), Ordering::SeqCst);
+            }
+            if lose_latest(&bucket, &key, letter) && is_mended_at_once {
+                store.mend(&key).unwrap();
+            }
+        });
+        let store = stage.store();
+        let answer = match (versions, is_deletion) {
+            (0, _) => store.put_if_absent(&stage.key, &[b"new"]),
+            (_, true) => store.delete(&stage.key).map(|is_done| assert!(is_done, "{context}")),
+            (_, false) => store.put_if_match(&stage.key, b"new", &Version::of(CONTENT)),
+        };
+        stage.bucket.set_hook(None);
+        stage.store().mend(&stage.key).unwrap();
+        let new = if is_deletion { Err(ErrorKind::NotFound) } else { Ok(b"new".to_vec()) };
+        let old = is_other_made.load(Ordering::SeqCst).then(|| Ok(CONTENT.to_vec()));
+        let found = stage.read();
+        let context = format!("{context}: {answer:?}, {found:?}");
+        told[match answer.map_err(|error| error.kind()) {
+            Ok(()) => {
+                assert!(found == new && (versions > 0 || old.is_none()), "{context}");
+                0
+            }
+            Err(ErrorKind::Io) => {
+                assert!(found == new || Some(&found) == old.as_ref(), "{context}");
+                1
+            }
+            Err(ErrorKind::Damaged) => {
+                assert_eq!(Some(&found), old.as_ref(), "{context}");
+                2
+            }
+            Err(_) => {
+                assert_eq!(Some(&found), old.as_ref(), "{context}");
+                3
+            }
+        }] = true;
+        if let Ok(content) = found {
+            stage.assert_usable(&content, &context);
+        }
+    }
+    told
+}
+
+#[test]
+fn whoever_changes_an_object_while_it_loses_parts_is_told_what_came_of_it() {
+    let mut told = [0; 4];
+    for (versions, number) in (0..=3).flat_map(|versions| (0..40).map(move |number| (versions, number))) {
+        for (letter, is_mended_at_once) in [('p', false), ('p', true), ('d', false), ('d', true)] {
+            let more = change_beside_a_loss(versions, number, letter, is_mended_at_once);
+            told.iter_mut().zip(more).for_each(|(all, more)| *all += u32::from(more));
+        }
+    }
+    assert!(told.iter().all(|times| *times > 10), "done, open, damaged, refused: {told:?}");
 }

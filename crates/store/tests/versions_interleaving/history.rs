@@ -1,4 +1,9 @@
 //! Whether a history of one object is that of a register with comparison, each operation done at one moment of its call.
+//!
+//! An object may lose parts to somebody else, and is mended then. What that may change in a history is what
+//! `docs/repair.md` promises, and no more: from the loss to the end of the mending a call may be refused because the object
+//! is damaged, and has changed and read nothing then; and as whoever mends decides the same value once more, a replacement may be
+//! refused though the value is the one that it knows. In the order itself a loss and its mending have no place: they change no value.
 
 use std::collections::HashSet;
 
@@ -9,6 +14,8 @@ pub enum Call {
     Replace(u64, u64),
     Delete,
     Get,
+    /// Gives a lost object another value, whatever it had.
+    Remake(u64),
 }
 
 /// What it was told.
@@ -19,6 +26,8 @@ pub enum Answer {
     Found(u64),
     /// An error that leaves it open.
     Unknown,
+    /// Nothing was done or read, for parts of the object are lost.
+    Damaged,
 }
 
 /// A call, with the numbers of the moments at which it began and ended.
@@ -28,6 +37,19 @@ pub struct Event {
     pub answer: Answer,
     pub began: u64,
     pub ended: u64,
+}
+
+/// When the object lost a part, and when it had been mended.
+#[derive(Debug, Clone, Copy)]
+pub struct Mend {
+    pub began: u64,
+    pub ended: u64,
+}
+
+impl Event {
+    fn is_beside(&self, mend: &Mend) -> bool {
+        self.began < mend.ended && mend.began < self.ended
+    }
 }
 
 /// The states that the object may have after the event, if it was in this one before.
@@ -52,6 +74,9 @@ fn after(event: &Event, state: Option<u64>) -> Vec<Option<u64>> {
                 vec![state]
             }
         }
+        (Call::Remake(new), Answer::Done) => only_if(state.is_some(), Some(*new)),
+        (Call::Remake(_), Answer::Refused) => vec![state],
+        (Call::Remake(new), _) => vec![Some(*new), state],
         // In doubt a deletion says that it was the one.
         (Call::Delete, Answer::Done) => vec![None],
         (Call::Delete, Answer::Refused) => only_if(state.is_none(), None),
@@ -62,9 +87,24 @@ fn after(event: &Event, state: Option<u64>) -> Vec<Option<u64>> {
     }
 }
 
+/// Whether a history is that of a register with comparison which lost parts and was mended.
+pub fn is_explained(events: &[Event], mends: &[Mend]) -> bool {
+    let is_beside_one = |event: &Event| mends.iter().any(|mend| event.is_beside(mend));
+    let is_damaged = |event: &Event| event.answer == Answer::Damaged;
+    if events.iter().any(|event| is_damaged(event) && !is_beside_one(event)) {
+        return false;
+    }
+    let says_nothing = |event: &Event| {
+        let is_refused = matches!((&event.call, &event.answer), (Call::Replace(..), Answer::Refused));
+        is_damaged(event) || is_refused && is_beside_one(event)
+    };
+    let telling: Vec<Event> = events.iter().filter(|event| !says_nothing(event)).cloned().collect();
+    is_linearizable(&telling)
+}
+
 /// Whether there is an order of the events, true to the moments of the calls, that explains all answers. A call whose
 /// outcome is open may take effect at any time after it began.
-pub fn is_linearizable(events: &[Event]) -> bool {
+fn is_linearizable(events: &[Event]) -> bool {
     assert!(events.len() < 64, "a history has too many events");
     let mut seen = HashSet::new();
     search(events, 0, None, &mut seen)
@@ -117,4 +157,23 @@ fn a_lost_update_is_no_history_of_a_register() {
     events[1].answer = Answer::Unknown;
     events[2].answer = Answer::Done;
     assert!(is_linearizable(&events));
+}
+
+#[test]
+fn only_from_a_loss_to_the_end_of_its_mending_is_anything_excused() {
+    let event = |call, answer, began| Event { call, answer, began, ended: began + 1 };
+    let created = event(Call::Create(1), Answer::Done, 0);
+    let mend = Mend { began: 4, ended: 8 };
+    let is_told = |call, answer, began| is_explained(&[created.clone(), event(call, answer, began)], &[mend]);
+    for (began, holds) in [(2, false), (5, true), (9, false)] {
+        assert_eq!(is_told(Call::Get, Answer::Damaged, began), holds);
+        assert_eq!(is_told(Call::Replace(1, 2), Answer::Refused, began), holds);
+        // It is there all the time, and what is told to have been done was done.
+        assert!(!is_told(Call::Get, Answer::Refused, began));
+        assert!(!is_told(Call::Create(2), Answer::Done, began));
+        assert!(is_told(Call::Create(2), Answer::Refused, began));
+    }
+    let lost_update =
+        [created.clone(), event(Call::Replace(1, 2), Answer::Done, 5), event(Call::Get, Answer::Found(1), 9)];
+    assert!(!is_explained(&lost_update, &[mend]), "a value that was replaced does not come back");
 }

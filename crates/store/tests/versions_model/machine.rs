@@ -480,7 +480,7 @@ impl Model {
                 doomed |= match (its, process.view & marked(other) != 0) {
                     _ if seen == 0 || !is_past => 0,
                     (1, true) if self.rules.anchor_stays => seen & accepted(other),
-                    (1, false) => 0,
+                    (1, false) => seen & accepted(other),
                     _ => seen,
                 };
             }

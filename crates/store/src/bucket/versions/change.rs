@@ -24,8 +24,11 @@ impl VersionedStore {
                     match Proposer::new(self, "create", key, &proposal)?.run()? {
                         Outcome::Mine(_) => return Ok(()),
                         Outcome::Other(Kind::Value) => return Err(exists()),
-                        Outcome::Other(Kind::Tombstone) | Outcome::BaseGone => {}
-                        Outcome::Unknown => return Err(self.unknown("create", key)),
+                        Outcome::Other(Kind::Tombstone)
+                        | Outcome::BaseGone
+                        | Outcome::Damaged { is_exposed: false } => {}
+                        Outcome::Unknown { .. } => return Err(self.unknown("create", key)),
+                        Outcome::Damaged { is_exposed: true } => return Err(self.torn("create", key)),
                     }
                 }
             }
@@ -48,7 +51,11 @@ impl VersionedStore {
         match Proposer::new(self, "replace", key, &proposal)?.run()? {
             Outcome::Mine(_) => Ok(()),
             Outcome::Other(_) | Outcome::BaseGone => Err(self.conflict(key)),
-            Outcome::Unknown => Err(self.unknown("replace", key)),
+            Outcome::Unknown { .. } => Err(self.unknown("replace", key)),
+            Outcome::Damaged { is_exposed: true } => Err(self.torn("replace", key)),
+            Outcome::Damaged { is_exposed: false } => {
+                Err(self.damaged(key, "it lost parts while it was to be replaced".to_owned()))
+            }
         }
     }
 
@@ -78,9 +85,13 @@ impl VersionedStore {
                     }
                     return Ok(true);
                 }
-                Outcome::Unknown => return Ok(true),
+                // Then it was the last to delete it, or may as well have been.
+                Outcome::Unknown { was_absent: true } => return Ok(true),
+                Outcome::Unknown { was_absent: false } => return Err(self.unknown("delete", key)),
                 Outcome::Other(Kind::Tombstone) => return Ok(false),
-                Outcome::Other(Kind::Value) | Outcome::BaseGone => {}
+                // Whoever mends may decide the tombstone yet, and this caller must not delete what comes after that.
+                Outcome::Damaged { is_exposed: true } => return Err(self.torn("delete", key)),
+                Outcome::Other(Kind::Value) | Outcome::BaseGone | Outcome::Damaged { is_exposed: false } => {}
             }
         }
         Err(self.contended("delete", key))

@@ -36,24 +36,55 @@ impl VersionedStore {
         Ok(())
     }
 
-    /// Removes what came before a value that was decided. Of version 1 the anchor stays; open ballots of version 1 stay
-    /// too, for their owners may be about to create the object once more when all of it is gone.
+    /// Removes what came before a value that was decided. Of version 1 the anchor stays; the first parts of open ballots of
+    /// version 1 stay too, for their owners may be about to create the object once more when all of it is gone. Their
+    /// values go: one that was chosen and gets its mark late is an anchor then, and must not count where what came after
+    /// it is lost.
     pub(super) fn remove_before(&self, key: &Key, value: &Decided) -> Result<()> {
         if value.ballot.version == 1 {
             return Ok(());
         }
         let Some(chain) = self.chain_with(key, value)? else { return Ok(()) };
+        if !chain.is_anchored() && !self.anchor(key, &chain, value)? {
+            return Ok(());
+        }
         for (ballot, parts) in ascending(&chain).into_iter().filter(|(b, _)| b.version < value.ballot.version)
         {
-            match (ballot.version, parts.is_marked) {
-                (1, true) => {
+            match ballot.version {
+                1 => {
                     self.remove_ballot(key, ballot, Parts { accepted: parts.accepted, ..Parts::default() })?
                 }
-                (1, false) => {}
                 _ => self.remove_ballot(key, ballot, parts)?,
             }
         }
         Ok(())
+    }
+
+    /// Gives a chain that lost its anchor to somebody else another one: a ballot of version 1 without a value. `false` when
+    /// something later than `value` was decided: then that one's remover does it, or there is nothing left to do it for.
+    ///
+    /// As with any ballot, the first part is written once, and the mark when the version was confirmed after that: should
+    /// the object be deleted from then on, the first part is listed and removed with it, and a late mark means nothing.
+    fn anchor(&self, key: &Key, chain: &Chain, value: &Decided) -> Result<bool> {
+        let is_latest = |chain: &Chain| chain.current().is_some_and(|latest| latest.ballot == value.ballot);
+        if !is_latest(chain) {
+            return Ok(false);
+        }
+        let rounds =
+            chain.ballots().filter(|(ballot, _)| ballot.version == 1).map(|(ballot, _)| ballot.round);
+        let round = rounds.max().unwrap_or(0).saturating_add(1);
+        let ballot = Ballot { version: 1, round, nonce: self.surroundings.number()? };
+        let part = Part::Prepared { base: 0 };
+        let written = self.bucket.write(&key_of(&folder(key), ballot, part)?, &[], Condition::Always);
+        self.surroundings.pause(self.lag);
+        if written.is_err() || !self.chain_with(key, value)?.is_some_and(|chain| is_latest(&chain)) {
+            self.remove_parts(key, ballot, [part].into_iter());
+            return written.map(|()| false);
+        }
+        let mark = key_of(&folder(key), ballot, Part::Marked)?;
+        self.again(|| self.bucket.write(&mark, &[], Condition::Always))?;
+        self.surroundings.pause(self.lag);
+        Ok(true)
     }
 
     /// Removes a chain that has come to its end, the tombstone last.
@@ -80,6 +111,16 @@ impl VersionedStore {
         if let Some(barrier) = barrier {
             self.remove_parts(key, barrier, [Part::Prepared { base: 0 }].into_iter());
         }
+        Ok(())
+    }
+
+    /// Removes what the last life of an object left over, where it is not there. Found beside the next life it would be
+    /// evidence of versions that this one never had.
+    pub(super) fn remove_debris(&self, key: &Key, chain: &Chain) -> Result<()> {
+        for (ballot, parts) in chain.debris() {
+            self.remove_ballot(key, ballot, parts)?;
+        }
+        self.surroundings.pause(self.lag);
         Ok(())
     }
 

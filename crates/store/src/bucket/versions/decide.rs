@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::chain::{Chain, Decided, Parts};
+use super::look::{Absence, Rests};
 use super::lost::Lost;
 use super::name::{Ballot, Kind, Part, folder, key_of};
 use super::patience::PAUSE;
@@ -26,8 +27,16 @@ pub(super) enum Outcome {
     Other(Kind),
     /// What it builds on is gone, and it has proposed nothing that others could have seen.
     BaseGone,
-    /// What it builds on is gone together with every trace of what was decided.
-    Unknown,
+    /// What it builds on is gone, and nothing tells any more what was decided.
+    Unknown {
+        /// Whether the object was absent at a moment of the operation; otherwise it may have had other values all the time.
+        was_absent: bool,
+    },
+    /// The object lost parts to somebody else.
+    Damaged {
+        /// Whether others may have seen the proposal: then it may be decided yet.
+        is_exposed: bool,
+    },
 }
 
 /// What an operation builds on.
@@ -153,7 +162,7 @@ impl<'a> Proposer<'a> {
         match &self.proposal.base {
             Base::Nothing => 0,
             Base::Decided(base) => base.ballot.nonce,
-            Base::Lost(lost) => lost.remains.first().map_or(0, |(ballot, _)| ballot.nonce),
+            Base::Lost(lost) => lost.base_nonce(),
         }
     }
 
@@ -256,6 +265,7 @@ impl<'a> Proposer<'a> {
 
     /// Looks after a write: whether the ballot still builds on what it was made for, and whether it is the highest.
     fn look(&self, ballot: Ballot) -> Result<Seen> {
+        let mut rests = Rests::default();
         for _ in 0..RESTARTS_MAX {
             let chain = self.store.chain(self.key)?;
             self.store.surroundings.pause(self.store.lag);
@@ -265,10 +275,7 @@ impl<'a> Proposer<'a> {
                     None => continue,
                 }
             }
-            let is_torn = chain.current().is_none() && chain.is_anchored();
             let stands = match &self.proposal.base {
-                // What an operation builds on is lost, or the listing missed what has replaced it.
-                Base::Nothing | Base::Decided(_) if is_torn => continue,
                 Base::Decided(base) if chain.counts(base.ballot) => {
                     if !self.store.is_still(self.key, base)? {
                         // It went while the listing ran: another one shows what came after it.
@@ -278,13 +285,37 @@ impl<'a> Proposer<'a> {
                 }
                 Base::Decided(_) => false,
                 Base::Nothing => self.are_own_still_there(&chain)?,
-                // Nothing that is decided goes before these: so the listing shows it, if there is any.
+                // Nothing that is decided goes before what was left: so the listing shows it, if there is any. But that may
+                // have lost parts, too, and show no open ballot.
                 Base::Lost(lost) => {
-                    self.are_own_still_there(&chain)? && self.store.remains(self.key, lost)?
+                    chain.lost().is_none_or(|now| now.version < self.version)
+                        && self.are_own_still_there(&chain)?
+                        && self.store.remains(self.key, lost)?
                 }
             };
+            let is_absent = !stands || matches!(self.proposal.base, Base::Nothing);
+            if is_absent && chain.current().is_none() {
+                // What is lost is not gone: who means to create it, or to go on after it, must not take it for that.
+                match self.store.absence(self.key, &chain, &mut rests)? {
+                    Absence::Again => continue,
+                    Absence::Lost(_) => {
+                        return Ok(Seen::Ended(Outcome::Damaged { is_exposed: self.is_exposed }));
+                    }
+                    Absence::Gone
+                        if matches!(self.proposal.base, Base::Nothing) && chain.debris().next().is_some() =>
+                    {
+                        self.store.remove_debris(self.key, &chain)?;
+                        continue;
+                    }
+                    Absence::Gone => {}
+                }
+            }
             if !stands {
-                return Ok(Seen::Ended(if self.is_exposed { Outcome::Unknown } else { Outcome::BaseGone }));
+                return Ok(Seen::Ended(if self.is_exposed {
+                    Outcome::Unknown { was_absent: true }
+                } else {
+                    Outcome::BaseGone
+                }));
             }
             let highest = chain.open(self.version).map(|(ballot, _)| ballot).last();
             return Ok(match highest {
@@ -331,7 +362,7 @@ impl<'a> Proposer<'a> {
         Ok(Some(match made(self.version) {
             Some(operation) if is_same_chain && operation == mine => Outcome::Mine(None),
             Some(_) if is_same_chain => Outcome::Other(accepted.kind),
-            _ => Outcome::Unknown,
+            _ => Outcome::Unknown { was_absent: false },
         }))
     }
 

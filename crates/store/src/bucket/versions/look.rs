@@ -10,6 +10,8 @@ use crate::{Error, ErrorKind, Key, Result};
 
 /// How many looks must show the same to take an object for lost.
 const SAME_LOOKS: u32 = 4;
+/// How many must show the same to take what is left for debris of an object that is not there.
+const SAME_DEBRIS: u32 = 2;
 
 /// What an object is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,29 @@ pub(super) enum Found {
     Tombstone(Decided),
     /// It is there, and parts of it are lost.
     Lost(Lost),
+}
+
+/// What a look shows of an object of which no version counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rest {
+    Lost(Lost),
+    /// Ballots without a first part: debris of an object that is not there; or the anchor was lost, and the look ran
+    /// while it was mended.
+    Debris(Vec<Ballot>),
+}
+
+/// What looks showed of an object of which no version counted, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Rests(Option<(Rest, u32)>);
+
+/// What an object is of which no version counts.
+pub(super) enum Absence {
+    /// Another look has to tell.
+    Again,
+    /// It is there, and parts of it are lost.
+    Lost(Lost),
+    /// It was not there at a moment of the look.
+    Gone,
 }
 
 impl Found {
@@ -72,32 +97,47 @@ impl VersionedStore {
         key: &Key,
         read: impl Fn(&Decided) -> Result<Option<T>>,
     ) -> Result<(Found, Option<T>)> {
-        let mut same: Option<(Lost, u32)> = None;
+        let mut rests = Rests::default();
         for _ in 0..RESTARTS_MAX {
             let chain = self.chain(key)?;
             self.surroundings.pause(self.lag);
-            let lost = match (chain.current(), chain.lost()) {
-                // That it can be read tells the same as asking whether it is still there.
-                (Some(current), _) => match read(&current)? {
-                    Some(value) => return Ok((Found::of(current), Some(value))),
-                    // Others replaced it during the listing.
-                    None => None,
-                },
-                (None, None) => return Ok((Found::Nothing, None)),
-                (None, Some(lost)) => Some(lost),
-            };
-            let looks =
-                same.take().filter(|(before, _)| Some(before) == lost.as_ref()).map_or(1, |(_, n)| n + 1);
-            if let Some(lost) = lost {
-                if looks >= SAME_LOOKS && self.remains(key, &lost)? {
-                    return Ok((Found::Lost(lost), None));
+            let Some(current) = chain.current() else {
+                match self.absence(key, &chain, &mut rests)? {
+                    Absence::Again => continue,
+                    Absence::Lost(lost) => return Ok((Found::Lost(lost), None)),
+                    Absence::Gone => return Ok((Found::Nothing, None)),
                 }
-                // Others may be replacing it: then another look shows something else.
-                self.surroundings.pause(PAUSE);
-                same = Some((lost, looks));
+            };
+            // That it can be read tells the same as asking whether it is still there.
+            if let Some(value) = read(&current)? {
+                return Ok((Found::of(current), Some(value)));
             }
+            // Others replaced it during the listing.
+            rests = Rests::default();
         }
         Err(self.contended("read", key))
+    }
+
+    /// What an object is when a look showed no version that counts, after the looks before.
+    pub(super) fn absence(&self, key: &Key, chain: &Chain, before: &mut Rests) -> Result<Absence> {
+        let rest = match chain.lost() {
+            Some(lost) => Rest::Lost(lost),
+            None => Rest::Debris(chain.debris().map(|(ballot, _)| ballot).collect()),
+        };
+        if rest == Rest::Debris(Vec::new()) {
+            return Ok(Absence::Gone);
+        }
+        let looks = before.0.take().filter(|(same, _)| *same == rest).map_or(1, |(_, looks)| looks + 1);
+        match &rest {
+            Rest::Lost(lost) if looks >= SAME_LOOKS && self.remains(key, lost)? => {
+                return Ok(Absence::Lost(lost.clone()));
+            }
+            Rest::Debris(_) if looks >= SAME_DEBRIS => return Ok(Absence::Gone),
+            // Others may be replacing it: then another look shows something else.
+            _ => self.surroundings.pause(PAUSE),
+        }
+        before.0 = Some((rest, looks));
+        Ok(Absence::Again)
     }
 
     /// What the object was at some moment since the call.

@@ -29,6 +29,11 @@ impl Lost {
         self.has_next || self.value.is_some()
     }
 
+    /// The nonce of the ballot whose value it is; 0 when none is known.
+    pub(super) fn base_nonce(&self) -> u64 {
+        self.value.map_or(0, |value| value.ballot.nonce)
+    }
+
     /// What is left when the value of a version that counts is not what was written.
     pub(super) fn overwritten(current: &Decided, chain: &Chain) -> Self {
         let version = current.ballot.version;
@@ -75,10 +80,14 @@ impl Chain {
         if self.current().is_some() || !self.ballots().any(is_lost) {
             return None;
         }
-        // In doubt a version counts as decided: then nothing below it is taken for the object's value.
-        let decided = |(ballot, parts): (Ballot, Parts)| match parts.is_marked || parts.prepared.is_none() {
-            true => ballot.version,
-            false => ballot.version - 1,
+        // In doubt a version counts as decided: then nothing below it is taken for the object's value. There is no doubt
+        // about a value that stands alone below an open ballot with a value: if any was decided, then that one.
+        let decided = |(ballot, parts): (Ballot, Parts)| {
+            let is_below = || self.highest_value(ballot.version).is_some_and(|open| open.ballot > ballot);
+            match parts.is_marked || parts.prepared.is_none() && !is_below() {
+                true => ballot.version,
+                false => ballot.version - 1,
+            }
         };
         let version = self.ballots().map(decided).max()?;
         let value = self.known_value(version);
@@ -86,19 +95,28 @@ impl Chain {
         Some(Lost { version, value, has_next, remains: self.remains(version), what: self.missing(version) })
     }
 
-    /// The value of a version that was decided: that of a ballot that is marked, or of one above a ballot that is. All of
-    /// them have the same.
+    /// Ballots without a first part, which do not count and never will: what came late, or what an interrupted removal left.
+    pub(super) fn debris(&self) -> impl Iterator<Item = (Ballot, Parts)> + '_ {
+        self.ballots().filter(|(_, parts)| parts.prepared.is_none())
+    }
+
+    /// The value of a version that was decided. All ballots that are marked have it, and all that were when somebody
+    /// opened another one on them, and those above that have a value at all.
     fn known_value(&self, version: u32) -> Option<Decided> {
-        let of_version = || self.ballots().filter(move |(ballot, _)| ballot.version == version);
-        let (marked, _) = of_version().find(|(_, parts)| parts.is_marked)?;
-        let usable = |(ballot, parts): (Ballot, Parts)| {
-            let is_whole = parts.is_marked || parts.prepared.is_some();
-            parts
-                .accepted
-                .filter(|_| is_whole && ballot >= marked)
-                .map(|accepted| Decided { ballot, accepted })
-        };
-        of_version().find_map(usable)
+        let is_base =
+            |nonce: u64| self.open(version.saturating_add(1)).any(|(_, parts)| parts.prepared == Some(nonce));
+        let is_decided = |ballot: Ballot, parts: &Parts| parts.is_marked || is_base(ballot.nonce);
+        let of_version: Vec<_> = self.ballots().filter(|(ballot, _)| ballot.version == version).collect();
+        // A mark alone may be late debris of another life: what is below it or above it says nothing.
+        let marked = of_version.iter().rev().find(|(ballot, parts)| is_decided(*ballot, parts))?.0;
+        let is_above = |ballot: Ballot, parts: &Parts| ballot >= marked && parts.prepared.is_some();
+        let with_value =
+            |(ballot, parts): &(Ballot, Parts)| Some(Decided { ballot: *ballot, accepted: parts.accepted? });
+        let sure =
+            of_version.iter().filter(|(ballot, parts)| is_decided(*ballot, parts)).find_map(with_value);
+        let above =
+            || of_version.iter().filter(|(ballot, parts)| is_above(*ballot, parts)).find_map(with_value);
+        sure.or_else(above)
     }
 
     /// Parts that nobody removes before whatever is decided from now on.
@@ -125,6 +143,9 @@ impl Chain {
                 format!("the first part of its version {version} is missing")
             }
             Some(_) => format!("the value of its version {version} is missing"),
+            None if self.known_value(version).is_some() => {
+                format!("the mark of its version {version} is missing")
+            }
             None => format!("all parts of its version {version} are missing"),
         }
     }
@@ -199,6 +220,14 @@ mod tests {
         assert_eq!(told(&["2.2.a", "2.2.d", "3.3.d"]), Some((3, None, false)));
         assert_eq!(told(&["2.2.a", "2.2.d", "3.3.a"]), Some((3, None, false)));
         assert_eq!(told(&["2.2.a", "2.2.d", "4.4.p"]), Some((3, None, false)));
+        // Whoever opened a ballot on it found its mark.
+        assert_eq!(told(&["2.1.p", "2.1.a", "3.3.p"]), Some((2, Some(1), false)));
+        assert_eq!(told(&["2.2.p", "2.2.a", "3.3.p"]), Some((2, None, false)));
+        // A value that came late, of a ballot that was given up; where it is the highest, it may be what was decided.
+        assert_eq!(told(&["2.1.a", "2.2.p", "2.2.a"]), Some((1, None, true)));
+        assert_eq!(told(&["2.2.p", "2.2.a", "2.3.a"]), Some((2, None, false)));
+        // A mark that came late, of another life.
+        assert_eq!(told(&["1.1.d", "1.2.p", "1.2.a", "1.3.a", "1.3.d"]), Some((1, Some(3), false)));
         // A replacement that was accepted goes before what it replaces.
         assert_eq!(told(&["2.2.a", "2.2.d", "3.3.p", "3.3.a"]), Some((2, Some(2), true)));
         // A ballot below the one that is marked may have had another value, one above it had the same.

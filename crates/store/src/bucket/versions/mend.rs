@@ -3,16 +3,15 @@
 //! It is decided as any other version is, by ballots, above all that was decided: so it contends with whoever changes the
 //! object at the same time, and with other repairs, by the same rules. In the place of the version that it builds on stand
 //! the parts that are left: they go before anything that is decided after them goes, and so do the operation's own ballots. No
-//! part is written anew, but the first part of version 1, whose name tells all that it says.
+//! part is written anew.
 
 use super::chain::Chain;
 use super::decide::{Base, Outcome, Proposal, Proposer};
 use super::look::Found;
 use super::lost::Lost;
-use super::name::{Kind, Part, folder, key_of};
+use super::name::Kind;
 use super::value::History;
 use super::{CHANGING, COMPARED_BYTES_MAX, VersionedStore};
-use crate::bucket::Condition;
 use crate::{Chains, DamagedChain, ErrorKind, Key, Result};
 
 /// How often an object is tried to be mended when others change it meanwhile.
@@ -60,27 +59,14 @@ impl VersionedStore {
         Ok(outcome)
     }
 
-    /// Gives version 1 back its first part, which its name tells whole. Should the object have been deleted in the meantime,
-    /// the part stays alone, and means nothing.
-    fn anchor(&self, key: &Key, lost: &Lost) -> Result<bool> {
-        let Some(value) = lost.value.filter(|value| value.ballot.version == 1 && !lost.has_next) else {
-            return Ok(false);
-        };
-        let part = key_of(&folder(key), value.ballot, Part::Prepared { base: 0 })?;
-        self.again(|| self.bucket.write(&part, &[], Condition::Always))?;
-        self.surroundings.pause(self.lag);
-        Ok(true)
-    }
-
     /// Tries to mend once; `false` when what is left tells no value.
     fn mend_once(&self, key: &Key, lost: Lost) -> Result<bool> {
-        if self.anchor(key, &lost)? {
-            return Ok(true);
-        }
         let (mut kind, mut known) = (Kind::Value, None);
         if let Some(value) = lost.value {
             kind = value.accepted.kind;
             known = match self.value(key, &value, COMPARED_BYTES_MAX) {
+                // Its owner gave this ballot up meanwhile; another look tells what is left.
+                Ok(None) => return Ok(true),
                 Ok(found) => found,
                 // It is overwritten, too.
                 Err(error) if error.kind() == ErrorKind::Damaged => None,
@@ -151,11 +137,18 @@ impl Chains for VersionedStore {
     }
 
     fn replace_lost(&self, key: &Key, content: &[u8]) -> Result<()> {
+        // Whoever changed it when the damage was found may have stood in the way of its value, and have ended since.
+        if self.mend(key)? {
+            return Err(self.conflict(key));
+        }
         let Some(lost) = self.flaw(key)? else { return Err(self.conflict(key)) };
         match self.decide_after(key, lost, Kind::Value, Some((History::default(), content)))? {
             Outcome::Mine(_) => Ok(()),
-            Outcome::Other(_) | Outcome::BaseGone => Err(self.conflict(key)),
-            Outcome::Unknown => Err(self.unknown("mend", key)),
+            Outcome::Other(_) | Outcome::BaseGone | Outcome::Damaged { is_exposed: false } => {
+                Err(self.conflict(key))
+            }
+            Outcome::Unknown { .. } => Err(self.unknown("mend", key)),
+            Outcome::Damaged { is_exposed: true } => Err(self.torn("mend", key)),
         }
     }
 }

@@ -146,12 +146,21 @@ impl VersionedStore {
         )
     }
 
+    /// An operation whose value others may have seen before the object lost parts.
+    fn torn(&self, action: &'static str, key: &Key) -> Error {
+        self.unsettled(
+            action,
+            key,
+            "it lost parts meanwhile, and whether this change was made cannot be told; run `check --repair`, then read it again",
+        )
+    }
+
     /// An operation of which others have removed every trace.
     fn unknown(&self, action: &'static str, key: &Key) -> Error {
         self.unsettled(
             action,
             key,
-            "it was deleted meanwhile, and whether this change was made before cannot be told; read it again",
+            "it was deleted or changed often meanwhile, and whether this change was made before cannot be told; read it again",
         )
     }
 }
