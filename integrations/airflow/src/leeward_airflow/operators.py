@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from airflow.sdk import BaseOperator
 
@@ -25,6 +25,8 @@ from .triggers import StepTrigger
 RUN_KEY = "leeward_run"
 #: How often one DAG run may begin an import whose run was then cancelled.
 RUNS_MAX = 100
+#: How long the first task waits for a site that does not answer; without a run there is nothing to defer for.
+BEGIN_SECONDS = 120.0
 
 
 class LeewardStepOperator(BaseOperator):
@@ -63,15 +65,13 @@ class LeewardStepOperator(BaseOperator):
     def execute(self, context) -> Any:
         if not self.leeward_run or self.leeward_run == "None":
             raise AirflowFailException("there is no Leeward run: clear the first task, which begins it")
-        return self._guarded(self._begin_step, self._site(), self.leeward_run)
+        return self._begin_step(self.leeward_run)
 
-    def resume(self, context, event: dict[str, Any]) -> Any:
+    def resume(self, context, event: dict[str, Any], fresh: bool) -> Any:
         """Goes on when the triggerer has seen something."""
         if event["error"]:
             raise _exception(event["error"], event["passing"])
-        site = self._site()
-        log = StepLog(site, self.leeward_run, self.step, event["after"])
-        return self._guarded(self._end_step, site, self.leeward_run, log)
+        return self._go_on(self.leeward_run, event["after"], fresh=fresh, patience_seconds=0)
 
     def _site(self) -> Site:
         try:
@@ -79,40 +79,50 @@ class LeewardStepOperator(BaseOperator):
         except ValueError as error:
             raise AirflowFailException(f"connection {self.leeward_conn_id}: {error}") from None
 
-    def _guarded(self, work, *arguments) -> Any:
-        try:
-            return work(*arguments)
-        except SiteError as error:
-            raise _exception(str(error), error.passing) from error
+    def _begin_step(self, run: str) -> Any:
+        self.log.info("Step %s of run %s", self.step, run)
+        return self._go_on(run, 0, fresh=True, patience_seconds=self.patience_seconds)
 
-    def _begin_step(self, site: Site, run: str) -> Any:
-        self.log.info("Step %s of run %s: %s", self.step, run, site.page_of(run))
-        log = StepLog(site, run, self.step)
-        decision = self._advance(site, run, log, fresh=True)
-        end = time.monotonic() + self.patience_seconds
+    def _go_on(self, run: str, after: int, *, fresh: bool, patience_seconds: float) -> Any:
+        site = self._site()
+        log = StepLog(site, run, self.step, after)
+
+        def look(fresh: bool) -> Decision:
+            decision = advance(site, run, self.step, fresh=fresh, log=log, tell=self._tell)
+            log.hand_on(self.log)
+            return decision
+
+        try:
+            decision = look(fresh)
+        except SiteError as error:
+            self._let_pass(error)
+            self._defer(run, log.after, fresh=fresh)
+        end = time.monotonic() + patience_seconds
         pause = 0.2
         while isinstance(decision, Wait) and time.monotonic() < end:
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
-            log.hand_on(self.log)
-            decision = self._advance(site, run, log, fresh=False)
+            try:
+                decision = look(fresh=False)
+            except SiteError as error:
+                self._let_pass(error)
+                break
         return self._conclude(run, log, decision)
 
-    def _end_step(self, site: Site, run: str, log: StepLog) -> Any:
-        return self._conclude(run, log, self._advance(site, run, log, fresh=False))
+    def _tell(self, command: Command) -> None:
+        self.log.info("%s: %s", command.body["step"], command.why)
 
-    def _advance(self, site: Site, run: str, log: StepLog, *, fresh: bool) -> Decision:
-        def tell(command: Command) -> None:
-            self.log.info("%s: %s", command.body["step"], command.why)
-
-        return advance(site, run, self.step, fresh=fresh, log=log, tell=tell)
+    def _let_pass(self, error: SiteError) -> None:
+        """The triggerer has the patience to wait for a daemon that is started anew; what cannot pass fails the task."""
+        if not error.passing:
+            raise _exception(str(error), passing=False) from error
+        self.log.warning("%s", error)
 
     def _conclude(self, run: str, log: StepLog, decision: Decision) -> Any:
-        log.hand_on(self.log)
         match decision:
             case Wait(why):
                 self.log.info("%s; the triggerer waits for it", why)
-                self.defer(trigger=self._trigger(run, log.after), method_name="resume")
+                self._defer(run, log.after, fresh=False)
             case Succeeded(outputs):
                 return outputs
             case Skipped(reason):
@@ -120,15 +130,17 @@ class LeewardStepOperator(BaseOperator):
             case Failed(reason, passing):
                 raise _exception(f"{self.step}: {reason}", passing)
 
-    def _trigger(self, run: str, after: int) -> StepTrigger:
-        return StepTrigger(
+    def _defer(self, run: str, after: int, *, fresh: bool) -> NoReturn:
+        trigger = StepTrigger(
             conn_id=self.leeward_conn_id,
             leeward_run=run,
             step=self.step,
             after=after,
+            fresh=fresh,
             poll_seconds=self.poll_seconds,
             unreachable_seconds=self.unreachable_seconds,
         )
+        self.defer(trigger=trigger, method_name="resume", kwargs={"fresh": fresh})
 
 
 class LeewardImportOperator(LeewardStepOperator):
@@ -139,16 +151,27 @@ class LeewardImportOperator(LeewardStepOperator):
     """
 
     def execute(self, context) -> Any:
-        site = self._site()
-        run = self._guarded(self._begin_run, site, context)
+        run = self._begin_run(context)
         context["ti"].xcom_push(key=RUN_KEY, value=run)
-        return self._guarded(self._begin_step, site, run)
+        return self._begin_step(run)
 
-    def resume(self, context, event: dict[str, Any]) -> Any:
+    def resume(self, context, event: dict[str, Any], fresh: bool) -> Any:
         self.leeward_run = context["ti"].xcom_pull(task_ids=self.task_id, key=RUN_KEY)
-        return super().resume(context, event)
+        return super().resume(context, event, fresh)
 
-    def _begin_run(self, site: Site, context) -> str:
+    def _begin_run(self, context) -> str:
+        site = self._site()
+        end = time.monotonic() + BEGIN_SECONDS
+        while True:
+            try:
+                return self._begin_once(site, context)
+            except SiteError as error:
+                if not error.passing or time.monotonic() > end:
+                    raise _exception(str(error), error.passing) from error
+                self.log.warning("%s; asking again", error)
+                time.sleep(self.poll_seconds)
+
+    def _begin_once(self, site: Site, context) -> str:
         try:
             request = import_request(context["params"])
         except ValueError as error:
@@ -157,6 +180,7 @@ class LeewardImportOperator(LeewardStepOperator):
         for number in range(RUNS_MAX):
             run = site.begin(request, begin_key(context["dag_run"], number))
             if site.see(run).run["state"] not in ("cancelled", "failed"):
+                self.log.info("Run %s: %s", run, site.page_of(run))
                 return run
             self.log.info("run %s has ended without a volume; another one is begun", run)
         raise AirflowFailException(f"{RUNS_MAX} runs of this DAG run were cancelled; trigger another DAG run")

@@ -31,6 +31,7 @@ class StepTrigger(BaseTrigger):
         leeward_run: str,
         step: str,
         after: int,
+        fresh: bool,
         poll_seconds: float,
         unreachable_seconds: float,
     ):
@@ -39,12 +40,13 @@ class StepTrigger(BaseTrigger):
         self.leeward_run = leeward_run
         self.step = step
         self.after = after
+        self.fresh = fresh
         self.poll_seconds = poll_seconds
         self.unreachable_seconds = unreachable_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         # The connection by its name: what is serialized is kept in Airflow's database.
-        names = ("conn_id", "leeward_run", "step", "after", "poll_seconds", "unreachable_seconds")
+        names = ("conn_id", "leeward_run", "step", "after", "fresh", "poll_seconds", "unreachable_seconds")
         return f"{__name__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -61,7 +63,7 @@ class StepTrigger(BaseTrigger):
             now = time.monotonic()
             if error is None:
                 answered = now
-                if not isinstance(decide(seen.run, self.step, fresh=False), Wait):
+                if not isinstance(decide(seen.run, self.step, fresh=self.fresh), Wait):
                     yield TriggerEvent({"after": log.after, "error": None})
                     return
                 if now - told >= TELL_SECONDS:
