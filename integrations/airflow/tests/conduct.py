@@ -74,6 +74,15 @@ def call(method: str, url: str, token: str | None, body=None):
             return error.code, error.read().decode(errors="replace")
 
 
+def words(value) -> list[str]:
+    """All texts in a value: what a line of a log says stands in some of its fields."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [word for item in value for word in words(item)]
+    return [value] if isinstance(value, str) else []
+
+
 class Airflow:
     def __init__(self, state: Path):
         text = (state / "env").read_text()
@@ -128,11 +137,16 @@ class DagRun:
         until(f"{self.name} is {state}", test)
 
     def until_task(self, task: str, *states: str):
-        until(f"{task} of {self.name} is {states}", lambda: self.tasks()[task]["state"] in states)
+        def test():
+            if self.tasks()[task]["state"] in states:
+                return True
+            assert self.state() not in ("failed", "success"), f"{task} of {self.name} was never {states}\n{self.logs()}"
+
+        until(f"{task} of {self.name} is {states}", test)
 
     def log(self, task: str, number: int = 1) -> str:
         answer = self.airflow.ask("GET", f"{self.path}/taskInstances/{task}/logs/{number}?full_content=true")
-        return "\n".join(line.get("event", "") if isinstance(line, dict) else str(line) for line in answer["content"])
+        return "\n".join(words(answer["content"]))
 
     def logs(self) -> str:
         failed = [name for name, task in self.tasks().items() if task["state"] == "failed"]
@@ -322,14 +336,18 @@ def retried(airflow: Airflow, daemon: Daemon, _killed):
     broken = daemon.folder / "broken"
     broken.write_text("in the way")
     run = airflow.trigger(RETRYING, bucket_name="inbox", object_name="whole.disk.qcow2", target="broken")
-    run.until_task("create_block_volume", "up_for_retry")
-    leeward = run.leeward_run()
-    assert daemon.step(leeward, "create_block_volume")["failure"]["passing"]
+
+    def failed_once():
+        assert run.state() not in ("failed", "success"), run.logs()
+        return next((name for name, task in run.tasks().items() if task["state"] == "up_for_retry"), None)
+
+    task = until("a task is to be tried again", failed_once)
+    assert daemon.step(run.leeward_run(), task)["failure"]["passing"]
     broken.unlink()
     run.until("success")
-    assert run.tasks()["create_block_volume"]["try_number"] == 2
-    assert daemon.step(leeward, "get_file_head")["tries"] == 1
-    assert_holds(daemon.volume(leeward, "broken"), daemon.folder / "whole.raw")
+    assert run.tasks()[task]["try_number"] == 2
+    assert daemon.step(run.leeward_run(), "get_file_head")["tries"] == 1
+    assert_holds(daemon.volume(run.leeward_run(), "broken"), daemon.folder / "whole.raw")
 
 
 def cancelled(airflow: Airflow, daemon: Daemon, killed: threading.Event):
@@ -404,7 +422,7 @@ def main() -> int:
         shutil.copyfile(DAG_FILE, copied)
         retrying.write_text(
             "from datetime import timedelta\nfrom leeward_airflow.imports import import_dag\n"
-            f"dag = import_dag('{RETRYING}', default_args={{'retries': 1, 'retry_delay': timedelta(seconds=1)}})\n"
+            f"dag = import_dag('{RETRYING}', default_args={{'retries': 1, 'retry_delay': timedelta(seconds=15)}})\n"
         )
         for dag in (DAG, RETRYING):
             until(f"DAG {dag} is seen", lambda dag=dag: call("GET", f"{airflow.url}/api/v2/dags/{dag}", airflow.token)[0] == 200, 300)
