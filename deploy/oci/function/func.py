@@ -25,7 +25,11 @@ def tell(event: bytes, settings) -> int:
     handlers = [_NoRedirect(), urllib.request.ProxyHandler({})]
     if settings.get("LEEWARD_CA"):
         authority = base64.b64decode(settings["LEEWARD_CA"]).decode()
-        handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cadata=authority)))
+        handlers.append(
+            urllib.request.HTTPSHandler(
+                context=ssl.create_default_context(cadata=authority)
+            )
+        )
     # In the query, as the site takes a source's secret there; the site's logs leave it out.
     request = urllib.request.Request(
         f"{settings['LEEWARD_HEAR']}?token={settings['LEEWARD_SECRET']}",

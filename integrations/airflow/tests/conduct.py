@@ -88,7 +88,12 @@ class Airflow:
         text = (state / "env").read_text()
         found = dict(re.findall(r"(TB_AIRFLOW(?:_\w+)?)=(\S+)", text))
         self.url, self.state = found["TB_AIRFLOW"], state
-        status, answer = call("POST", f"{self.url}/auth/token", None, {"username": found["TB_AIRFLOW_USER"], "password": found["TB_AIRFLOW_PASSWORD"]})
+        status, answer = call(
+            "POST",
+            f"{self.url}/auth/token",
+            None,
+            {"username": found["TB_AIRFLOW_USER"], "password": found["TB_AIRFLOW_PASSWORD"]},
+        )
         assert status == 201, answer
         self.token = answer["access_token"]
 
@@ -105,7 +110,14 @@ class Airflow:
 
     def connect(self, address: str, token: str):
         host, port = address.rsplit(":", 1)
-        body = {"connection_id": CONNECTION, "conn_type": "leeward", "host": host, "port": int(port), "schema": "http", "password": token}
+        body = {
+            "connection_id": CONNECTION,
+            "conn_type": "leeward",
+            "host": host,
+            "port": int(port),
+            "schema": "http",
+            "password": token,
+        }
         self.ask("DELETE", f"/connections/{CONNECTION}", ok=(204, 404))
         self.ask("POST", "/connections", body)
 
@@ -156,8 +168,16 @@ class DagRun:
         return self.airflow.ask("GET", f"{self.path}/taskInstances/{task}/xcomEntries/{key}?deserialize=true")["value"]
 
     def clear(self, *tasks: str, downstream: bool = False):
-        body = {"dry_run": False, "dag_run_id": self.name, "only_failed": False, "include_downstream": downstream, "reset_dag_runs": True}
-        self.airflow.ask("POST", f"/dags/{self.dag}/clearTaskInstances", {**body, **({"task_ids": list(tasks)} if tasks else {})})
+        body = {
+            "dry_run": False,
+            "dag_run_id": self.name,
+            "only_failed": False,
+            "include_downstream": downstream,
+            "reset_dag_runs": True,
+        }
+        self.airflow.ask(
+            "POST", f"/dags/{self.dag}/clearTaskInstances", {**body, **({"task_ids": list(tasks)} if tasks else {})}
+        )
 
     def mark_success(self, task: str):
         self.airflow.ask("PATCH", f"{self.path}/taskInstances/{task}", {"new_state": "success"})
@@ -189,7 +209,12 @@ class Daemon:
 
     def up(self):
         log = (self.folder / "daemon.log").open("ab")
-        self.child = subprocess.Popen([self.leeward, "server", "--config", self.folder / "site.toml"], stdout=subprocess.PIPE, stderr=log, text=True)
+        self.child = subprocess.Popen(
+            [self.leeward, "server", "--config", self.folder / "site.toml"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
         line = next((line for line in self.child.stdout if "Serving at" in line), None)
         assert line, (self.folder / "daemon.log").read_text()
         self.address = line.split("http://")[1].strip()
@@ -219,7 +244,9 @@ class Daemon:
         """The run's only volume."""
         made = self.step(run, "create_block_volume")["outputs"]["volumes"]
         assert len(made) == 1, made
-        found = [path for path in (self.folder / target).iterdir() if path.suffix == ".raw" and made[0]["id"] in path.name]
+        found = [
+            path for path in (self.folder / target).iterdir() if path.suffix == ".raw" and made[0]["id"] in path.name
+        ]
         assert len(found) == 1, (made, list((self.folder / target).iterdir()))
         return found[0]
 
@@ -245,7 +272,10 @@ def make_disk(path: Path, seed: int, size: int):
 def make_images(folder: Path, inbox: Path):
     """A disk and its image, and a disk with a file system of which one inode is damaged."""
     make_disk(folder / "whole.raw", 1, 48 << 20)
-    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", folder / "whole.raw", inbox / "whole.disk.qcow2"], check=True)
+    subprocess.run(
+        ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", folder / "whole.raw", inbox / "whole.disk.qcow2"],
+        check=True,
+    )
     sound = folder / "sound.raw"
     with sound.open("wb") as file:
         file.truncate(16 << 20)
@@ -255,12 +285,21 @@ def make_images(folder: Path, inbox: Path):
     tools = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", files, sound], check=True, env=tools)
     shutil.copyfile(sound, inbox / "damaged.raw")
-    subprocess.run(["debugfs", "-w", "-R", "clri /a.txt", inbox / "damaged.raw"], check=True, env=tools, capture_output=True)
+    subprocess.run(
+        ["debugfs", "-w", "-R", "clri /a.txt", inbox / "damaged.raw"], check=True, env=tools, capture_output=True
+    )
 
 
 def whole(airflow: Airflow, daemon: Daemon, killed: threading.Event):
     """From the DAG run to a volume with every byte, over the death of the daemon; a cleared task does nothing twice."""
-    run = airflow.trigger(DAG, bucket_name="inbox", object_name="whole.disk.qcow2", ad_number="0", target="slow", options={"volume_name": "by.airflow"})
+    run = airflow.trigger(
+        DAG,
+        bucket_name="inbox",
+        object_name="whole.disk.qcow2",
+        ad_number="0",
+        target="slow",
+        options={"volume_name": "by.airflow"},
+    )
     run.until_task("write_image_to_bv", "deferred")
     leeward = run.leeward_run()
     until("the step runs", lambda: daemon.step(leeward, "write_image_to_bv")["state"] == "running")
@@ -279,7 +318,9 @@ def whole(airflow: Airflow, daemon: Daemon, killed: threading.Event):
     assert_holds(volume, daemon.folder / "whole.raw")
     assert run.xcom("create_block_volume", "return_value")["volumes"][0]["name"] == "by.airflow"
     # The step's own words are in the task's log, those that came while nobody but the triggerer looked, too.
-    told = [line["text"] for line in daemon.ask("GET", f"/v1/runs/{leeward}/log?step=write_image_to_bv&most=1000")["lines"]]
+    told = [
+        line["text"] for line in daemon.ask("GET", f"/v1/runs/{leeward}/log?step=write_image_to_bv&most=1000")["lines"]
+    ]
     assert any("all as written" in line for line in told), told
     log = run.log("write_image_to_bv")
     assert all(line in log for line in told), (told, log)
@@ -308,7 +349,9 @@ def mended(airflow: Airflow, daemon: Daemon, _killed):
     run.clear("fsck_on_block_volume", downstream=True)
     run.until("success")
     assert run.tasks()["fsck_on_block_volume"]["try_number"] == 2
-    assert failure["message"] not in run.log("fsck_on_block_volume", 2).replace("it is tried again; it had failed: " + failure["message"], "")
+    assert failure["message"] not in run.log("fsck_on_block_volume", 2).replace(
+        "it is tried again; it had failed: " + failure["message"], ""
+    )
     steps = {step["name"]: step for step in daemon.run(leeward)["steps"]}
     assert steps["fsck_on_block_volume"]["tries"] >= 2
     assert steps["fsck_on_block_volume"]["state"] == "succeeded"
@@ -373,7 +416,10 @@ def cancelled(airflow: Airflow, daemon: Daemon, killed: threading.Event):
 def refused(airflow: Airflow, daemon: Daemon, killed: threading.Event):
     """A DAG run without an object, or of a bucket that the site has not, fails at its first task and says why."""
     assert killed.wait(SECONDS_MAX)
-    for conf, reason in (({}, "params need bucket_name and object_name"), ({"bucket_name": "x", "object_name": "a.raw"}, "no source of the site is bucket 'x'")):
+    for conf, reason in (
+        ({}, "params need bucket_name and object_name"),
+        ({"bucket_name": "x", "object_name": "a.raw"}, "no source of the site is bucket 'x'"),
+    ):
         run = airflow.trigger(DAG, **conf)
         run.until("failed")
         assert reason in run.log("get_file_head"), run.log("get_file_head")
@@ -425,7 +471,11 @@ def main() -> int:
             f"dag = import_dag('{RETRYING}', default_args={{'retries': 1, 'retry_delay': timedelta(seconds=15)}})\n"
         )
         for dag in (DAG, RETRYING):
-            until(f"DAG {dag} is seen", lambda dag=dag: call("GET", f"{airflow.url}/api/v2/dags/{dag}", airflow.token)[0] == 200, 300)
+            until(
+                f"DAG {dag} is seen",
+                lambda dag=dag: call("GET", f"{airflow.url}/api/v2/dags/{dag}", airflow.token)[0] == 200,
+                300,
+            )
             airflow.ask("PATCH", f"/dags/{dag}", {"is_paused": False})
         failed = run_scenarios(airflow, daemon)
         leaks = files_with(state / "task-logs", daemon.token) + files_with(state / "log", daemon.token)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from leeward_airflow.conductor import (  # noqa: E402
+from leeward_airflow.conductor import (
     Command,
     Failed,
     Skipped,
@@ -16,7 +16,7 @@ from leeward_airflow.conductor import (  # noqa: E402
     advance,
     decide,
 )
-from leeward_airflow.site import Seen, SiteError  # noqa: E402
+from leeward_airflow.site import Seen, SiteError
 
 
 def step(name, state="pending", **more):
@@ -52,8 +52,13 @@ class Decisions(unittest.TestCase):
         self.check(run("running", step("write", "waiting", failure=PASSING, next_at="soon")), Wait)
 
     def test_a_step_that_is_over_ends_its_task_at_once_however_often_that_is_cleared(self):
-        self.assertEqual(decide(run("succeeded", step("write", "succeeded", outputs={"a": 1})), "write", fresh=True), Succeeded({"a": 1}))
-        self.assertEqual(decide(run("running", step("write", "skipped", skipped="no need")), "write", fresh=True), Skipped("no need"))
+        self.assertEqual(
+            decide(run("succeeded", step("write", "succeeded", outputs={"a": 1})), "write", fresh=True),
+            Succeeded({"a": 1}),
+        )
+        self.assertEqual(
+            decide(run("running", step("write", "skipped", skipped="no need")), "write", fresh=True), Skipped("no need")
+        )
         self.check(run("cancelled", step("write", "succeeded")), Succeeded)
 
     def test_a_failed_step_is_tried_again_by_a_task_that_begins_and_fails_one_that_has_waited(self):
@@ -61,7 +66,9 @@ class Decisions(unittest.TestCase):
         self.check(held, ("retry", "write"))
         failed = self.check(held, Failed, fresh=False)
         self.assertEqual(failed, Failed("the disk is full — make room", passing=False))
-        self.assertTrue(self.check(run("running", step("write", "failed", failure=PASSING)), Failed, fresh=False).passing)
+        self.assertTrue(
+            self.check(run("running", step("write", "failed", failure=PASSING)), Failed, fresh=False).passing
+        )
 
     def test_what_was_marked_as_done_in_airflow_is_skipped_at_the_site_where_it_may_be(self):
         for state in ("failed", "pending"):
@@ -102,7 +109,9 @@ class Changing:
             raise SiteError("no", status=self.refuse.pop(0))
 
     def log(self, _run, _step, after):
-        return [{"number": number, "level": "info", "text": str(number)} for number in range(after + 1, min(after + 3, 6))]
+        return [
+            {"number": number, "level": "info", "text": str(number)} for number in range(after + 1, min(after + 3, 6))
+        ]
 
 
 class Advances(unittest.TestCase):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from leeward_airflow.site import Site, SiteError, of_connection  # noqa: E402
+from leeward_airflow.site import Site, SiteError, of_connection
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -37,10 +37,18 @@ def connection(**given):
 class Connections(unittest.TestCase):
     def test_an_address_is_https_unless_the_site_is_on_this_machine(self):
         self.assertEqual(of_connection(connection(port=7443)).url, "https://site.example:7443")
-        self.assertEqual(of_connection(connection(host="https://site.example:1/", port=2)).url, "https://site.example:1")
+        self.assertEqual(
+            of_connection(connection(host="https://site.example:1/", port=2)).url, "https://site.example:1"
+        )
         self.assertEqual(of_connection(connection(host="::1", schema="http", port=3)).url, "http://[::1]:3")
         self.assertEqual(of_connection(connection(host="127.0.0.1", schema="http")).url, "http://127.0.0.1")
-        for wrong in ({"schema": "http"}, {"password": ""}, {"host": ""}, {"host": "ftp://a"}, {"host": "https://u:p@a"}):
+        for wrong in (
+            {"schema": "http"},
+            {"password": ""},
+            {"host": ""},
+            {"host": "ftp://a"},
+            {"host": "https://u:p@a"},
+        ):
             with self.assertRaises(ValueError, msg=wrong):
                 of_connection(connection(**wrong))
 

@@ -160,9 +160,7 @@ class StepLog:
             level("%s", line["text"])
 
 
-def advance(
-    site: Site, run: str, name: str, *, fresh: bool, log: StepLog, tell: Callable[[Command], None]
-) -> Decision:
+def advance(site: Site, run: str, name: str, *, fresh: bool, log: StepLog, tell: Callable[[Command], None]) -> Decision:
     """Does what is to be done now, and says where that leads: never to a command."""
     for _ in range(ROUNDS_MAX):
         seen: Seen = site.see(run)

@@ -71,7 +71,9 @@ def import_params() -> dict[str, Param]:
     return {
         "bucket_name": Param("", type="string", description="A source of the site, or the bucket of one"),
         "object_name": Param("", type="string", description="The disk image"),
-        "ad_number": Param(0, type=["integer", "string", "null"], description="Availability domain; 0: as the object says"),
+        "ad_number": Param(
+            0, type=["integer", "string", "null"], description="Availability domain; 0: as the object says"
+        ),
         "target": Param(None, type=text_or_none, description="A target of the site; the source's own where empty"),
         "version": Param(None, type=text_or_none, description="The version that is meant; the newest where empty"),
         "options": Param({}, type="object", description="volume_name, backup_policy, vpus_per_gb, kms_key and others"),
