@@ -323,3 +323,55 @@ fn whoever_changes_an_object_while_it_loses_parts_is_told_what_came_of_it() {
     }
     assert!(told.iter().all(|times| *times > 10), "done, open, damaged, refused: {told:?}");
 }
+
+#[test]
+fn what_is_left_of_a_deletion_says_nothing_of_the_next_life() {
+    let mut lives = 0;
+    for number in 0..40 {
+        let stage = Stage::new(2);
+        let (bucket, key) = (Arc::new(stage.bucket.client()), stage.key.clone());
+        let has_begun = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&has_begun);
+        meanwhile(&stage, number, move |store| {
+            begins.store(store.put_if_absent(&key, &[b"the next life"]).is_ok(), Ordering::SeqCst);
+            if begins.load(Ordering::SeqCst) && lose_latest(&bucket, &key, 'p') {
+                assert!(store.mend(&key).unwrap(), "request {number}");
+            }
+        });
+        assert!(stage.store().delete(&stage.key).unwrap());
+        stage.bucket.set_hook(None);
+        if has_begun.load(Ordering::SeqCst) {
+            lives += 1;
+            stage.assert_usable(b"the next life", &format!("request {number}"));
+        }
+    }
+    assert!(lives > 2, "{lives}");
+}
+
+#[test]
+fn a_first_version_that_is_marked_late_does_not_come_back_when_the_second_is_lost() {
+    let mut lost = 0;
+    for (letter, number) in
+        ['p', 'd'].into_iter().flat_map(|letter| (0..12).map(move |number| (letter, number)))
+    {
+        let stage = Stage::new(0);
+        let (bucket, key) = (Arc::new(stage.bucket.client()), stage.key.clone());
+        let is_lost = Arc::new(AtomicBool::new(false));
+        let is_taken = Arc::clone(&is_lost);
+        meanwhile(&stage, number, move |store| {
+            // It ends the creation of the other one, or makes its own.
+            let _ = store.put_if_absent(&key, &[b"another"]);
+            let (_, version) = store.get(&key, 1000).unwrap();
+            store.put_if_match(&key, b"the second", &version).unwrap();
+            is_taken.store(lose_latest(&bucket, &key, letter), Ordering::SeqCst);
+        });
+        let _ = stage.store().put_if_absent(&stage.key, &[CONTENT]);
+        stage.bucket.set_hook(None);
+        stage.store().mend(&stage.key).unwrap();
+        if is_lost.load(Ordering::SeqCst) {
+            lost += 1;
+            stage.assert_usable(b"the second", &format!("part {letter}, request {number}"));
+        }
+    }
+    assert!(lost > 10, "{lost}");
+}

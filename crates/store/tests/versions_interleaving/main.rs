@@ -210,12 +210,12 @@ fn play(seed: u64, harms: u32) -> Played {
     Played { calls: events.len(), open, harms: mends.len() as u32, remade: remade.into_inner() }
 }
 
-/// Plays 1,500 seeds, or those that were asked for.
-fn play_all(harms: u32) -> Played {
+/// Plays so many seeds, or those that were asked for.
+fn play_all(seeds: u64, harms: u32) -> Played {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("LEEWARD_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("LEEWARD_ROUNDS").unwrap_or(1500),
+        None => 0..number("LEEWARD_ROUNDS").unwrap_or(seeds),
     };
     let mut all = Played::default();
     for seed in seeds.clone() {
@@ -234,14 +234,16 @@ fn play_all(harms: u32) -> Played {
 
 #[test]
 fn whatever_the_order_of_requests_a_changing_object_is_a_register_with_comparison() {
-    let all = play_all(0);
+    let all = play_all(1500, 0);
     assert!(all.open * 10 < all.calls, "{} of {} calls were left open", all.open, all.calls);
 }
 
 /// Whoever mends is one of those who change the object, and no value that was decided becomes another.
 #[test]
-#[ignore = "open: seed 35 has a history that no order explains; until then chains are mended while nobody writes"]
 fn it_is_one_though_parts_are_lost_and_mended_meanwhile() {
-    let all = play_all(3);
-    assert!(all.harms > 100 || std::env::var("LEEWARD_SEED").is_ok(), "{} parts", all.harms);
+    let all = play_all(1000, 3);
+    if std::env::var("LEEWARD_SEED").is_err() {
+        assert!(all.harms > 100, "{} parts", all.harms);
+        assert!(all.remade * 20 < all.harms, "{} of {} values were not found", all.remade, all.harms);
+    }
 }

@@ -94,6 +94,15 @@ impl Chain {
         self.parts(ballot).decided().is_some()
     }
 
+    /// A ballot that counts and has decided the same as this one, by choice this one.
+    pub(super) fn same(&self, base: &Decided) -> Option<Decided> {
+        let (version, operation) = (base.ballot.version, base.accepted.operation);
+        let is_same =
+            |other: &Decided| (other.ballot.version, other.accepted.operation) == (version, operation);
+        let decided = |(ballot, parts): (Ballot, Parts)| Some(Decided { ballot, accepted: parts.decided()? });
+        if self.counts(base.ballot) { Some(*base) } else { self.ballots().filter_map(decided).find(is_same) }
+    }
+
     /// Whether the anchor of the chain was seen: what is left of version 1 until the whole chain is removed. Then the
     /// object is there or being removed, even if the look missed every version that counts.
     pub(super) fn is_anchored(&self) -> bool {

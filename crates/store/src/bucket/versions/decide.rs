@@ -276,14 +276,12 @@ impl<'a> Proposer<'a> {
                 }
             }
             let stands = match &self.proposal.base {
-                Base::Decided(base) if chain.counts(base.ballot) => {
-                    if !self.store.is_still(self.key, base)? {
-                        // It went while the listing ran: another one shows what came after it.
-                        continue;
-                    }
-                    chain.parts(ballot).prepared.is_some()
-                }
-                Base::Decided(_) => false,
+                Base::Decided(base) => match chain.same(base) {
+                    // It went while the listing ran: another one shows what came after it.
+                    Some(base) if !self.store.is_still(self.key, &base)? => continue,
+                    Some(_) => chain.parts(ballot).prepared.is_some(),
+                    None => false,
+                },
                 Base::Nothing => self.are_own_still_there(&chain)?,
                 // Nothing that is decided goes before what was left: so the listing shows it, if there is any. But that may
                 // have lost parts, too, and show no open ballot.
