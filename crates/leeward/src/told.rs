@@ -27,7 +27,7 @@ fn commands(text: &str) -> Vec<Vec<&str>> {
 /// What is wrong with a command.
 fn wrong(words: &[&str], root: &Command) -> Option<String> {
     let mut command = root;
-    for word in words {
+    for word in words.iter().take_while(|word| !word.starts_with('-')) {
         match command.find_subcommand(word) {
             Some(found) => command = found,
             None if command.has_subcommands() && command.get_positionals().next().is_none() => {
