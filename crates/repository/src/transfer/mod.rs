@@ -34,7 +34,7 @@ use serde::Serialize;
 pub use count::{CountedStore, Traffic, TrafficClass, TrafficReport};
 pub use estimate::Estimate;
 pub use mirror::{Extra, Stale};
-pub use relay::{Relay, Relayed, WholePack};
+pub use relay::{Lacking, Relay, Relayed, WholePack, rename_pack};
 pub use select::{Pick, Selection};
 
 use crate::backup::Control;

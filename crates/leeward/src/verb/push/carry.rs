@@ -208,13 +208,9 @@ impl Sides {
 
 fn tell_relayed(relayed: &Relayed, output: &Output) {
     let (packs, bytes) = (relayed.packs, size::show(relayed.bytes));
-    let present = match relayed.packs_present {
-        0 => String::new(),
-        count => format!("; {count} were there already"),
-    };
-    output.line(format!("  {bytes} in {packs} packs did not pass this machine: {}{present}", relayed.by));
+    output.line(format!("  {bytes} in {packs} packs did not pass this machine: {}", relayed.by));
     if let Some(why) = &relayed.left_because {
-        let left = relayed.packs_wanted.saturating_sub(relayed.packs + relayed.packs_present);
+        let left = relayed.packs_wanted.saturating_sub(relayed.packs);
         output.line(format!("  {left} packs went through this machine after all: {why}"));
     }
 }
