@@ -83,8 +83,11 @@ pub fn small() -> Vec<Scenario> {
             )
         },
         Scenario { window: true, ..line("forgotten and brought back", vec![FIRST, FORGETTER, UNDELETER]) },
-        garbage("a moved pack and two collections", vec![MOVER, FIRST, SECOND]),
-        garbage("a moved pack and a revoking collection", vec![MOVER, REVOKING]),
+        Scenario {
+            head_start: 4,
+            ..garbage("a moved pack, its old name condemned, and two collections", vec![FIRST, MOVER, SECOND])
+        },
+        garbage("a moved pack, a backup and a revoking collection", vec![MOVER, fresh(1), REVOKING]),
     ]
 }
 
@@ -110,7 +113,7 @@ pub fn large() -> Vec<Scenario> {
                 vec![on(0, 0), FIRST, FORGETTER, UNDELETER],
             )
         },
-        garbage("a moved pack, a backup, two collections", vec![MOVER, fresh(1), REVOKING, SECOND]),
+        garbage("a moved pack and two collections", vec![MOVER, FIRST, SECOND]),
         first_backup(
             "two backups, one of them a first, two collections",
             vec![fresh(0), fresh(1), REVOKING, SECOND],
