@@ -94,7 +94,7 @@ pub(super) fn run(
     writer: &Writer,
     source: &Blobs,
 ) -> Result<Option<Relayed>> {
-    if !transfer.from.shares_cipher_with(transfer.to) {
+    if transfer.why_not_whole().is_some() {
         return Ok(None);
     }
     let packs = plan(transfer, options, control, writer, source)?;

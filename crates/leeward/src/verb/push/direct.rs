@@ -49,6 +49,11 @@ pub enum Way {
     Through(Option<String>),
 }
 
+/// What `--direct must` says where nothing can go from server to server.
+pub fn refused(what: impl Into<String>) -> Failure {
+    Failure::new(Code::Refused, what).hint("say --direct auto to let it go through this machine")
+}
+
 /// Finds out whether one of two servers can move packs to or from the other.
 pub fn find(
     from: (&str, Side),
@@ -61,11 +66,8 @@ pub fn find(
     if direct == Direct::Never || !are_servers && direct == Direct::Auto {
         return Ok(Way::Through(None));
     }
-    let refused = |what: String| {
-        Failure::new(Code::Refused, what).hint("say --direct auto to let it go through this machine")
-    };
     if !are_servers {
-        return Err(refused("only two servers can move packs between them, and one side is none".to_owned()));
+        return Err(refused("only two servers can move packs between them, and one side is none"));
     }
     let failed = |error: leeward_store::Error| Failure::from(Error::from(error));
     let (source, target) = (servers::control(from.0, from.1)?, servers::control(to.0, to.1)?);
@@ -136,8 +138,11 @@ impl Relay for DirectWay {
         }
         progress.finish();
         let left_because = gave_up.as_ref().map(told);
-        if let Some(error) = gave_up.filter(|_| self.must) {
-            return Err(error.into());
+        if self.must {
+            let left = || tally.left.clone().map(|what| self.cannot_move(what, false));
+            if let Some(error) = gave_up.or_else(left) {
+                return Err(error.into());
+            }
         }
         Ok(Relayed {
             by: self.by(),
@@ -203,14 +208,24 @@ impl DirectWay {
         }
     }
 
+    /// Whether nothing may go another way.
+    pub fn is_must(&self) -> bool {
+        self.must
+    }
+
     /// What the mover says of a transfer that failed.
     fn failed(&self, status: TransferStatus) -> leeward_store::Error {
+        let what = status.problem.unwrap_or_else(|| "somebody ended it".to_owned());
+        self.cannot_move(what, status.is_transient)
+    }
+
+    fn cannot_move(&self, what: String, is_transient: bool) -> leeward_store::Error {
         leeward_store::Error::Remote {
             store: self.mover.location().to_string(),
             action: "move",
             key: format!("packs to or from peer {}", self.peer),
-            what: status.problem.unwrap_or_else(|| "somebody ended it".to_owned()),
-            is_transient: status.is_transient,
+            what,
+            is_transient,
         }
     }
 
@@ -222,7 +237,7 @@ impl DirectWay {
         };
         let pass = match self.lender.make_pass(purpose, PASS_SECONDS) {
             Ok(pass) => pass,
-            Err(error) => return refused(packs, error),
+            Err(error) => return not_begun(packs, error),
         };
         let seen = self.begin(packs, &pass, progress, control);
         self.lender.end_pass(&pass);
@@ -237,7 +252,7 @@ impl DirectWay {
         });
         match begun {
             Ok((id, status)) => self.watch(&id, status, progress, control),
-            Err(error) => refused(packs, error),
+            Err(error) => not_begun(packs, error),
         }
     }
 
@@ -279,7 +294,7 @@ struct Seen {
 }
 
 /// A transfer that did not begin.
-fn refused(packs: &[PackId], error: leeward_store::Error) -> Seen {
+fn not_begun(packs: &[PackId], error: leeward_store::Error) -> Seen {
     let is_refused = matches!(error, leeward_store::Error::Denied { .. });
     Seen { status: nothing(packs), error: Some(error), is_refused }
 }
