@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use leeward_repository::PackId;
 use leeward_repository::transfer::rename_pack;
-use leeward_repository::verify::{inspect, verify_names};
+use leeward_repository::verify::inspect;
 use leeward_store::{Error, Key, Object, Store};
 use tokio::sync::SemaphorePermit;
 
@@ -249,7 +249,8 @@ impl Mover {
             Ok(bytes) => bytes,
             Err(error) => return self.at_peer(error),
         };
-        if let Err(what) = verify_names(key.name(), &bytes) {
+        let fits = guard.names_fit(key, &bytes).map_err(|problem| Stop::of_problem(&problem))?;
+        if let Err(what) = fits {
             return Ok(Outcome::Left(format!("it is damaged at the peer: {what}")));
         }
         let new = renamed(pack, &mut bytes)?;
