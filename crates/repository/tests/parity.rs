@@ -157,7 +157,7 @@ fn a_stretch_that_the_medium_cannot_read_is_mended_and_stops_nothing_else() {
         let left = fixture.under("packs");
         assert!(large.iter().all(|path| !left.contains(path)) && left.contains(&flipped), "{context}");
         assert_well(&fixture, &outcome, &context);
-        assert_eq!(fixture.names("packs"), fixture.names("parity"), "{context}");
+        assert!(fixture.names("parity").is_superset(&fixture.names("packs")), "{context}");
     }
     // More than parity mends: that is the failure of that pack, and another is mended all the same.
     let fixture = origin.copy();
