@@ -1,10 +1,11 @@
 //! Who paid for which object: so that the quota that it took is given back when it is deleted.
 //!
 //! One small file for each object beside the ledger, or nothing but memory where the ledger has no file. It is written when the
-//! object was stored and before that is acknowledged, and goes when the object has gone. A server that dies in between gives
-//! nothing back, and never too much.
+//! object was stored and before that is acknowledged, and goes when the object has gone and the ledger has what it gave back. A
+//! server that dies before it is written gives nothing back, and none ever gives back too much.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -74,17 +75,37 @@ impl Payers {
         }
     }
 
-    /// Takes what was remembered of an object that has gone; only one of several callers gets it.
-    pub(crate) fn take(&self, key: &Key) -> Option<Payer> {
+    /// What is remembered of an object.
+    pub(crate) fn of(&self, key: &Key) -> Option<Payer> {
         if self.place.is_none() {
-            return self.memory().remove(key);
+            return self.memory().get(key).cloned();
         }
         let path = self.path(key)?;
-        let _turn = self.memory();
         let is_small = std::fs::metadata(&path).ok()?.len() <= FILE_BYTES_MAX;
         let payer = is_small.then(|| std::fs::read(&path).ok()).flatten();
-        std::fs::remove_file(&path).ok()?;
         serde_json::from_slice(&payer?).ok()
+    }
+
+    /// Forgets what was remembered of objects, for good; whether that could be done for all of them.
+    pub(crate) fn forget<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> bool {
+        if self.place.is_none() {
+            let mut memory = self.memory();
+            keys.for_each(|key| drop(memory.remove(key)));
+            return true;
+        }
+        let (mut folders, mut is_done) = (BTreeSet::new(), true);
+        for path in keys.filter_map(|key| self.path(key)) {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => is_done = false,
+                _ => folders.extend(path.parent().map(Path::to_owned)),
+            }
+        }
+        // One that a loss of power brings back would be given back once more.
+        let is_synced = |folder: PathBuf| match File::open(folder) {
+            Ok(folder) => folder.sync_all().is_ok(),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        folders.into_iter().fold(is_done, |is_done, folder| is_synced(folder) && is_done)
     }
 
     /// The objects of a prefix that somebody paid for.
@@ -109,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_paid_is_known_after_a_restart_and_given_back_once() {
+    fn what_was_paid_is_known_after_a_restart_until_it_is_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = directory.path().join("ledger");
         let key = Key::new(format!("packs/{}", "ab".repeat(32))).unwrap();
@@ -118,11 +139,12 @@ mod tests {
         let payers = Payers::beside(Some(&ledger));
         assert_eq!(payers.objects("packs"), std::slice::from_ref(&key));
         assert!(payers.objects("index").is_empty());
-        assert_eq!(payers.take(&key), Some(payer));
-        assert_eq!(payers.take(&key), None);
+        assert_eq!(payers.of(&key), Some(payer));
+        assert!(payers.forget(std::iter::once(&key)) && payers.forget(std::iter::once(&key)));
+        assert_eq!(payers.of(&key), None);
         // Nothing but objects that are written once.
         let session = Key::new("sessions/ab").unwrap();
         payers.remember(&session, &Payer { token: String::new(), epoch: 0, under: Vec::new(), bytes: 1 });
-        assert_eq!(payers.take(&session), None);
+        assert_eq!(payers.of(&session), None);
     }
 }

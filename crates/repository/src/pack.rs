@@ -34,6 +34,11 @@ pub(crate) const FOOTER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"LEEWARDP";
 const FOOTER_MAGIC: &[u8; 8] = b"LEEWARDD";
 const VERSION: u16 = 1;
+/// Where the random bytes lie in the header, and how many they are.
+const SALT_AT: usize = 32;
+const SALT_BYTES: usize = HEADER_BYTES - SALT_AT;
+/// Where the name lies in the footer.
+const NAME_AT: usize = 32;
 /// Bytes of a directory entry before its ids.
 const ENTRY_BYTES: usize = 8 + DIGEST_BYTES;
 
@@ -85,10 +90,7 @@ impl PackBuilder {
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&[kind as u8, 0, config.chunk_bits, 0, 0, 0]);
         bytes.extend_from_slice(&from_hex::<16>(&config.repository_id).unwrap_or_default());
-        let mut salt = [0; 32];
-        getrandom::fill(&mut salt)
-            .map_err(|error| Error::Invalid(format!("the system gives no random bytes: {error}")))?;
-        bytes.extend_from_slice(&salt);
+        bytes.extend_from_slice(&salt()?);
         Ok(Self { kind, bytes, directory: Vec::new(), frames: Vec::new() })
     }
 
@@ -131,6 +133,26 @@ impl PackBuilder {
     }
 }
 
+fn salt() -> Result<[u8; SALT_BYTES]> {
+    let mut salt = [0; SALT_BYTES];
+    getrandom::fill(&mut salt)
+        .map_err(|error| Error::Invalid(format!("the system gives no random bytes: {error}")))?;
+    Ok(salt)
+}
+
+/// Gives a whole pack another salt, and by that a name that no pack has ever had. Its frames and directory stay as they
+/// are, so it takes no key.
+pub(crate) fn rename(id: PackId, bytes: &mut [u8]) -> Result<PackId, String> {
+    parse(id, bytes)?;
+    let salt = salt().map_err(|error| error.to_string())?;
+    let footer_at = bytes.len() - FOOTER_BYTES;
+    let directory_at = le64(bytes, footer_at + 8) as usize;
+    bytes[SALT_AT..HEADER_BYTES].copy_from_slice(&salt);
+    let new = name(&bytes[..HEADER_BYTES], &bytes[directory_at..footer_at]);
+    bytes[footer_at + NAME_AT..].copy_from_slice(new.as_bytes());
+    Ok(new)
+}
+
 fn name(header: &[u8], directory: &[u8]) -> PackId {
     PackId(*stored_digest(domain::PACK, &[header, directory]).as_bytes())
 }
@@ -158,7 +180,7 @@ pub(crate) fn read_footer(footer: &[u8; FOOTER_BYTES], pack_bytes: u64) -> Resul
         return Err("its footer contradicts its size".to_owned());
     }
     let mut id = [0; DIGEST_BYTES];
-    id.copy_from_slice(&footer[32..]);
+    id.copy_from_slice(&footer[NAME_AT..]);
     Ok(Footer { directory_offset, directory_length, frame_count: le32(footer, 20), id: PackId(id) })
 }
 
@@ -231,8 +253,7 @@ mod tests {
     use crate::config::InitOptions;
     use crate::frame::FrameEncoder;
 
-    #[test]
-    fn a_pack_tells_what_it_holds_and_notices_every_flipped_byte() {
+    fn sealed() -> SealedPack {
         let config = Config::new(&InitOptions::default(), String::new()).unwrap();
         let mut encoder = FrameEncoder::new(1, &std::sync::Arc::new(crate::keys::Keyring::plain())).unwrap();
         let mut builder = PackBuilder::new(BlobKind::Chunk, &config).unwrap();
@@ -243,6 +264,29 @@ mod tests {
         let expected = builder.len();
         let pack = builder.seal();
         assert_eq!(pack.bytes.len(), expected);
+        pack
+    }
+
+    #[test]
+    fn a_renamed_pack_holds_the_same_under_a_name_of_its_own() {
+        let pack = sealed();
+        let renamed = || {
+            let mut bytes = pack.bytes.clone();
+            (rename(pack.id, &mut bytes).unwrap(), bytes)
+        };
+        let ((first, bytes), (second, _)) = (renamed(), renamed());
+        assert!(first != pack.id && second != pack.id && first != second);
+        assert_eq!(parse(first, &bytes).unwrap().frames, pack.frames);
+        assert!(parse(pack.id, &bytes).is_err(), "the old name is not its own any more");
+        let frames = HEADER_BYTES..bytes.len() - FOOTER_BYTES;
+        assert!(bytes[frames.clone()] == pack.bytes[frames] && bytes[..SALT_AT] == pack.bytes[..SALT_AT]);
+        rename(second, &mut pack.bytes.clone()).unwrap_err();
+        rename(pack.id, &mut pack.bytes[..100].to_vec()).unwrap_err();
+    }
+
+    #[test]
+    fn a_pack_tells_what_it_holds_and_notices_every_flipped_byte() {
+        let pack = sealed();
         let directory = parse(pack.id, &pack.bytes).unwrap();
         assert_eq!(directory.frames, pack.frames);
         for at in 0..pack.bytes.len() {

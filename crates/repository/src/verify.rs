@@ -106,6 +106,15 @@ pub fn inspect(key: &str, bytes: &[u8]) -> Result<Inspected, String> {
     }
 }
 
+/// Whether a repository is encrypted, from its configuration.
+///
+/// # Errors
+/// What is wrong with the configuration.
+pub fn is_encrypted(config: &[u8]) -> Result<bool, String> {
+    let payload = record(config, 1)?.ok_or("the configuration must be readable")?;
+    Ok(value::<Config>(payload)?.is_encrypted())
+}
+
 /// Kind and place of the directory of a pack, from its first and last 64 bytes.
 ///
 /// # Errors

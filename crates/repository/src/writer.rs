@@ -532,7 +532,7 @@ impl Repository {
                     sizes.push((pack, size));
                 }
                 // Gone again, or damaged: nothing will refer to it, and `check` names it.
-                Err(error) if error.is_not_found() || matches!(error, Error::Damaged { .. }) => {}
+                Err(error) if error.is_not_found() || error.kind() == crate::ErrorKind::Damaged => {}
                 Err(error) => return Err(error),
             }
         }

@@ -126,6 +126,87 @@ fn any_stretch_of_the_promised_length_comes_back_byte_for_byte() {
     }
 }
 
+/// Makes a tenth of a pack unreadable, less what is lost with the sectors at both ends; returns its path.
+fn spoil(fixture: &Fixture, path: &Path, place: u64) {
+    let length = fixture.bytes(path).len() as u64;
+    let stretch = length / 10 - 2 * 4096;
+    let start = (length - stretch) * place / 2;
+    fixture.machine.files.spoil(path, start..start + stretch).unwrap();
+}
+
+#[test]
+fn a_stretch_that_the_medium_cannot_read_is_mended_and_stops_nothing_else() {
+    let origin = fixture(9, 10);
+    // At the beginning, in the middle, and at the end, where the directory lies.
+    for place in 0..3 {
+        let fixture = origin.copy();
+        let context = format!("place {place}");
+        let mut large: Vec<PathBuf> =
+            fixture.under("packs").into_iter().filter(|path| fixture.bytes(path).len() > 100_000).collect();
+        let flipped = large.pop().unwrap();
+        assert!(!large.is_empty(), "{context}");
+        large.iter().for_each(|path| spoil(&fixture, path, place));
+        fixture.machine.files.corrupt(&flipped, |bytes| bytes[5000] ^= 1).unwrap();
+        let repository = fixture.machine.open().unwrap();
+        let options = RepairOptions { read: ReadData::All, ..RepairOptions::default() };
+        let (_, plan) = repository.plan_repair(&options, &Unattended).unwrap();
+        assert_eq!(plan.heal_packs.len(), large.len() + 1, "{context}: {plan:#?}");
+        let outcome = repair(&repository, &[]);
+        // What cannot be read cannot be compared either, and so is not replaced in its place.
+        assert_eq!(outcome.renewed_packs, large.len(), "{context}: {outcome:#?}");
+        let left = fixture.under("packs");
+        assert!(large.iter().all(|path| !left.contains(path)) && left.contains(&flipped), "{context}");
+        assert_well(&fixture, &outcome, &context);
+        assert!(fixture.names("parity").is_superset(&fixture.names("packs")), "{context}");
+    }
+    // More than parity mends: that is the failure of that pack, and another is mended all the same.
+    let fixture = origin.copy();
+    let packs = fixture.under("packs");
+    let lost = packs.iter().max_by_key(|path| fixture.bytes(path).len()).unwrap();
+    fixture.machine.files.spoil(lost, 0..fixture.bytes(lost).len() as u64).unwrap();
+    let flipped = packs.iter().find(|path| *path != lost).unwrap();
+    fixture.machine.files.corrupt(flipped, |bytes| bytes[100] ^= 1).unwrap();
+    let outcome = repair(&fixture.machine.open().unwrap(), &[]);
+    assert_eq!((outcome.plan.heal_packs.len(), outcome.plan.unhealed.len()), (1, 1), "{outcome:#?}");
+    assert!(!outcome.plan.cannot.is_empty());
+    let touched: Vec<&str> = outcome.left.findings.iter().map(|finding| finding.object.as_str()).collect();
+    let flipped = format!("packs/{}", flipped.file_name().unwrap().to_str().unwrap());
+    assert!(!touched.contains(&flipped.as_str()), "{touched:?}");
+}
+
+#[test]
+fn parity_that_is_missing_is_counted_and_made() {
+    let fixture = fixture(10, 10);
+    let parity = fixture.under("parity");
+    for path in &parity[1..] {
+        fixture.machine.files.remove(path).unwrap();
+    }
+    let repository = fixture.machine.open().unwrap();
+    let found = repository.check(ReadData::No, &Unattended).unwrap();
+    assert_eq!((found.packs_without_parity, found.findings.len()), (parity.len() - 1, 0));
+    let (_, plan) = repository.plan_repair(&RepairOptions::default(), &Unattended).unwrap();
+    assert_eq!(plan.make_parity.len(), parity.len() - 1);
+    let size = |name: &String| fixture.bytes(&Path::new(common::ROOT).join("packs").join(name)).len() as u64;
+    let lacking: BTreeSet<String> = fixture.names("packs").difference(&fixture.names("parity")).cloned().collect();
+    assert_eq!(plan.make_parity_bytes, lacking.iter().map(size).sum::<u64>());
+    // A pack that cannot be read gets none, and the others do.
+    let spoilt = Path::new(common::ROOT).join("packs").join(lacking.iter().max_by_key(|name| size(name)).unwrap());
+    fixture.machine.files.spoil(&spoilt, 70..71).unwrap();
+    let outcome = repository.repair(&RepairOptions::default(), &Unattended).unwrap();
+    assert_eq!(outcome.made_parity, parity.len() - 2, "{outcome:#?}");
+    let other = fixture.copy();
+    other.machine.files.spoil(&spoilt, 0..0).unwrap();
+    let outcome = repair(&other.machine.open().unwrap(), &[]);
+    assert_eq!((outcome.made_parity, outcome.left.packs_without_parity), (1, 0));
+    assert_eq!(other.names("packs"), other.names("parity"));
+    assert_well(&other, &outcome, "made");
+    // Where none is wanted, none is missing.
+    let mut repository = fixture.machine.open().unwrap();
+    repository.set_parity(0).unwrap();
+    let found = repository.check(ReadData::No, &Unattended).unwrap();
+    assert_eq!((found.packs_without_parity, found.findings.len()), (0, 0));
+}
+
 #[test]
 fn where_parity_is_not_enough_it_says_so_and_a_peer_is_asked() {
     let fixture = fixture(2, 5);

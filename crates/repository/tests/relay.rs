@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use common::{Machine, Model, backup, collect, content, image, mutated, restore};
-use leeward_repository::transfer::{Relay, Relayed, Selection, TransferOptions, TransferOutcome, WholePack};
+use leeward_repository::transfer::{
+    Lacking, Relay, Relayed, Selection, TransferOptions, TransferOutcome, WholePack, rename_pack,
+};
 use leeward_repository::{Control, Error, PackId, Repository, Result, SnapshotId, Unattended};
 use leeward_store::simulation::Random;
 use leeward_store::{Key, SharedStore};
@@ -20,6 +22,8 @@ enum Fate {
     Moved,
     Left,
     CutOff,
+    /// Moved, and he asks whether it has arrived.
+    MovedAndSeen,
 }
 
 /// Somebody who can reach both stores.
@@ -43,17 +47,25 @@ fn store_of(repository: &Repository) -> SharedStore {
 }
 
 impl Relay for Mover<'_> {
-    fn relay(&self, packs: &[WholePack], _: &dyn Control) -> Result<Relayed> {
+    fn relay(&self, packs: &[WholePack], lacking: &Lacking<'_>, _: &dyn Control) -> Result<Relayed> {
+        let mut seen = Vec::new();
         for (number, pack) in packs.iter().enumerate() {
             let key = Key::under("packs", &pack.id.to_string()).unwrap();
             let object = self.from.open(&key)?;
             assert_eq!(object.size(), pack.size);
             let mut bytes = vec![0; pack.size as usize];
             object.read_at(&mut bytes, 0)?;
-            match (self.fate)(number) {
-                Fate::Moved => self.to.put_if_absent(&key, &[&bytes])?,
+            let key = Key::under("packs", &rename_pack(pack.id, &mut bytes).unwrap().to_string()).unwrap();
+            let fate = (self.fate)(number);
+            match fate {
+                Fate::Moved | Fate::MovedAndSeen => self.to.put_if_absent(&key, &[&bytes])?,
                 Fate::CutOff => self.to.put_if_absent(&key, &[&bytes[..bytes.len() / 2]])?,
                 Fate::Left => {}
+            }
+            if fate == Fate::MovedAndSeen {
+                seen.push(*pack);
+                let left: Vec<_> = packs.iter().filter(|pack| !seen.contains(pack)).copied().collect();
+                assert_eq!(lacking(packs)?, left);
             }
         }
         *self.asked.lock().unwrap() = packs.to_vec();
@@ -87,6 +99,11 @@ fn site(seed: u64) -> (Repository, SnapshotId, Vec<u8>) {
     (repository, id, disk)
 }
 
+fn names(repository: &Repository) -> BTreeSet<String> {
+    let listed = store_of(repository).list("packs").unwrap();
+    listed.into_iter().map(|entry| entry.key.name().to_owned()).collect()
+}
+
 fn is_whole(to: &Repository, id: SnapshotId, disk: &[u8], context: &str) {
     assert!(restore(to, id).unwrap() == disk, "{context}");
     Model::default().assert_clean(to, context);
@@ -111,6 +128,7 @@ fn what_was_moved_is_not_sent_and_the_next_day_only_what_is_new_is_moved() {
     );
     assert!(!asked.is_empty() && asked.len() as u64 == relayed.packs);
     is_whole(&to, id, &disk, "after the first day");
+    assert!(names(&from).is_disjoint(&names(&to)), "no pack has a name that it had elsewhere");
     let changed = mutated(&mut Random::new(2), &disk);
     let second = backup(&from, "a", &changed).unwrap();
     let (outcome, more) = send(&from, &to, &|_| Fate::Moved, &|| Ok(()));
@@ -138,6 +156,35 @@ fn whoever_moves_less_than_he_says_costs_time_and_nothing_else() {
     let to = Machine::new().init().unwrap();
     let outcome = send(&from, &to, &|_| Fate::CutOff, &|| Ok(())).0.unwrap();
     assert!(outcome.chunks_sent > 0 && restore(&to, id).unwrap() == disk);
+}
+
+#[test]
+fn a_look_at_the_target_tells_what_has_arrived() {
+    let (from, id, disk) = site(8);
+    let to = Machine::new().init().unwrap();
+    let outcome = send(&from, &to, &|_| Fate::MovedAndSeen, &|| Ok(())).0.unwrap();
+    assert_eq!(outcome.chunks_sent, 0, "{outcome:?}");
+    is_whole(&to, id, &disk, "moved one by one");
+}
+
+/// A collection has decided to delete a pack and is slow; another goes on with its list and ends it. The snapshot comes back
+/// by a transfer, and only then the first one deletes.
+#[test]
+fn a_collection_that_deletes_late_takes_nothing_of_what_came_back() {
+    let (from, id, disk) = site(9);
+    let to = Machine::new().init().unwrap();
+    send(&from, &to, &|_| Fate::Moved, &|| Ok(())).0.unwrap();
+    let old = names(&to);
+    to.forget(&image("a"), &[id]).unwrap();
+    for _ in 0..3 {
+        collect(&to).unwrap();
+    }
+    assert!(names(&to).is_disjoint(&old) , "all of it was deleted");
+    send(&from, &to, &|_| Fate::Moved, &|| Ok(())).0.unwrap();
+    for name in old.iter().chain(&names(&from)) {
+        store_of(&to).delete(&Key::under("packs", name).unwrap()).unwrap();
+    }
+    is_whole(&to, id, &disk, "after a late deletion");
 }
 
 #[test]

@@ -205,6 +205,7 @@ impl Error {
             Self::Uncertain { .. } => ErrorKind::Uncertain,
             Self::TooLarge { .. } | Self::Contradiction { .. } | Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::Io { .. } if self.is_bad_place() => ErrorKind::Damaged,
             // That a bucket is not there must not be taken for an object that is not there.
             Self::Io { .. } | Self::Remote { .. } | Self::NoBucket { .. } | Self::Throttled { .. } => {
                 ErrorKind::Io
@@ -212,6 +213,14 @@ impl Error {
             Self::Denied { .. } => ErrorKind::Denied,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
         }
+    }
+
+    /// Whether the medium cannot give what is stored in one place, as with a bad sector, or where a file system finds that
+    /// its own sums do not fit. What is stored elsewhere, also of the same object, can be read.
+    #[must_use]
+    pub fn is_bad_place(&self) -> bool {
+        let is_bad = |source: &io::Error| source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        matches!(self, Self::Io { action: "read", source, .. } if is_bad(source))
     }
 
     /// Whether a service failed in a way that may pass by itself; a write that failed so may have been made.

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use leeward_repository::ImageName;
-use leeward_repository::verify::{Inspected, inspect};
+use leeward_repository::verify::{Inspected, inspect, is_encrypted, verify_names};
 use leeward_store::{ErrorKind, Key, SharedStore, Version};
 
 use crate::ledger::Ledger;
@@ -71,6 +71,23 @@ impl Guard {
         self.ledger.used(token)
     }
 
+    /// Compares the chunks of a pack with their names, where no key of the repository is needed for that.
+    ///
+    /// # Errors
+    /// What is wrong with the pack, or the configuration cannot be read.
+    pub(crate) fn names_fit(&self, pack: &Key, bytes: &[u8]) -> Result<Result<(), String>, Problem> {
+        let config = key_of_config()?;
+        let (config, _) = self.store.get(&config, RECORD_BYTES_MAX)?;
+        let is_encrypted = is_encrypted(&config).map_err(|what| {
+            Problem::new(
+                Code::Failed,
+                format!("the configuration on the server is damaged: {what}"),
+                "run leeward check on the server",
+            )
+        })?;
+        Ok(verify_names(pack.name(), bytes, is_encrypted))
+    }
+
     fn record(&self, key: &Key) -> Result<Option<(Inspected, Version)>, Problem> {
         let (bytes, version) = match self.store.get(key, RECORD_BYTES_MAX) {
             Ok(read) => read,
@@ -104,6 +121,10 @@ fn parts(key: &Key) -> (&str, &str) {
 /// The image whose ref has this name.
 fn image_of(name: &str) -> Option<ImageName> {
     name.replace("%2F", "/").parse().ok()
+}
+
+fn key_of_config() -> Result<Key, Problem> {
+    Key::new("config").ok_or_else(|| Problem::new(Code::BadRequest, "config is no key", "see docs/protocol.md"))
 }
 
 fn key_under(prefix: &str, name: &str) -> Result<Key, Problem> {

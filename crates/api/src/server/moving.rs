@@ -5,7 +5,8 @@
 //!   has expired stops the transfer at the next pack;
 //! - a pack is stored where its bytes are what its name says, and where no key is needed to tell, its chunks what they are
 //!   called;
-//! - a pack that is there is not moved, so a transfer that is begun again goes on.
+//! - it is stored under a name that no pack has ever had: one of its old name may have been there before, and a collection
+//!   that is slow may be about to delete it (`docs/collection.md`). Whoever asked finds out himself what has arrived.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use leeward_repository::PackId;
-use leeward_repository::verify::{inspect, verify_names};
+use leeward_repository::transfer::rename_pack;
+use leeward_repository::verify::inspect;
 use leeward_store::{Error, Key, Object, Store};
 use tokio::sync::SemaphorePermit;
 
@@ -46,7 +48,6 @@ pub(super) struct Work {
 /// What became of a pack.
 enum Outcome {
     Moved(u64),
-    Present,
     /// It was left, for a reason that concerns this pack alone.
     Left(String),
 }
@@ -175,7 +176,6 @@ impl Mover {
                     status.packs_moved += 1;
                     status.bytes_moved += bytes;
                 }
-                Outcome::Present => status.packs_present += 1,
                 Outcome::Left(why) => {
                     status.packs_left += 1;
                     status.problem.get_or_insert(format!("pack {}: {why}", pack.short()));
@@ -186,11 +186,10 @@ impl Mover {
     }
 
     fn move_pack(&self, pack: PackId) -> Result<Outcome, Stop> {
-        let none = || Stop::Failed { what: "a pack has no key".to_owned(), is_transient: false };
-        let key = Key::under("packs", &pack.to_string()).ok_or_else(none)?;
+        let key = key_of(pack)?;
         match self.work.direction {
-            Direction::Send => self.send(&key),
-            Direction::Fetch => self.fetch(&key),
+            Direction::Send => self.send(pack, &key),
+            Direction::Fetch => self.fetch(pack, &key),
         }
     }
 
@@ -204,14 +203,9 @@ impl Mover {
         Ok((token, tokens))
     }
 
-    fn send(&self, key: &Key) -> Result<Outcome, Stop> {
+    fn send(&self, pack: PackId, key: &Key) -> Result<Outcome, Stop> {
         let guard = &self.state.0.guard;
         let (token, _) = self.caller()?;
-        match self.peer.open(key) {
-            Ok(_) => return Ok(Outcome::Present),
-            Err(Error::NotFound { .. }) => {}
-            Err(error) => return self.at_peer(error),
-        }
         let object = match guard.read(&token, key, None, false) {
             Ok(Reading::Object(object)) => object,
             Ok(Reading::Record(..)) => return Ok(Outcome::Left("it is none".to_owned())),
@@ -226,28 +220,23 @@ impl Mover {
         };
         // It may have been taken away while this pack waited.
         self.caller()?;
-        let bytes = read(object.as_ref()).map_err(|error| Stop::of_problem(&error.into()))?;
+        let mut bytes = read(object.as_ref()).map_err(|error| Stop::of_problem(&error.into()))?;
         if let Err(what) = inspect(key.as_str(), &bytes) {
             return Ok(Outcome::Left(format!("it is damaged here: {what}")));
         }
-        match self.peer.put_if_absent(key, &[&bytes]) {
-            Ok(()) => {
+        match self.peer.put_if_absent(&renamed(pack, &mut bytes)?, &[&bytes]) {
+            // That it is there is the answer to a request that was sent twice: nobody else has a pack of this name.
+            Ok(()) | Err(Error::AlreadyExists { .. }) => {
                 self.state.0.metrics.sent(bytes.len() as u64);
                 Ok(Outcome::Moved(bytes.len() as u64))
             }
-            Err(Error::AlreadyExists { .. }) => Ok(Outcome::Present),
             Err(error) => self.at_peer(error),
         }
     }
 
-    fn fetch(&self, key: &Key) -> Result<Outcome, Stop> {
+    fn fetch(&self, pack: PackId, key: &Key) -> Result<Outcome, Stop> {
         let guard = &self.state.0.guard;
-        let (token, _) = self.caller()?;
-        match guard.read(&token, key, None, true) {
-            Ok(_) => return Ok(Outcome::Present),
-            Err(problem) if problem.code == Code::NotFound => {}
-            Err(problem) => return Err(Stop::of_problem(&problem)),
-        }
+        self.caller()?;
         let object = match self.peer.open(key) {
             Ok(object) => object,
             Err(error) => return self.at_peer(error),
@@ -256,21 +245,22 @@ impl Mover {
             Some(memory) => memory,
             None => return Ok(Outcome::Left("it is larger than the memory of the server".to_owned())),
         };
-        let bytes = match read(object.as_ref()) {
+        let mut bytes = match read(object.as_ref()) {
             Ok(bytes) => bytes,
             Err(error) => return self.at_peer(error),
         };
-        if let Err(what) = verify_names(key.name(), &bytes) {
+        let fits = guard.names_fit(key, &bytes).map_err(|problem| Stop::of_problem(&problem))?;
+        if let Err(what) = fits {
             return Ok(Outcome::Left(format!("it is damaged at the peer: {what}")));
         }
+        let new = renamed(pack, &mut bytes)?;
         // It may have been taken away while this pack waited and came.
         let (token, tokens) = self.caller()?;
-        match guard.write(&token, &tokens, key, &Condition::Absent, &bytes) {
+        match guard.write(&token, &tokens, &new, &Condition::Absent, &bytes) {
             Ok(_) => {
                 self.state.0.metrics.received(bytes.len() as u64);
                 Ok(Outcome::Moved(bytes.len() as u64))
             }
-            Err(problem) if problem.code == Code::Exists => Ok(Outcome::Present),
             Err(problem) if problem.code == Code::Rejected => Ok(Outcome::Left(problem.message)),
             Err(problem) => Err(Stop::of_problem(&problem)),
         }
@@ -320,6 +310,17 @@ impl Mover {
         *paid_until = (*paid_until).max(Instant::now()).checked_add(cost)?;
         Some(*paid_until)
     }
+}
+
+fn key_of(pack: PackId) -> Result<Key, Stop> {
+    let none = || Stop::Failed { what: "a pack has no key".to_owned(), is_transient: false };
+    Key::under("packs", &pack.to_string()).ok_or_else(none)
+}
+
+/// Gives a pack that was found sound a name of its own; its key.
+fn renamed(pack: PackId, bytes: &mut [u8]) -> Result<Key, Stop> {
+    let failed = |what: String| Stop::Failed { what: format!("pack {}: {what}", pack.short()), is_transient: true };
+    key_of(rename_pack(pack, bytes).map_err(failed)?)
 }
 
 fn read(object: &dyn Object) -> Result<Vec<u8>, Error> {

@@ -231,7 +231,7 @@ pub(super) async fn write(
         .blocking(move |guard| {
             if caller.purpose.is_some() {
                 // Nobody with a key has read it on its way, so what can be told without one is.
-                leeward_repository::verify::verify_names(key.name(), &bytes).map_err(|what| {
+                guard.names_fit(&key, &bytes)?.map_err(|what| {
                     Problem::rejected(format!(
                         "token {:?} sent {key}, which cannot be accepted: {what}",
                         caller.token.name

@@ -70,8 +70,6 @@ pub struct TransferStatus {
     pub packs_moved: u64,
     /// Their size in bytes.
     pub bytes_moved: u64,
-    /// Packs that were there already.
-    pub packs_present: u64,
     /// Packs that are gone or damaged where they should come from, or refused where they go.
     pub packs_left: u64,
     /// Why it failed, or the first pack was left.
@@ -229,7 +227,6 @@ pub(super) async fn begin(
         packs: packs.len() as u64,
         packs_moved: 0,
         bytes_moved: 0,
-        packs_present: 0,
         packs_left: 0,
         problem: None,
         is_transient: false,

@@ -186,6 +186,12 @@ pub fn tell(outcome: &CheckOutcome, time: Duration, output: &Output) {
     if outcome.parity > 0 {
         output.line(format!("Compared {} parity objects with their packs", outcome.parity));
     }
+    if outcome.packs_without_parity > 0 {
+        output.line(format!(
+            "{} packs have no parity, which new ones get: check --repair makes it, and reads them whole for that",
+            outcome.packs_without_parity
+        ));
+    }
     for limit in &outcome.not_checked {
         output.line(format!("Not checked {limit}"));
     }

@@ -110,7 +110,7 @@ pub fn run(
         output.json_line(&requests::With::new(&outcome, repository.requests()));
     }
     tell(&outcome.found, started.elapsed(), output);
-    if outcome.found.findings.is_empty() && outcome.plan.chains.is_empty() {
+    if outcome.found.findings.is_empty() && outcome.plan.is_empty() {
         requests::tell(repository.requests(), output);
         return Ok(ExitCode::SUCCESS);
     }
@@ -168,6 +168,13 @@ fn tell_plan(plan: &RepairPlan, peers: &[String], output: &Output) {
     for pack in &plan.remake_parity {
         output.line(format!("make     parity/{pack} anew"));
     }
+    if !plan.make_parity.is_empty() {
+        output.line(format!(
+            "make     the parity of {} packs that have none, which takes reading {}",
+            plan.make_parity.len(),
+            size::show(plan.make_parity_bytes)
+        ));
+    }
     for replaced in &plan.replace_packs {
         output.line(format!("replace  packs/{} by the same of {}", replaced.pack, peer(replaced.peer)));
     }
@@ -199,6 +206,15 @@ fn tell_outcome(outcome: &RepairOutcome, output: &Output) {
         size::show(outcome.written_bytes),
         size::show(outcome.deleted_bytes)
     ));
+    if outcome.renewed_packs > 0 {
+        output.line(format!(
+            "{} packs could not be replaced in their place: what they hold is in new packs",
+            outcome.renewed_packs
+        ));
+    }
+    if outcome.made_parity > 0 {
+        output.line(format!("Made the parity of {} packs", outcome.made_parity));
+    }
     for left in &outcome.failed {
         output.line(format!("NOT MENDED {}: {}", left.object, left.why));
         output.line(format!("  touches {}", show_touches(&left.touches)));

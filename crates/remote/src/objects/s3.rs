@@ -5,6 +5,7 @@ use leeward_store::bucket::Condition;
 
 use super::dialect::{Dialect, Entries, Uploads, from_base64, is_hex};
 use super::{ListedObject, Metadata, ObjectVersion, StatedDigests};
+use crate::encode::decoded;
 use crate::http::{Method, Request, Response};
 use crate::s3::S3;
 use crate::service::Service;
@@ -35,7 +36,9 @@ impl Dialect for S3 {
     }
 
     fn list_after(&self, prefix: &str, after: Option<&str>) -> Request {
-        let request = self.bucket_request(Method::GET).query("list-type", "2").query("prefix", prefix);
+        // Names may have characters that no XML can have: one of them would hide all others.
+        let request = self.bucket_request(Method::GET).query("list-type", "2").query("encoding-type", "url");
+        let request = request.query("prefix", prefix);
         match after {
             Some(after) => request.query("start-after", after),
             None => request,
@@ -43,15 +46,7 @@ impl Dialect for S3 {
     }
 
     fn entries(&self, body: &[u8]) -> Result<Entries, String> {
-        xml::read(body, |root| {
-            if root.tag_name().name() != "ListBucketResult" {
-                return Err(format!("a {} is no listing", root.tag_name().name()));
-            }
-            let goes_on = xml::text(root, "IsTruncated").is_some_and(|text| text.trim() == "true");
-            let objects: Option<Vec<_>> = xml::children(root, "Contents").map(listed).collect();
-            let objects = objects.ok_or("an entry of the listing has no key or size")?;
-            Ok((objects, goes_on))
-        })
+        read_entries(body)
     }
 
     fn uploads(&self) -> Option<&dyn Uploads> {
@@ -59,9 +54,30 @@ impl Dialect for S3 {
     }
 }
 
-fn listed(node: roxmltree::Node<'_, '_>) -> Option<ListedObject> {
+fn read_entries(body: &[u8]) -> Result<Entries, String> {
+    xml::read(body, |root| {
+        if root.tag_name().name() != "ListBucketResult" {
+            return Err(format!("a {} is no listing", root.tag_name().name()));
+        }
+        let goes_on = xml::text(root, "IsTruncated").is_some_and(|text| text.trim() == "true");
+        // Who does not know the encoding does not say so.
+        let is_encoded = xml::text(root, "EncodingType").is_some_and(|text| text.trim() == "url");
+        let mut objects = Vec::new();
+        for node in xml::children(root, "Contents") {
+            let key = xml::text(node, "Key").ok_or("an entry of the listing has no key")?;
+            // As in a form: some write a space as `+`. A name that is no text is none that could be asked for.
+            let name = if is_encoded { decoded(&key.replace('+', "%20")) } else { Some(key.to_owned()) };
+            if let Some(name) = name {
+                objects.push(listed(node, name).ok_or("an entry of the listing has no size")?);
+            }
+        }
+        Ok((objects, goes_on))
+    })
+}
+
+fn listed(node: roxmltree::Node<'_, '_>, name: String) -> Option<ListedObject> {
     Some(ListedObject {
-        name: xml::text(node, "Key")?.to_owned(),
+        name,
         bytes: xml::text(node, "Size")?.trim().parse().ok()?,
         version: xml::text(node, "ETag").map(|tag| ObjectVersion(tag.to_owned())),
         modified: xml::text(node, "LastModified").and_then(|text| text.parse::<Timestamp>().ok()),
@@ -116,5 +132,34 @@ impl Uploads for S3 {
 
     fn abort(&self, name: &str, upload: &str) -> Request {
         self.object(Method::DELETE, name).query("uploadId", upload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read_entries;
+
+    fn names(body: &str) -> Vec<String> {
+        let (objects, goes_on) = read_entries(body.as_bytes()).unwrap();
+        assert!(goes_on);
+        objects.into_iter().map(|object| object.name).collect()
+    }
+
+    #[test]
+    fn a_name_that_no_xml_can_hold_hides_no_other() {
+        let page = |encoding: &str, names: &[&str]| {
+            let entries: String = names
+                .iter()
+                .map(|name| format!("<Contents><Key>{name}</Key><Size>1</Size></Contents>"))
+                .collect();
+            format!("<ListBucketResult><IsTruncated>true</IsTruncated>{encoding}{entries}</ListBucketResult>")
+        };
+        let url = "<EncodingType>url</EncodingType>";
+        let listed = page(url, &["a%01b", "c+d%2Be%20f", "disks/%C3%BC.raw", "bad%FF", "bad%2", "z"]);
+        assert_eq!(names(&listed), ["a\u{1}b", "c d+e f", "disks/\u{fc}.raw", "z"]);
+        // Who does not know the encoding tells names as they are.
+        assert_eq!(names(&page("", &["a%01b", "c+d"])), ["a%01b", "c+d"]);
+        assert!(read_entries(page("", &["a\u{1}b"]).as_bytes()).is_err());
+        assert!(read_entries(b"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>").is_err());
     }
 }

@@ -57,6 +57,8 @@ pub struct CheckOutcome {
     pub read_bytes: u64,
     /// Parity objects that were read and compared.
     pub parity: usize,
+    /// Packs without parity, where the repository wants it. That is no damage.
+    pub packs_without_parity: usize,
     /// What could not be looked into, for want of a key.
     pub not_checked: Vec<&'static str>,
     /// What is wrong; empty when all is well.
@@ -93,6 +95,8 @@ pub(crate) struct Damage {
     pub(crate) index: bool,
     /// Packs whose parity is damaged.
     pub(crate) parity: BTreeSet<PackId>,
+    /// Packs without parity, where the repository wants it.
+    pub(crate) without_parity: BTreeSet<PackId>,
     /// Packs.
     pub(crate) packs: BTreeMap<PackId, PackDamage>,
     /// Nodes and chunks that no finding about a pack explains.
@@ -181,6 +185,7 @@ impl Repository {
         let blobs = Blobs::with_compared_index(self, Index::new(runs, PackStates { present, condemned }));
         let index = blobs.index();
         check.packs(&index, reading)?;
+        check.look_for_parity(&index.states().present);
         if check.has_keys() {
             check.trees(&blobs)?;
             check.drop_harmless();
@@ -221,6 +226,16 @@ impl Check<'_> {
             advice,
         });
         self.outcome.findings.len() - 1
+    }
+
+    /// Counts the packs that have no parity though the repository wants it: they are from before it did, or from a writer that does
+    /// not make any, or that was killed before it had.
+    fn look_for_parity(&mut self, present: &HashMap<PackId, u64>) {
+        if self.repository.config().parity_percent > 0 {
+            let lacking = present.keys().filter(|pack| !self.parity.contains_key(*pack));
+            self.damage.without_parity = lacking.copied().collect();
+            self.outcome.packs_without_parity = self.damage.without_parity.len();
+        }
     }
 
     fn stop_when_cancelled(&self) -> Result<()> {

@@ -119,6 +119,12 @@ impl Check<'_> {
                     self.unreadable(*pack, number);
                 }
                 Err(error) if error.is_not_found() => {}
+                // The medium cannot read it.
+                Err(error) if error.kind() == crate::ErrorKind::Damaged => {
+                    let what = format!("it cannot be read: {error}");
+                    let number = self.find(pack_key(*pack)?.as_str(), what, FROM_A_COPY);
+                    self.unreadable(*pack, number);
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -12,13 +12,16 @@ pub(super) fn heal(pack: PackId, mut bytes: Vec<u8>, parity: &[u8]) -> Result<Ve
     if outline.pack_bytes > super::PACK_BYTES_MAX {
         return Err(format!("it has {} bytes, more than are mended", outline.pack_bytes));
     }
+    let helping = parity.iter().flatten().count();
+    if helping == 0 && bytes.len() as u64 != outline.pack_bytes {
+        return Err("it has another length than it had, and none of its parity can be used".to_owned());
+    }
     bytes.resize(outline.pack_bytes as usize, 0);
     let piece = outline.piece_bytes as usize;
     let digests = &outline.digests[..outline.pack_pieces];
     let is_sound: Vec<bool> =
         pieces(&bytes, piece).zip(digests).map(|(one, digest)| piece_digest(&one) == *digest).collect();
     let bad = is_sound.iter().filter(|sound| !**sound).count();
-    let helping = parity.iter().flatten().count();
     if bad > helping {
         return Err(format!(
             "{bad} of its {} pieces of {piece} bytes are damaged, and its parity mends {helping} at most",
@@ -110,6 +113,35 @@ mod tests {
             bad[at] ^= 1;
             assert!(check_object(pack, &bad, Some(&whole)).is_err(), "byte {at}");
         }
+    }
+
+    /// A parity object of some 200 bytes that speaks of pieces of gigabytes takes no memory.
+    #[test]
+    fn sizes_that_parity_speaks_of_are_bounded_before_memory_is_spent() {
+        let pack = PackId([6; 32]);
+        let forged = |bytes: u64, piece: u32, count: u32, parity: u32| {
+            let mut outline = b"LEEWARDQ".to_vec();
+            outline.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+            outline.extend_from_slice(&bytes.to_le_bytes());
+            [piece, count, parity, 0].iter().for_each(|field| outline.extend_from_slice(&field.to_le_bytes()));
+            outline.extend_from_slice(pack.as_bytes());
+            outline.resize(outline.len() + 16 * (count + parity) as usize, 0);
+            let digest = stored_digest(domain::PARITY, &[&outline]);
+            outline.extend_from_slice(digest.as_bytes());
+            outline
+        };
+        for (bytes, piece, count, parity) in [
+            (1000, u32::MAX - 63, 1, 1),
+            (1 << 20, 2 << 20, 1, 1),
+            (1 << 20, 1 << 20, 1, 30_000),
+            (100, 1088, 1, 1),
+        ] {
+            let why = heal(pack, vec![0; 1000], &forged(bytes, piece, count, parity)).unwrap_err();
+            assert!(why.contains("its outline contradicts itself"), "{why}");
+        }
+        let why = heal(pack, vec![0; 1000], &forged(400 << 20, 1 << 20, 400, 2)).unwrap_err();
+        assert!(why.contains("another length"), "{why}");
+        assert!(check_object(pack, &forged(1000, u32::MAX - 63, 1, 1), Some(&[0; 1000])).is_err());
     }
 
     /// The code is part of the format: another version of the crate must give the same parity.

@@ -12,7 +12,7 @@ mod object;
 
 use std::collections::HashMap;
 
-use leeward_store::{ErrorKind as StoreErrorKind, Key};
+use leeward_store::{Error as StoreError, ErrorKind as StoreErrorKind, Key, Object};
 use serde_json::Value;
 
 use crate::check::pack_flaws;
@@ -26,6 +26,8 @@ pub(crate) use object::{check_object, make};
 
 /// The largest pack that is mended: it is held in memory, some three times.
 const PACK_BYTES_MAX: u64 = 512 << 20;
+/// The least that is read around a place that the medium cannot read, in bytes.
+const SECTOR_BYTES: usize = 4096;
 /// How often the configuration is tried to be changed when others change it.
 const ATTEMPTS_MAX: usize = 10;
 
@@ -115,23 +117,34 @@ impl Repository {
         Ok(deleted)
     }
 
+    /// What can be read of an object, or of so much of it; what the medium cannot read is zeros. Nothing where it is not there.
+    fn legible(&self, key: &Key, bytes_max: u64) -> std::result::Result<Option<Vec<u8>>, StoreError> {
+        let object = match self.store().open(key) {
+            Ok(object) => object,
+            Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = vec![0; usize::try_from(object.size().min(bytes_max)).unwrap_or(usize::MAX)];
+        read_around(object.as_ref(), &mut bytes, 0)?;
+        Ok(Some(bytes))
+    }
+
     /// The bytes of a damaged pack, mended by its parity and compared with its name; `None` where it has no parity, and a
-    /// reason where that is not enough.
+    /// reason where that is not enough or one of the two cannot be read. Stretches that the medium cannot read are
+    /// mended like others.
     pub(crate) fn healed(&self, pack: PackId) -> Result<Option<std::result::Result<Vec<u8>, String>>> {
         if !self.config().has_parity() {
             return Ok(None);
         }
-        let parity = match self.store().get(&parity_key(pack)?, object::bytes_max(PACK_BYTES_MAX)) {
-            Ok((bytes, _)) => bytes,
-            Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == StoreErrorKind::Damaged => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let parity = match self.legible(&parity_key(pack)?, object::bytes_max(PACK_BYTES_MAX)) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(error) => return Ok(Some(Err(told("its parity cannot be read", &error)))),
         };
-        let damaged = match self.store().get(&pack_key(pack)?, PACK_BYTES_MAX) {
-            Ok((bytes, _)) => bytes,
-            Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == StoreErrorKind::Damaged => Vec::new(),
-            Err(error) => return Err(error.into()),
+        let damaged = match self.legible(&pack_key(pack)?, PACK_BYTES_MAX) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(error) => return Ok(Some(Err(told("what is left of it cannot be read", &error)))),
         };
         let healed = match heal::heal(pack, damaged, &parity) {
             Ok(healed) => healed,
@@ -143,18 +156,51 @@ impl Repository {
         }))
     }
 
-    /// Makes the parity of a sound pack anew, in the place of what is there; `false` where the pack is not sound.
-    pub(crate) fn remake_parity(&self, pack: PackId) -> Result<bool> {
+    /// Makes the parity of a sound pack, in the place of what is there, if that is damaged; its size in bytes, and nothing where
+    /// the pack is not sound or none is wanted.
+    pub(crate) fn make_parity(&self, pack: PackId, is_damaged: bool) -> Result<Option<u64>> {
+        // A writer that was between a pack and its parity has gone on.
+        if !is_damaged && self.store().open(&parity_key(pack)?).is_ok() {
+            return Ok(None);
+        }
         let bytes = match self.store().get(&pack_key(pack)?, PACK_BYTES_MAX) {
             Ok((bytes, _)) => bytes,
-            Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(false),
+            Err(error) if matches!(error.kind(), StoreErrorKind::NotFound | StoreErrorKind::Damaged) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error.into()),
         };
         if !pack_flaws(self, pack, &bytes)?.is_ok_and(|flaws| flaws.is_empty()) {
-            return Ok(false);
+            return Ok(None);
         }
-        self.store().delete(&parity_key(pack)?)?;
-        self.put_parity(pack, &bytes)?;
-        Ok(true)
+        if is_damaged {
+            self.store().delete(&parity_key(pack)?)?;
+        }
+        Ok(Some(self.put_parity(pack, &bytes)?).filter(|size| *size > 0))
+    }
+}
+
+/// Reads a part of an object. Where the medium cannot read it, it is read in halves down to a sector, and what is left unread
+/// becomes zeros.
+fn read_around(object: &dyn Object, bytes: &mut [u8], offset: u64) -> std::result::Result<(), StoreError> {
+    match object.read_at(bytes, offset) {
+        Err(error) if error.is_bad_place() && bytes.len() <= SECTOR_BYTES => {
+            bytes.fill(0);
+            Ok(())
+        }
+        Err(error) if error.is_bad_place() => {
+            let half = (bytes.len() / 2).next_multiple_of(SECTOR_BYTES);
+            let (first, second) = bytes.split_at_mut(half);
+            read_around(object, first, offset)?;
+            read_around(object, second, offset + half as u64)
+        }
+        other => other,
+    }
+}
+
+fn told(what: &str, error: &StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{what}: {error}: {cause}"),
+        None => format!("{what}: {error}"),
     }
 }

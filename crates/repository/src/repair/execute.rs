@@ -1,25 +1,26 @@
 //! Doing what a repair has planned.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use leeward_store::{ErrorKind as StoreErrorKind, Key, Version};
 
 use crate::backup::Control;
 use crate::blobs::Blobs;
-use crate::check::{Damage, Reading};
+use crate::check::{Damage, Reading, pack_flaws};
 use crate::collect::CollectOutcome;
 use crate::frame::{BlobKind, FrameEncoder};
 use crate::id::{BlobId, PackId};
 use crate::image::ImageRef;
+use crate::pack;
 use crate::record::{self, Kind, RECORD_BYTES_MAX};
-use crate::repository::{PACKS, Repository, SNAPSHOTS, pack_key, snapshot_key};
+use crate::repository::{PACKS, Repository, SNAPSHOTS, pack_key, put_once, snapshot_key};
 use crate::session::Session;
 use crate::writer::Writer;
 use crate::{Error, Result};
 
 use super::peer::Peer;
 use super::plan::hides_what_is_kept;
-use super::{BlobRepair, CannotMend, ManifestRepair, PackRepair, RefRepair, RepairOutcome};
+use super::{BlobRepair, CannotMend, ManifestRepair, RefRepair, RepairOutcome, RepairPlan};
 
 /// How often a ref is tried to be made again when others change it.
 const ATTEMPTS_MAX: usize = 100;
@@ -69,6 +70,16 @@ fn put_again(repository: &Repository, key: &Key, bytes: &[u8], size_max: u64) ->
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Where the bytes of a damaged pack went.
+enum Restored {
+    /// Into its place.
+    Here,
+    /// Into a pack of another name.
+    Elsewhere(PackId),
+    /// Nowhere, and why.
+    Not(String),
 }
 
 /// What is in the place of an object that is written again.
@@ -122,11 +133,28 @@ impl<'a> Mender<'a> {
         if plan.rebuild_index {
             self.repository.rebuild_index(self.control)?;
         }
-        let mut refused = self.heal(&plan.heal_packs, &mut outcome)?;
-        refused.extend(self.packs(&plan.replace_packs, &mut outcome)?);
         // Whoever stores has to know all lists, and whoever deletes as well.
-        let mut keep = refused;
-        if self.lists_are_sound()? {
+        let may_store = self.lists_are_sound()?;
+        let mut keep = HashSet::new();
+        let mut renewed = BTreeMap::new();
+        let healing = plan.heal_packs.iter().map(|pack| (*pack, None));
+        let replacing = plan.replace_packs.iter().map(|planned| (planned.pack, Some(planned.peer)));
+        for (pack, peer) in healing.chain(replacing) {
+            self.stop_when_cancelled()?;
+            match self.whole_again(pack, peer, may_store, &mut outcome)? {
+                Restored::Here => {}
+                Restored::Elsewhere(new) => drop(renewed.insert(pack, new)),
+                Restored::Not(why) => {
+                    keep.insert(pack);
+                    let object = format!("packs/{pack}");
+                    outcome.failed.push(CannotMend { object, why, touches: Vec::new() });
+                }
+            }
+        }
+        self.repository.store().settle(PACKS)?;
+        outcome.renewed_packs = renewed.len();
+        if may_store {
+            self.take_up(&renewed)?;
             keep.extend(self.blobs(&plan.blobs, &mut outcome)?);
             // Marking fails without a node or manifest that should have come, and then nothing is deleted anyway.
             let is_incomplete = outcome
@@ -134,16 +162,14 @@ impl<'a> Mender<'a> {
                 .iter()
                 .any(|failed| hides_what_is_kept(&failed.object) || failed.object.starts_with("tree node"));
             let (mut packs, mut manifests) = (plan.condemn_packs.clone(), plan.condemn_manifests.clone());
+            packs.extend(renewed.into_keys());
             packs.retain(|pack| !is_incomplete && !keep.contains(pack));
             manifests.retain(|_| !is_incomplete);
             self.condemn(session, packs, manifests, &mut outcome)?;
         } else {
             session.end()?;
         }
-        for pack in &plan.remake_parity {
-            self.stop_when_cancelled()?;
-            self.repository.remake_parity(*pack)?;
-        }
+        self.parity(&plan, &mut outcome)?;
         self.look_again(&before, &mut outcome)?;
         outcome.plan = plan;
         Ok(outcome)
@@ -229,56 +255,111 @@ impl<'a> Mender<'a> {
         Err(Error::Contended { store: self.repository.location().to_owned(), key: key.to_string() })
     }
 
-    /// Mends packs by their parity, in their place; returns those that could not be mended after all.
-    fn heal(&self, planned: &[PackId], outcome: &mut RepairOutcome) -> Result<HashSet<PackId>> {
-        let mut refused = HashSet::new();
-        for pack in planned {
-            self.stop_when_cancelled()?;
-            let Some(Ok(bytes)) = self.repository.healed(*pack)? else {
-                refused.insert(*pack);
-                outcome.failed.push(CannotMend {
-                    object: format!("packs/{pack}"),
-                    why: "its parity was enough and is not any more: run it again".to_owned(),
-                    touches: Vec::new(),
-                });
-                continue;
-            };
-            let size_max = self.repository.present_packs()?.get(pack).copied().unwrap_or(0);
-            put_again(self.repository, &pack_key(*pack)?, &bytes, size_max)?;
-            outcome.written_bytes += bytes.len() as u64;
-            self.control.advance(bytes.len() as u64);
+    /// Gives a damaged pack the bytes of its name back: those that its parity gives, or those of a peer.
+    fn whole_again(
+        &self,
+        pack: PackId,
+        peer: Option<usize>,
+        may_store: bool,
+        outcome: &mut RepairOutcome,
+    ) -> Result<Restored> {
+        let bytes = match peer.map(|number| self.peers.get(number)) {
+            None => self.repository.healed(pack)?.and_then(std::result::Result::ok),
+            Some(Some(peer)) => peer.pack(self.repository, pack)?,
+            Some(None) => None,
+        };
+        let Some(bytes) = bytes else {
+            return Ok(Restored::Not(match peer {
+                None => "its parity was enough and is not any more: run it again".to_owned(),
+                Some(_) => "the peer that had the same pack does not give it any more: run it again".to_owned(),
+            }));
+        };
+        let size = bytes.len() as u64;
+        let restored = self.restore(pack, bytes, may_store)?;
+        if !matches!(restored, Restored::Not(_)) {
+            outcome.written_bytes += size;
+            outcome.peer_pack_bytes += if peer.is_some() { size } else { 0 };
         }
-        self.repository.store().settle(PACKS)?;
-        Ok(refused)
+        self.control.advance(size);
+        Ok(restored)
     }
 
-    /// Replaces damaged packs by the same of peers; returns those that could not be had after all.
-    fn packs(&self, planned: &[PackRepair], outcome: &mut RepairOutcome) -> Result<HashSet<PackId>> {
-        let mut refused = HashSet::new();
-        for PackRepair { pack, peer } in planned {
-            self.stop_when_cancelled()?;
-            let found = match self.peers.get(*peer) {
-                Some(peer) => peer.pack(self.repository, *pack)?,
-                None => None,
-            };
-            let Some(bytes) = found else {
-                refused.insert(*pack);
-                outcome.failed.push(CannotMend {
-                    object: format!("packs/{pack}"),
-                    why: "the peer that had the same pack does not give it any more: run it again".to_owned(),
-                    touches: Vec::new(),
-                });
-                continue;
-            };
-            let key = pack_key(*pack)?;
-            let size_max = self.repository.present_packs()?.get(pack).copied().unwrap_or(0);
-            put_again(self.repository, &key, &bytes, size_max)?;
-            outcome.peer_pack_bytes += bytes.len() as u64;
-            outcome.written_bytes += bytes.len() as u64;
-            self.control.advance(bytes.len() as u64);
+    /// Puts the bytes of a pack into its place, by comparison. What cannot be compared, because the medium does not read it or a
+    /// server lets nobody replace a pack, stays; the bytes then go into a pack of another name, and the damaged one is let go
+    /// like any other.
+    fn restore(&self, pack: PackId, bytes: Vec<u8>, may_store: bool) -> Result<Restored> {
+        let (store, key) = (self.repository.store(), pack_key(pack)?);
+        let size_max = self.repository.present_packs()?.get(&pack).copied().unwrap_or(0);
+        let replaced = match store.get(&key, size_max) {
+            Ok((found, _)) if found == bytes => return Ok(Restored::Here),
+            Ok((_, version)) => store.put_if_match(&key, &bytes, &version),
+            Err(error) => Err(error),
+        };
+        match replaced {
+            Ok(()) => Ok(Restored::Here),
+            // It is never put back: a collection that is slow may be about to delete it.
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                Ok(Restored::Not("it has gone meanwhile: run it again".to_owned()))
+            }
+            // Another repair was faster, with the same bytes.
+            Err(error) if error.kind() == StoreErrorKind::Conflict => match store.get(&key, bytes.len() as u64) {
+                Ok((found, _)) if found == bytes => Ok(Restored::Here),
+                _ => Err(error.into()),
+            },
+            Err(error) if matches!(error.kind(), StoreErrorKind::Denied | StoreErrorKind::Damaged) => {
+                self.renew(pack, bytes, may_store)
+            }
+            Err(error) => Err(error.into()),
         }
-        self.repository.store().settle(PACKS)?;
-        Ok(refused)
+    }
+
+    /// Stores the bytes of a pack under a name of their own.
+    fn renew(&self, pack: PackId, mut bytes: Vec<u8>, may_store: bool) -> Result<Restored> {
+        if !may_store {
+            return Ok(Restored::Not(
+                "it cannot be mended in its place, and while a condemned list is damaged nothing new is stored".to_owned(),
+            ));
+        }
+        let damaged = |what| self.repository.damaged(&format!("packs/{pack}"), what);
+        let new = pack::rename(pack, &mut bytes).map_err(damaged)?;
+        put_once(self.repository.store(), &pack_key(new)?, &bytes)?;
+        self.repository.put_parity(new, &bytes)?;
+        Ok(Restored::Elsewhere(new))
+    }
+
+    /// Makes the index know packs that were stored under new names, and reads them back.
+    fn take_up(&self, renewed: &BTreeMap<PackId, PackId>) -> Result<()> {
+        if renewed.is_empty() {
+            return Ok(());
+        }
+        Writer::begin(self.repository, "repair".to_owned())?.abandon()?;
+        let index = self.repository.load_index()?;
+        for (old, new) in renewed {
+            self.stop_when_cancelled()?;
+            let size = index.states().present.get(new).copied().unwrap_or(0);
+            let (bytes, _) = self.repository.store().get(&pack_key(*new)?, size)?;
+            let is_sound = pack_flaws(self.repository, *new, &bytes)?.is_ok_and(|flaws| flaws.is_empty());
+            if !is_sound || !index.runs().iter().any(|run| run.packs.contains(new)) {
+                let what = format!(
+                    "it was stored again as {new} and does not read back; nothing was deleted"
+                );
+                return Err(self.repository.damaged(&format!("packs/{old}"), what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes parity that is damaged or missing.
+    fn parity(&self, plan: &RepairPlan, outcome: &mut RepairOutcome) -> Result<()> {
+        let damaged = plan.remake_parity.iter().map(|pack| (pack, true));
+        for (pack, is_damaged) in damaged.chain(plan.make_parity.iter().map(|pack| (pack, false))) {
+            self.stop_when_cancelled()?;
+            if let Some(size) = self.repository.make_parity(*pack, is_damaged)? {
+                outcome.made_parity += 1;
+                outcome.written_bytes += size;
+            }
+        }
+        Ok(())
     }
 
     fn lists_are_sound(&self) -> Result<bool> {

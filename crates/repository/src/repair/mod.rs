@@ -126,6 +126,10 @@ pub struct RepairPlan {
     pub unhealed: Vec<CannotMend>,
     /// Packs whose parity is made anew.
     pub remake_parity: Vec<PackId>,
+    /// Packs that get the parity that they lack. They are read whole.
+    pub make_parity: Vec<PackId>,
+    /// Their size in bytes.
+    pub make_parity_bytes: u64,
     /// Packs that come from peers whole.
     pub replace_packs: Vec<PackRepair>,
     /// Blobs that are stored again in new packs.
@@ -164,6 +168,10 @@ pub struct RepairOutcome {
     pub peer_blobs: u64,
     /// Bytes of packs that came from peers whole.
     pub peer_pack_bytes: u64,
+    /// Packs that could not be mended in their place, and were stored under new names.
+    pub renewed_packs: usize,
+    /// Packs that got parity, or got it anew.
+    pub made_parity: usize,
     /// Bytes that were written.
     pub written_bytes: u64,
     /// Bytes of damaged packs that were deleted.
@@ -221,11 +229,12 @@ impl Repository {
         survey.damage.sessions.retain(|key| !is_planned(key));
         survey.damage.lists.retain(|key| !is_planned(key));
         let peers = options.peers.iter().map(Peer::open).collect::<Result<Vec<_>>>()?;
-        let (damage, plan) = if survey.outcome.findings.is_empty() {
+        let (damage, mut plan) = if survey.outcome.findings.is_empty() {
             (survey.damage, RepairPlan::default())
         } else {
             plan::plan(self, options, &peers, survey.damage, &survey.published, &survey.index, control)?
         };
+        plan::missing_parity(&mut plan, &damage, &survey.index);
         Ok((survey.outcome, damage, plan, peers))
     }
 }

@@ -11,7 +11,7 @@ use crate::blobs::Blobs;
 use crate::check::{Damage, PackDamage};
 use crate::id::{PackId, SnapshotId};
 use crate::image::ImageName;
-use crate::index::Index;
+use crate::index::{Index, PackStates};
 use crate::repository::Repository;
 use crate::snapshot::Snapshot;
 
@@ -63,6 +63,18 @@ pub(super) fn plan(
     planner.blobs(&found, control)?;
     let plan = planner.plan;
     Ok((damage, plan))
+}
+
+/// Packs that get the parity that they lack: those that are sound as far as is known, or that are mended in their place.
+pub(super) fn missing_parity(plan: &mut RepairPlan, damage: &Damage, index: &Index) {
+    let PackStates { present, condemned } = index.states();
+    let stays = |pack: &PackId| {
+        let is_mended = || plan.replace_packs.iter().any(|replaced| replaced.pack == *pack);
+        !condemned.contains(pack) && (!damage.packs.contains_key(pack) || is_mended())
+    };
+    let lacking = damage.without_parity.iter().copied().filter(stays).collect::<Vec<_>>();
+    plan.make_parity_bytes = lacking.iter().filter_map(|pack| present.get(pack)).sum();
+    plan.make_parity = lacking;
 }
 
 impl Planner<'_> {

@@ -34,7 +34,7 @@ use serde::Serialize;
 pub use count::{CountedStore, Traffic, TrafficClass, TrafficReport};
 pub use estimate::Estimate;
 pub use mirror::{Extra, Stale};
-pub use relay::{Relay, Relayed, WholePack};
+pub use relay::{Lacking, Relay, Relayed, WholePack, rename_pack};
 pub use select::{Pick, Selection};
 
 use crate::backup::Control;
@@ -175,6 +175,18 @@ impl Transfer<'_> {
     #[must_use]
     pub fn virtual_bytes(&self) -> u64 {
         self.selected.missing.iter().map(|candidate| candidate.entry.virtual_size).sum()
+    }
+
+    /// Why no pack can be moved whole from the one repository to the other, whoever could do that; nothing where it can.
+    #[must_use]
+    pub fn why_not_whole(&self) -> Option<&'static str> {
+        if !self.from.shares_names_with(self.to) {
+            return Some("the repositories name content differently, so all of it is named and encoded anew here");
+        }
+        (!self.from.shares_cipher_with(self.to)).then_some(
+            "what is stored in the one repository cannot be passed on to the other as it is: that takes full keys, and of one \
+             secret",
+        )
     }
 
     /// Sends what is missing. When this returns, the snapshots of the outcome survive anything at the target.

@@ -6,7 +6,9 @@
 //! So the mover needs no key, nothing rests on his word, and what he does not bring travels as it always does.
 //!
 //! The session is registered before the first pack is moved, so no collection deletes one of them in between
-//! (`docs/collection.md`, W1).
+//! (`docs/collection.md`, W1). A pack is stored under a name of its own ([`rename_pack`]): it may have been at the target
+//! before, and a collection that is slow may still be about to delete it by the name that it had. So what has arrived
+//! is not told by names, but by a look at what can be found in the target.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
@@ -19,6 +21,7 @@ use crate::backup::Control;
 use crate::blobs::Blobs;
 use crate::frame::BlobKind;
 use crate::id::{BlobId, PackId};
+use crate::pack;
 use crate::writer::{Writer, lock};
 
 use super::copy::Bases;
@@ -50,19 +53,30 @@ pub struct Relayed {
     pub packs: u64,
     /// Their size in bytes: what went the other way.
     pub bytes: u64,
-    /// Packs that were there already.
-    pub packs_present: u64,
     /// Why some of them were not moved; they travel through this process.
     pub left_because: Option<String>,
 }
 
+/// Tells which of these packs the target still lacks, by a look at it.
+pub type Lacking<'a> = dyn Fn(&[WholePack]) -> Result<Vec<WholePack>> + 'a;
+
 /// Somebody who can move packs from the source to the target.
 pub trait Relay: Sync {
-    /// Moves packs, as far as he can. What he leaves travels in the usual way.
+    /// Moves packs, as far as he can, each under a name of its own ([`rename_pack`]). What he leaves travels in the usual
+    /// way. Before he moves a pack a second time, he asks `lacking` whether it has arrived.
     ///
     /// # Errors
     /// The transfer is to end: it was cancelled, or must not go another way.
-    fn relay(&self, packs: &[WholePack], control: &dyn Control) -> Result<Relayed>;
+    fn relay(&self, packs: &[WholePack], lacking: &Lacking<'_>, control: &dyn Control) -> Result<Relayed>;
+}
+
+/// Gives the bytes of a pack, which were compared with its name, a name that no pack has ever had; returns that. To be done
+/// anew for every pack that is put into another repository: an old name may be one that is just being deleted there.
+///
+/// # Errors
+/// What is wrong with the pack, or the system gives no random bytes.
+pub fn rename_pack(id: PackId, bytes: &mut [u8]) -> Result<PackId, String> {
+    pack::rename(id, bytes)
 }
 
 /// Whether a pack is moved whole: when at least half of it is wanted. What is not is carried for nothing and becomes
@@ -80,18 +94,67 @@ pub(super) fn run(
     writer: &Writer,
     source: &Blobs,
 ) -> Result<Option<Relayed>> {
-    if !transfer.from.shares_cipher_with(transfer.to) {
+    if transfer.why_not_whole().is_some() {
         return Ok(None);
     }
     let packs = plan(transfer, options, control, writer, source)?;
     if packs.is_empty() {
         return Ok(None);
     }
-    let mut relayed = relay.relay(&packs, control)?;
+    let mut relayed = relay.relay(&packs, &|packs| lacking(packs, writer, source), control)?;
     relayed.packs_wanted = packs.len() as u64;
     relayed.wanted_bytes = packs.iter().map(|pack| pack.size).sum();
     writer.look_again()?;
     Ok(Some(relayed))
+}
+
+/// The packs of which something cannot be found at the target.
+fn lacking(packs: &[WholePack], writer: &Writer, source: &Blobs) -> Result<Vec<WholePack>> {
+    writer.look_again()?;
+    filter(packs, |pack| {
+        let directory = match source.repository().pack_directory(pack.id) {
+            Ok(directory) => directory,
+            Err(error) if super::is_damage(&error) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        for id in directory.frames.iter().flat_map(|frame| &frame.blobs) {
+            if !writer.can_refer(id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
+}
+
+/// Those that are chosen by their directories, several of which are read at once: over a network one after the other would
+/// take its delay each.
+fn filter(
+    packs: &[WholePack],
+    choose: impl Fn(&WholePack) -> Result<bool> + Sync,
+) -> Result<Vec<WholePack>> {
+    let (next, chosen) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let failure = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..DIRECTORIES_AT_ONCE.min(packs.len()) {
+            scope.spawn(|| {
+                while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match choose(pack) {
+                        Ok(true) => lock(&chosen).push(*pack),
+                        Ok(false) => {}
+                        // One that is damaged is left to the transfer, which takes what can be had of it.
+                        Err(error) if super::is_damage(&error) => {}
+                        Err(error) => {
+                            lock(&failure).get_or_insert(error);
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let (mut chosen, failure) = (std::mem::take(&mut *lock(&chosen)), lock(&failure).take());
+    chosen.sort_unstable_by_key(|pack| pack.id);
+    failure.map_or(Ok(chosen), Err)
 }
 
 /// Listens for an end, and tells nobody of progress.
@@ -177,43 +240,19 @@ impl Planner<'_> {
     fn choose(&self) -> Result<Vec<WholePack>> {
         let index = self.from.index();
         let sizes = &index.states().present;
-        let likely: Vec<(WholePack, &Frames)> = self
+        let likely: Vec<WholePack> = self
             .frames
             .iter()
             .filter_map(|(id, frames)| Some((WholePack { id: *id, size: *sizes.get(id)? }, frames)))
             .filter(|(pack, frames)| {
                 is_worth_moving(frames.values().map(|(length, _)| u64::from(*length)).sum(), pack.size)
             })
+            .map(|(pack, _)| pack)
             .collect();
-        self.judge(&likely)
-    }
-
-    /// Reads the directories of the packs that come into question, several at once: over a network one after the other
-    /// would take its delay each.
-    fn judge(&self, likely: &[(WholePack, &Frames)]) -> Result<Vec<WholePack>> {
-        let (next, chosen) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        let failure = Mutex::new(None);
-        std::thread::scope(|scope| {
-            for _ in 0..DIRECTORIES_AT_ONCE.min(likely.len()) {
-                scope.spawn(|| {
-                    while let Some((pack, frames)) = likely.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match self.wanted_bytes(pack.id, frames) {
-                            Ok(wanted) if is_worth_moving(wanted, pack.size) => lock(&chosen).push(*pack),
-                            Ok(_) => {}
-                            // One that is damaged is left to the transfer, which takes what can be had of it.
-                            Err(error) if super::is_damage(&error) => {}
-                            Err(error) => {
-                                lock(&failure).get_or_insert(error);
-                                return;
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        let (mut chosen, failure) = (std::mem::take(&mut *lock(&chosen)), lock(&failure).take());
-        chosen.sort_unstable_by_key(|pack: &WholePack| pack.id);
-        failure.map_or(Ok(chosen), Err)
+        filter(&likely, |pack| match self.frames.get(&pack.id) {
+            Some(frames) => Ok(is_worth_moving(self.wanted_bytes(pack.id, frames)?, pack.size)),
+            None => Ok(false),
+        })
     }
 
     fn wanted_bytes(&self, pack: PackId, frames: &Frames) -> Result<u64> {

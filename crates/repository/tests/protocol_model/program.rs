@@ -8,6 +8,9 @@ use crate::state::Set;
 pub enum Role {
     /// Backs a disk up; builds on a snapshot where that is kept. It may abandon its work.
     Writer { snapshot: usize, base: Option<usize>, pack: usize },
+    /// Has what another repository has moved into this one: the pack that has the number `old` there gets the number `fresh`
+    /// here, and what that does not bring the writer stores in `pack`.
+    Mover { snapshot: usize, old: usize, fresh: usize, pack: usize },
     /// Collects. `revokes` tells whether it may declare writers dead, `copies` into which pack it copies what is used
     /// of mostly unused packs.
     Collection { list: usize, revokes: bool, copies: Option<usize> },
@@ -29,6 +32,7 @@ pub enum Op {
     /// Writes a run of packs of which no run speaks.
     Adopt,
     ReadBase,
+    MovePack,
     StorePack,
     PutRun,
     PutManifest,
@@ -107,7 +111,7 @@ fn ending(rules: Rules) -> Vec<Op> {
     ops
 }
 
-fn writer(rules: Rules) -> Vec<Op> {
+fn writer(rules: Rules, moves: bool) -> Vec<Op> {
     let mut looks = Vec::new();
     if rules.hold(Rule::ListsBeforeIndex) {
         looks.push(ReadLists);
@@ -135,6 +139,9 @@ fn writer(rules: Rules) -> Vec<Op> {
     if !rules.hold(Rule::RefsAfterSession) {
         ops.retain(|op| *op != ReadBase);
         ops.insert(0, ReadBase);
+    }
+    if moves {
+        ops.extend([MovePack, ReadLists, ReadRuns, ListPacks, Adopt]);
     }
     ops.extend([StorePack, PutRun]);
     ops.extend(if rules.hold(Rule::ManifestBeforeCommit) {
@@ -215,7 +222,8 @@ fn collection(rules: Rules, revokes: bool, copies: bool, stranded: bool) -> Vec<
 /// The steps of a role. `stranded` tells whether there is an image without a ref, which only then has to be looked for.
 pub fn program(role: Role, rules: Rules, stranded: bool) -> Vec<Op> {
     match role {
-        Role::Writer { .. } => writer(rules),
+        Role::Writer { .. } => writer(rules, false),
+        Role::Mover { .. } => writer(rules, true),
         Role::Collection { revokes, copies, .. } => collection(rules, revokes, copies.is_some(), stranded),
         Role::Quiet => collection(rules, true, false, stranded),
         Role::Forgetter { .. } => {

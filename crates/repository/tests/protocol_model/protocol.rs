@@ -111,7 +111,7 @@ impl Protocol {
     /// What a session publishes.
     pub fn snapshot_of(&self, party: usize) -> Set {
         match self.role(party) {
-            Role::Writer { snapshot, .. } => one(snapshot),
+            Role::Writer { snapshot, .. } | Role::Mover { snapshot, .. } => one(snapshot),
             _ => 0,
         }
     }
@@ -120,6 +120,7 @@ impl Protocol {
         let number = party + 1;
         match self.role(party) {
             Role::Writer { .. } => format!("writer {number}"),
+            Role::Mover { .. } => format!("mover {number}"),
             Role::Collection { .. } => format!("collection {number}"),
             Role::Forgetter { .. } => format!("forgetter {number}"),
             Role::Undeleter { .. } => format!("undeleter {number}"),

@@ -75,6 +75,8 @@ pub enum Rule {
     CopyInSession,
     /// A collection goes on with the lists of others.
     OthersListsFinished,
+    /// A pack that is moved from another repository gets a name that no pack has had.
+    MovedUnderNewName,
     /// A forgotten entry keeps what it needs until its window has passed.
     ForgottenAreKept,
 }
@@ -110,6 +112,7 @@ pub const SHOWN: &[&[Rule]] = &[
     &[Rule::SpareManifests],
     &[Rule::ListLast],
     &[Rule::OthersListsFinished],
+    &[Rule::MovedUnderNewName],
     &[Rule::ForgottenAreKept],
 ];
 

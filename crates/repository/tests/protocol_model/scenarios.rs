@@ -2,7 +2,7 @@
 //!
 //! Blobs a, b, c are the bits 1, 2, 4. Snapshots 0 and 1 are from before; 2 and 3 are those of two writers.
 
-use crate::program::Role::{self, Collection, Forgetter, Undeleter, Writer};
+use crate::program::Role::{self, Collection, Forgetter, Mover, Undeleter, Writer};
 use crate::protocol::Scenario;
 
 const FIRST: Role = Collection { list: 0, revokes: false, copies: None };
@@ -18,6 +18,9 @@ const UNDELETER: Role = Undeleter { image: 0, snapshots: 0b1111 };
 fn fresh(number: usize) -> Role {
     Writer { snapshot: 2 + number, base: None, pack: 3 + number }
 }
+
+/// Has the pack of blob b moved from where it is whole.
+const MOVER: Role = Mover { snapshot: 2, old: 1, fresh: 5, pack: 3 };
 
 fn on(base: usize, number: usize) -> Role {
     Writer { snapshot: 2 + number, base: Some(base), pack: 3 + number }
@@ -80,6 +83,11 @@ pub fn small() -> Vec<Scenario> {
             )
         },
         Scenario { window: true, ..line("forgotten and brought back", vec![FIRST, FORGETTER, UNDELETER]) },
+        Scenario {
+            head_start: 4,
+            ..garbage("a moved pack, its old name condemned, and two collections", vec![FIRST, MOVER, SECOND])
+        },
+        garbage("a moved pack, a backup and a revoking collection", vec![MOVER, fresh(1), REVOKING]),
     ]
 }
 
@@ -105,6 +113,7 @@ pub fn large() -> Vec<Scenario> {
                 vec![on(0, 0), FIRST, FORGETTER, UNDELETER],
             )
         },
+        garbage("a moved pack and two collections", vec![MOVER, FIRST, SECOND]),
         first_backup(
             "two backups, one of them a first, two collections",
             vec![fresh(0), fresh(1), REVOKING, SECOND],

@@ -48,7 +48,7 @@ impl Step<'_> {
                 for (number, list) in lists.iter().enumerate().filter(|(_, list)| list.is_there) {
                     let counts = self.holds(Rule::OthersListsCount)
                         || number == usize::from(own)
-                        || matches!(self.role(), Role::Writer { .. });
+                        || matches!(self.role(), Role::Writer { .. } | Role::Mover { .. });
                     let look = &mut self.party().look;
                     look.condemned |= if counts { list.packs } else { 0 };
                     look.listed |= list.manifests;
@@ -68,6 +68,7 @@ impl Step<'_> {
                     self.party().has_base = is_kept || !self.holds(Rule::ByNameOnlyOfKept);
                 }
             }
+            Op::MovePack => self.move_pack(),
             Op::StorePack => return self.store_pack(),
             Op::PutRun => self.state.store.runs |= 1 << one(self.own_pack()),
             Op::PutManifest => {
@@ -125,14 +126,39 @@ impl Step<'_> {
 
     fn own_pack(&self) -> usize {
         match self.role() {
-            Role::Writer { pack, .. } => pack,
+            Role::Writer { pack, .. } | Role::Mover { pack, .. } => pack,
             _ => unreachable!("only writers put runs"),
         }
     }
 
+    /// The blobs that may be referred to, as things were when this party looked.
+    fn found(&self) -> Set {
+        let Look { condemned, indexed, present, .. } = self.my().look;
+        let avoided = if self.holds(Rule::NeverReferToCondemned) { condemned } else { 0 };
+        self.state.store.blobs(indexed & present & !avoided)
+    }
+
+    /// Has the pack that the other repository has of the same blobs as pack `old` once had here moved, where some of them are
+    /// lacking. Where it goes under its old name, it is not moved if there is one of that name.
+    fn move_pack(&mut self) {
+        let Role::Mover { snapshot, old, fresh, .. } = self.role() else { return };
+        let blobs = self.state.store.contents[old];
+        let is_lacking = self.protocol.needs(one(snapshot)) & blobs & !self.found() != 0;
+        let number = if self.holds(Rule::MovedUnderNewName) { fresh } else { old };
+        if is_lacking {
+            self.state.store.packs |= one(number);
+            self.state.store.contents[number] = blobs;
+        }
+        self.party().look = Look::default();
+    }
+
     /// W3: decides what is referred to, and stores the rest.
     fn store_pack(&mut self) {
-        let Role::Writer { snapshot, base, pack } = self.role() else { return };
+        let (snapshot, base, pack) = match self.role() {
+            Role::Writer { snapshot, base, pack } => (snapshot, base, pack),
+            Role::Mover { snapshot, pack, .. } => (snapshot, None, pack),
+            _ => return,
+        };
         let Look { condemned, indexed, present, .. } = self.my().look;
         let unlisted = condemned == 0 || !self.holds(Rule::ByNameOnlyWithoutLists);
         let complete = indexed & !present == 0 || !self.holds(Rule::ByNameOnlyWithAllPacks);
@@ -140,8 +166,7 @@ impl Step<'_> {
             Some(base) if self.my().has_base && unlisted && complete => self.protocol.needs(one(base)),
             _ => 0,
         };
-        let avoided = if self.holds(Rule::NeverReferToCondemned) { condemned } else { 0 };
-        let found = self.state.store.blobs(indexed & present & !avoided);
+        let found = self.found();
         let stored = self.protocol.needs(one(snapshot)) & !(by_name | found);
         let party = self.party();
         (party.look, party.has_base) = (Look::default(), false);

@@ -20,6 +20,7 @@ mod random;
 mod state;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -221,6 +222,20 @@ impl SimulatedFileSystem {
         Ok(())
     }
 
+    /// Makes a part of a file unreadable, as a bad sector does: every read that touches it fails. What is written in the
+    /// file's place is written elsewhere, and can be read.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn spoil(&self, path: &Path, part: Range<u64>) -> io::Result<()> {
+        let mut state = self.shared.state();
+        let number = state.find(path)?;
+        if let Some(file) = state.files.get_mut(&number) {
+            file.spoilt = Some(part);
+        }
+        Ok(())
+    }
+
     /// Bytes of all files that have a name.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
@@ -300,6 +315,7 @@ struct SimulatedFile {
     file_system: SimulatedFileSystem,
     path: PathBuf,
     content: Arc<Vec<u8>>,
+    spoilt: Option<Range<u64>>,
 }
 
 impl OpenedFile for SimulatedFile {
@@ -309,6 +325,10 @@ impl OpenedFile for SimulatedFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file_system.read("read", &self.path, |_| {
+            let end = offset.saturating_add(buffer.len() as u64);
+            if self.spoilt.as_ref().is_some_and(|bad| offset < bad.end && bad.start < end) {
+                return Err(rustix::io::Errno::IO.into());
+            }
             let start = usize::try_from(offset).unwrap_or(usize::MAX);
             let found = self.content.get(start..).and_then(|rest| rest.get(..buffer.len()));
             buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -386,12 +406,12 @@ impl FileSystem for SimulatedFileSystem {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn OpenedFile>> {
-        let content = self.read("open", path, |state| {
+        let (content, spoilt) = self.read("open", path, |state| {
             let number = state.find(path)?;
             let file = state.files.get(&number).ok_or(io::ErrorKind::NotFound)?;
-            Ok(Arc::clone(&file.content))
+            Ok((Arc::clone(&file.content), file.spoilt.clone()))
         })?;
-        Ok(Arc::new(SimulatedFile { file_system: self.clone(), path: path.to_owned(), content }))
+        Ok(Arc::new(SimulatedFile { file_system: self.clone(), path: path.to_owned(), content, spoilt }))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<FileEntry>> {

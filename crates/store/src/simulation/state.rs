@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +16,8 @@ pub(super) struct File {
     pub(super) content: Arc<Vec<u8>>,
     is_synced: bool,
     pub(super) modified: SystemTime,
+    /// What of it cannot be read.
+    pub(super) spoilt: Option<Range<u64>>,
 }
 
 /// A change of a directory.
@@ -116,7 +119,7 @@ impl State {
         let number = self.next_file;
         self.next_file += 1;
         self.name(path, NameOperation::Put(number))?;
-        let file = File { content: Arc::default(), is_synced: false, modified: SystemTime::now() };
+        let file = File { content: Arc::default(), is_synced: false, modified: SystemTime::now(), spoilt: None };
         self.files.insert(number, file);
         Ok(number)
     }
@@ -227,7 +230,8 @@ impl State {
                 let content =
                     if file.is_synced { Arc::clone(&file.content) } else { torn(&file.content, random) };
                 let modified = file.modified - Duration::from_secs(random.below(3));
-                after.files.insert(number, File { content, is_synced: true, modified });
+                let spoilt = file.spoilt.clone();
+                after.files.insert(number, File { content, is_synced: true, modified, spoilt });
             }
         }
         after

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use leeward_repository::Repository;
 use leeward_repository::transfer::{
-    CountedStore, Estimate, Refused, Relay, Relayed, Selection, Traffic, TransferOptions, TransferOutcome,
-    Travelled,
+    CountedStore, Estimate, Refused, Relay, Relayed, Selection, Traffic, Transfer, TransferOptions,
+    TransferOutcome, Travelled,
 };
 
 use crate::failure::{Code, Failure};
@@ -15,7 +15,7 @@ use crate::limit::{LimitedStore, RateLimit};
 use crate::output::Output;
 use crate::servers::Side;
 use crate::verb::push::TransferArguments;
-use crate::verb::push::direct::{self, Way};
+use crate::verb::push::direct::{self, DirectWay, Way};
 use crate::verb::repository::Watch;
 use crate::verb::seed;
 use crate::{requests, size};
@@ -85,32 +85,33 @@ impl Carry {
     pub fn run(&self, sides: &Sides, selection: &Selection, output: &Output) -> Result<Carried, Failure> {
         let started = Instant::now();
         let transfer = sides.from.prepare_transfer(&sides.to, selection)?;
+        let path = sides.path(&transfer)?;
         let watch = Watch::new(output, transfer.virtual_bytes(), self.verb);
         if self.dry_run {
             let estimate = transfer.estimate(&watch);
             watch.finish();
             let estimate = estimate?;
-            self.tell_estimate(sides, &estimate, output);
+            self.tell_estimate(sides, &path, &estimate, output);
             return Ok(Carried { refused: estimate.refused.len() });
         }
-        let relay = match &sides.way {
-            Way::Direct(direct) => Some(direct.as_ref() as &dyn Relay),
-            Way::Through(_) => None,
+        let relay = match &path {
+            Path::Direct(direct) => Some(*direct as &dyn Relay),
+            Path::Through(_) => None,
         };
         let is_carried = self.options.is_carried || seed::is_one(sides.from.location());
         let options = TransferOptions { is_carried, ..self.options.clone() };
         let outcome = transfer.run_with(&options, relay, &watch);
         watch.finish();
         let outcome = outcome?;
-        self.tell(sides, &outcome, started.elapsed(), output);
+        self.tell(sides, &path, &outcome, started.elapsed(), output);
         Ok(Carried { refused: outcome.refused.len() })
     }
 
-    fn tell_estimate(&self, sides: &Sides, estimate: &Estimate, output: &Output) {
+    fn tell_estimate(&self, sides: &Sides, path: &Path<'_>, estimate: &Estimate, output: &Output) {
         if output.is_json() {
             output.json_line(&serde_json::json!({
                 "verb": self.verb, "dry_run": true, "from": sides.from.location(), "to": sides.to.location(),
-                "estimate": estimate, "direct": sides.way_value(),
+                "estimate": estimate, "direct": path.value(),
             }));
         }
         tell_snapshots(&estimate.snapshots, &estimate.refused, "would travel", output);
@@ -128,21 +129,33 @@ impl Carry {
                 size::show(estimate.content_bytes)
             ));
         }
-        if let Way::Direct(direct) = &sides.way
-            && estimate.whole_packs > 0
-        {
-            let (packs, bytes) = (estimate.whole_packs, size::show(estimate.whole_pack_bytes));
-            output.line(format!("  {bytes} in {packs} packs would not pass this machine: {}", direct.by()));
+        match path {
+            Path::Direct(direct) if estimate.whole_packs > 0 => {
+                let (packs, bytes) = (estimate.whole_packs, size::show(estimate.whole_pack_bytes));
+                output
+                    .line(format!("  {bytes} in {packs} packs would not pass this machine: {}", direct.by()));
+            }
+            Path::Through(Some(why)) if !estimate.snapshots.is_empty() => {
+                output.line(format!("  all of it would pass this machine: {why}"));
+            }
+            _ => {}
         }
         tell_present(estimate.snapshots.len(), estimate.present, sides, output);
     }
 
-    fn tell(&self, sides: &Sides, outcome: &TransferOutcome, time: Duration, output: &Output) {
+    fn tell(
+        &self,
+        sides: &Sides,
+        path: &Path<'_>,
+        outcome: &TransferOutcome,
+        time: Duration,
+        output: &Output,
+    ) {
         let (read, written) = (sides.read.report(), sides.written.report());
         if output.is_json() {
             output.json_line(&serde_json::json!({
                 "verb": self.verb, "dry_run": false, "from": sides.from.location(), "to": sides.to.location(),
-                "direct": sides.way_value(), "transfer": outcome, "traffic": { "from": read, "to": written }, "seconds": time.as_secs_f64(),
+                "direct": path.value(), "transfer": outcome, "traffic": { "from": read, "to": written }, "seconds": time.as_secs_f64(),
                 "requests": {
                     "from": requests::value(sides.from.requests()), "to": requests::value(sides.to.requests()),
                 },
@@ -170,9 +183,9 @@ impl Carry {
                 ));
             }
         }
-        match (&sides.way, &outcome.relayed) {
+        match (path, &outcome.relayed) {
             (_, Some(relayed)) => tell_relayed(relayed, output),
-            (Way::Through(Some(why)), None) if !outcome.snapshots.is_empty() => {
+            (Path::Through(Some(why)), None) if !outcome.snapshots.is_empty() => {
                 output.line(format!("  all of it through this machine: {why}"));
             }
             _ => {}
@@ -195,26 +208,46 @@ impl Carry {
     }
 }
 
+/// How packs of one transfer travel.
+enum Path<'a> {
+    /// From server to server.
+    Direct(&'a DirectWay),
+    /// Through this process; why, where it could have been otherwise.
+    Through(Option<String>),
+}
+
+impl Path<'_> {
+    /// For programs.
+    fn value(&self) -> serde_json::Value {
+        match self {
+            Self::Direct(direct) => serde_json::json!({ "by": direct.by() }),
+            Self::Through(Some(why)) => serde_json::json!({ "not_because": why }),
+            Self::Through(None) => serde_json::Value::Null,
+        }
+    }
+}
+
 impl Sides {
-    /// How packs travel, for programs.
-    fn way_value(&self) -> serde_json::Value {
-        match &self.way {
-            Way::Direct(direct) => serde_json::json!({ "by": direct.by() }),
-            Way::Through(Some(why)) => serde_json::json!({ "not_because": why }),
-            Way::Through(None) => serde_json::Value::Null,
+    /// How packs travel between these repositories, of which more is known than where they are. Refused where they have to go
+    /// from server to server and cannot.
+    fn path(&self, transfer: &Transfer<'_>) -> Result<Path<'_>, Failure> {
+        let direct = match &self.way {
+            Way::Direct(direct) => direct.as_ref(),
+            Way::Through(why) => return Ok(Path::Through(why.clone())),
+        };
+        match transfer.why_not_whole().filter(|_| !transfer.missing().is_empty()) {
+            None => Ok(Path::Direct(direct)),
+            Some(why) if direct.is_must() => Err(direct::refused(why)),
+            Some(why) => Ok(Path::Through(Some(why.to_owned()))),
         }
     }
 }
 
 fn tell_relayed(relayed: &Relayed, output: &Output) {
     let (packs, bytes) = (relayed.packs, size::show(relayed.bytes));
-    let present = match relayed.packs_present {
-        0 => String::new(),
-        count => format!("; {count} were there already"),
-    };
-    output.line(format!("  {bytes} in {packs} packs did not pass this machine: {}{present}", relayed.by));
+    output.line(format!("  {bytes} in {packs} packs did not pass this machine: {}", relayed.by));
     if let Some(why) = &relayed.left_because {
-        let left = relayed.packs_wanted.saturating_sub(relayed.packs + relayed.packs_present);
+        let left = relayed.packs_wanted.saturating_sub(relayed.packs);
         output.line(format!("  {left} packs went through this machine after all: {why}"));
     }
 }

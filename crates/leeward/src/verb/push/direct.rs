@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use leeward_api::client::{Location, PACKS_OF_TRANSFER_MAX, PassText, ServerControl, TransferOrder};
 use leeward_api::server::{Direction, Purpose, TransferState, TransferStatus};
-use leeward_repository::transfer::{Relay, Relayed, WholePack};
+use leeward_repository::transfer::{Lacking, Relay, Relayed, WholePack};
 use leeward_repository::{Control, Error, PackId};
 
 use super::Direct;
@@ -49,6 +49,11 @@ pub enum Way {
     Through(Option<String>),
 }
 
+/// What `--direct must` says where nothing can go from server to server.
+pub fn refused(what: impl Into<String>) -> Failure {
+    Failure::new(Code::Refused, what).hint("say --direct auto to let it go through this machine")
+}
+
 /// Finds out whether one of two servers can move packs to or from the other.
 pub fn find(
     from: (&str, Side),
@@ -61,11 +66,8 @@ pub fn find(
     if direct == Direct::Never || !are_servers && direct == Direct::Auto {
         return Ok(Way::Through(None));
     }
-    let refused = |what: String| {
-        Failure::new(Code::Refused, what).hint("say --direct auto to let it go through this machine")
-    };
     if !are_servers {
-        return Err(refused("only two servers can move packs between them, and one side is none".to_owned()));
+        return Err(refused("only two servers can move packs between them, and one side is none"));
     }
     let failed = |error: leeward_store::Error| Failure::from(Error::from(error));
     let (source, target) = (servers::control(from.0, from.1)?, servers::control(to.0, to.1)?);
@@ -94,50 +96,58 @@ pub fn find(
 struct Tally {
     packs: u64,
     bytes: u64,
-    present: u64,
     /// Why a single pack was left.
     left: Option<String>,
 }
 
 impl Tally {
-    /// Counts a transfer that has ended, of packs of which so many were moved before.
-    fn add(&mut self, status: &TransferStatus, moved: u64) {
+    /// Counts a transfer that has dealt with all of its packs.
+    fn done(&mut self, status: &TransferStatus) {
         self.packs += status.packs_moved;
         self.bytes += status.bytes_moved;
-        if status.state == TransferState::Done {
-            self.present += status.packs_present.saturating_sub(moved);
+        if status.packs_left > 0 {
+            let why = status.problem.as_deref().unwrap_or("the server does not say why");
+            self.left.get_or_insert_with(|| format!("{} packs were left: {why}", status.packs_left));
         }
-        if status.packs_left > 0
-            && let Some(problem) = &status.problem
-        {
-            self.left.get_or_insert_with(|| format!("{} packs were left: {problem}", status.packs_left));
-        }
+    }
+
+    /// Counts what has arrived, whatever was seen of it on its way.
+    fn arrived(&mut self, before: &[WholePack], after: &[WholePack]) {
+        let bytes = |packs: &[WholePack]| packs.iter().map(|pack| pack.size).sum::<u64>();
+        self.packs += before.len().saturating_sub(after.len()) as u64;
+        self.bytes += bytes(before).saturating_sub(bytes(after));
     }
 }
 
 impl Relay for DirectWay {
-    fn relay(&self, packs: &[WholePack], control: &dyn Control) -> leeward_repository::Result<Relayed> {
+    fn relay(
+        &self,
+        packs: &[WholePack],
+        lacking: &Lacking<'_>,
+        control: &dyn Control,
+    ) -> leeward_repository::Result<Relayed> {
         let total = packs.iter().map(|pack| pack.size).sum();
         let progress = Progress::new(&self.output, total, "from server to server");
         let mut tally = Tally::default();
         let mut gave_up = None;
         for batch in packs.chunks(BATCH_PACKS) {
-            let ids: Vec<PackId> = batch.iter().map(|pack| pack.id).collect();
-            gave_up = self.batch(&ids, &mut tally, &progress, control)?;
+            gave_up = self.batch(batch, lacking, &mut tally, &progress, control)?;
             if gave_up.is_some() {
                 break;
             }
         }
         progress.finish();
         let left_because = gave_up.as_ref().map(|error| leeward_store::with_causes(error));
-        if let Some(error) = gave_up.filter(|_| self.must) {
-            return Err(error.into());
+        if self.must {
+            let left = || tally.left.clone().map(|what| self.cannot_move(what, false));
+            if let Some(error) = gave_up.or_else(left) {
+                return Err(error.into());
+            }
         }
         Ok(Relayed {
             by: self.by(),
             packs: tally.packs,
             bytes: tally.bytes,
-            packs_present: tally.present,
             left_because: left_because.or(tally.left),
             ..Relayed::default()
         })
@@ -158,39 +168,64 @@ impl DirectWay {
     /// moves. Why it gave up, where it did.
     fn batch(
         &self,
-        packs: &[PackId],
+        packs: &[WholePack],
+        lacking: &Lacking<'_>,
         tally: &mut Tally,
         progress: &Progress,
         control: &dyn Control,
     ) -> leeward_repository::Result<Option<leeward_store::Error>> {
-        let (mut tries, mut moved) = (0, 0);
+        let (mut tries, mut left) = (0, packs.to_vec());
         loop {
-            let Seen { status, error, is_refused } = self.once(packs, progress, control);
+            let ids: Vec<PackId> = left.iter().map(|pack| pack.id).collect();
+            let Seen { status, error, is_refused } = self.once(&ids, progress, control);
             if control.is_cancelled() {
                 return Err(Error::Interrupted);
             }
-            tally.add(&status, moved);
-            moved += status.packs_moved;
             if status.state == TransferState::Done {
+                tally.done(&status);
                 return Ok(None);
             }
             tries = if status.packs_moved > 0 { 1 } else { tries + 1 };
             let is_final = is_refused || status.state == TransferState::Failed && !status.is_transient;
-            if is_final || tries >= TRIES_MAX {
-                return Ok(Some(error.unwrap_or_else(|| self.failed(status))));
+            let is_over = is_final || tries >= TRIES_MAX;
+            if !is_over {
+                wait(Duration::from_secs(1 << tries.min(4)), control);
             }
-            wait(Duration::from_secs(1 << tries.min(4)), control);
+            // A pack that was under way when the transfer was last seen may have arrived, and would arrive twice.
+            let after = match lacking(&left) {
+                Ok(after) => after,
+                // The target is what failed: to be tried again as all else.
+                Err(Error::Store(error)) if error.is_transient() => left.clone(),
+                Err(error) => return Err(error),
+            };
+            tally.arrived(&left, &after);
+            left = after;
+            match is_over {
+                _ if left.is_empty() => return Ok(None),
+                true => return Ok(Some(error.unwrap_or_else(|| self.failed(status)))),
+                false => {}
+            }
         }
+    }
+
+    /// Whether nothing may go another way.
+    pub fn is_must(&self) -> bool {
+        self.must
     }
 
     /// What the mover says of a transfer that failed.
     fn failed(&self, status: TransferStatus) -> leeward_store::Error {
+        let what = status.problem.unwrap_or_else(|| "somebody ended it".to_owned());
+        self.cannot_move(what, status.is_transient)
+    }
+
+    fn cannot_move(&self, what: String, is_transient: bool) -> leeward_store::Error {
         leeward_store::Error::Remote {
             store: self.mover.location().to_string(),
             action: "move",
             key: format!("packs to or from peer {}", self.peer),
-            what: status.problem.unwrap_or_else(|| "somebody ended it".to_owned()),
-            is_transient: status.is_transient,
+            what,
+            is_transient,
         }
     }
 
@@ -202,7 +237,7 @@ impl DirectWay {
         };
         let pass = match self.lender.make_pass(purpose, PASS_SECONDS) {
             Ok(pass) => pass,
-            Err(error) => return refused(packs, error),
+            Err(error) => return not_begun(packs, error),
         };
         let seen = self.begin(packs, &pass, progress, control);
         self.lender.end_pass(&pass);
@@ -217,7 +252,7 @@ impl DirectWay {
         });
         match begun {
             Ok((id, status)) => self.watch(&id, status, progress, control),
-            Err(error) => refused(packs, error),
+            Err(error) => not_begun(packs, error),
         }
     }
 
@@ -259,7 +294,7 @@ struct Seen {
 }
 
 /// A transfer that did not begin.
-fn refused(packs: &[PackId], error: leeward_store::Error) -> Seen {
+fn not_begun(packs: &[PackId], error: leeward_store::Error) -> Seen {
     let is_refused = matches!(error, leeward_store::Error::Denied { .. });
     Seen { status: nothing(packs), error: Some(error), is_refused }
 }
@@ -270,7 +305,6 @@ fn nothing(packs: &[PackId]) -> TransferStatus {
         packs: packs.len() as u64,
         packs_moved: 0,
         bytes_moved: 0,
-        packs_present: 0,
         packs_left: 0,
         problem: None,
         is_transient: true,
