@@ -25,7 +25,7 @@ use clap_complete::Shell;
 
 use verb::{
     backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, import, key, label,
-    lock, mount, push, quickstart, repository, restore, retain, runs, seed, serve, server, snapshots, sync,
+    lock, mount, push, quickstart, repository, restore, retain, runs, schedule, seed, serve, server, snapshots, sync,
     thaw, token,
 };
 
@@ -85,6 +85,7 @@ enum Verb {
     Serve(serve::ServeArguments),
     Server(server::ServerArguments),
     Run(runs::RunsArguments),
+    Schedule(schedule::ScheduleArguments),
     Import(import::ImportArguments),
     #[command(subcommand)]
     Token(token::TokenVerb),
@@ -141,6 +142,7 @@ fn main() -> ExitCode {
         Verb::RebuildIndex => check::rebuild_index(repository, &output),
         Verb::Server(arguments) => server::run(&arguments, &output),
         Verb::Run(arguments) => runs::run(&arguments, &output),
+        Verb::Schedule(arguments) => schedule::run(&arguments, &output),
         Verb::Import(arguments) => import::run(&arguments, &output),
         Verb::Serve(arguments) => serve::run(&arguments, repository, &output),
         Verb::Token(verb) => token::run(verb, &output),

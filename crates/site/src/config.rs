@@ -6,6 +6,7 @@
 mod check;
 mod network;
 mod source;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ pub use network::Network;
 pub use source::Place;
 
 use crate::{Error, Result};
+
+pub(crate) use schedule::duration;
+pub use schedule::Schedule;
 
 /// What `leeward server init` writes: every key, with what it is for.
 pub const TEMPLATE: &str = include_str!("config/template.toml");
@@ -46,6 +50,9 @@ pub struct Config {
     /// Where volumes are made.
     #[serde(default, rename = "target")]
     pub targets: BTreeMap<String, Target>,
+    /// What is begun at what times.
+    #[serde(default, rename = "schedule")]
+    pub schedules: BTreeMap<String, Schedule>,
 }
 
 /// How the daemon is reached.

@@ -12,6 +12,7 @@ mod event;
 mod intake;
 mod overview;
 mod places;
+mod schedule;
 mod site;
 mod trouble;
 
@@ -21,4 +22,5 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{EventObject, parse as parse_event};
 pub use intake::EXTENSIONS;
 pub use overview::{ImageLine, Overview, RunCount, SnapshotLine};
+pub use schedule::{CatchUp, ScheduleView};
 pub use site::{ImportOptions, ImportRequest, OpenRepository, Site};

@@ -9,3 +9,4 @@ mod imports;
 mod kills;
 mod oci;
 mod tls;
+mod schedules;
