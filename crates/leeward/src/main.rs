@@ -12,7 +12,6 @@ mod progress;
 mod prompt;
 mod requests;
 mod servers;
-mod size;
 #[cfg(test)]
 mod told;
 mod unlock;
@@ -22,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use leeward_protect::size;
 
 use verb::{
     backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, import, key, label,
@@ -140,7 +140,7 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::check(&arguments, repository, &output),
         Verb::Stats => check::stats(repository, &output),
         Verb::RebuildIndex => check::rebuild_index(repository, &output),
-        Verb::Server(arguments) => server::run(&arguments, &output),
+        Verb::Server(arguments) => server::run(&arguments, repository, &output),
         Verb::Run(arguments) => runs::run(&arguments, &output),
         Verb::Schedule(arguments) => schedule::run(&arguments, &output),
         Verb::Import(arguments) => import::run(&arguments, &output),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use leeward_import::job::{ImportKind, Inputs, Places, Verdict, plan};
+use leeward_protect::job::{Ground, Opening};
 use leeward_remote::objects::ListPage;
 use leeward_repository::Repository;
 use leeward_runs::engine::{Engine, EngineOptions, Runs};
@@ -21,15 +22,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Hint, NewHint};
 use crate::config::Place;
+use crate::ground::SiteGround;
 use crate::places::SitePlaces;
 use crate::schedule::Scheduler;
+use crate::state::StateKind;
 use crate::{Config, Error, Result, event, intake, schedule, trouble};
 
 /// How often ended runs are looked through for such as may be forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
 /// Opens the site's repository; in words what went wrong.
-pub type OpenRepository = Box<dyn Fn() -> Result<Repository, String> + Send + Sync>;
+pub type OpenRepository = Box<dyn Fn(&Opening) -> Result<Repository, String> + Send + Sync>;
 
 /// What a person or an event asks to be imported.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +99,7 @@ pub(crate) struct Inner {
     pub runs: Runs,
     pub scheduler: Scheduler,
     pub hints: Bell,
-    pub open_repository: Option<OpenRepository>,
+    pub open_repository: Option<Arc<OpenRepository>>,
     pub repository: Mutex<Option<(Instant, Arc<Repository>)>>,
 }
 
@@ -130,7 +133,11 @@ impl Site {
             pools: config.pools().into_iter().chain(schedule::pools(&config)).collect(),
             ..EngineOptions::new(owner)
         };
-        let kinds: Vec<Arc<dyn leeward_runs::step::Kind>> = vec![Arc::new(ImportKind::new(&places))];
+        let open_repository = open_repository.map(Arc::new);
+        let ground: Arc<dyn Ground> = Arc::new(SiteGround::new(&config, open_repository.clone()));
+        let mut kinds: Vec<Arc<dyn leeward_runs::step::Kind>> = vec![Arc::new(ImportKind::new(&places))];
+        kinds.extend(leeward_protect::job::kinds(&ground));
+        kinds.push(Arc::new(StateKind::new(&config, &ground)));
         let engine =
             Engine::start(state, kinds, options).map_err(Error::io(&place, "start the threads of"))?;
         let scheduler = Scheduler::new(&config, engine.runs().clone(), Arc::clone(&catalog))?;
@@ -274,7 +281,7 @@ impl Drop for Site {
 }
 
 /// Holds the state for this process alone; the kernel lets go of it however the process ends.
-fn be_alone(directory: &Path) -> Result<File> {
+pub(crate) fn be_alone(directory: &Path) -> Result<File> {
     let path = directory.join("daemon.lock");
     let place = path.display().to_string();
     let open = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);

@@ -29,7 +29,11 @@ impl Config {
             check_name("target", name)?;
             check_target(target).map_err(|what| format!("[target.{name}]: {what}"))?;
         }
-        for (name, schedule) in &self.schedules {
+        for (name, disk) in &self.disks {
+            super::disk::check_name(name)?;
+            disk.volume().map_err(|what| format!("[disk.{name}]: {what}"))?;
+        }
+        for (name, schedule) in self.schedules.iter().filter(|(_, schedule)| schedule.enabled) {
             check_name("schedule", name)?;
             let placed = |what: String| format!("[schedule.{name}]: {what}");
             schedule.times(&self.name, name).map_err(placed)?;

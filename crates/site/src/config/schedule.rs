@@ -2,17 +2,18 @@
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, SpanRelativeTo};
+use leeward_protect::job::{CheckInputs, RetainInputs};
 use serde::Deserialize;
 
 use super::Config;
-use crate::ImportRequest;
+use crate::{ImportRequest, StateInputs};
 use crate::schedule::{CatchUp, Job, Times, Trigger};
 
 /// The longest jitter: a run that may begin a day later has no time any more.
 const JITTER_MAX: SignedDuration = SignedDuration::from_hours(24);
 
 /// Something that is begun again and again.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// Whether it is one at all; for those that are there when nothing is said.
@@ -39,9 +40,29 @@ pub struct Schedule {
     /// Times of full backups at equal distances.
     #[serde(default)]
     pub full_every: Option<String>,
+    /// Backs disks up.
+    #[serde(default)]
+    pub backup: Option<BackupJob>,
+    /// Checks the repository.
+    #[serde(default)]
+    pub check: Option<CheckInputs>,
+    /// Lets go of snapshots, and of what is not needed any more.
+    #[serde(default)]
+    pub retain: Option<RetainInputs>,
+    /// Stores the daemon's own state in the repository.
+    #[serde(default)]
+    pub state: Option<StateInputs>,
     /// Imports an object.
     #[serde(default)]
     pub import: Option<ImportRequest>,
+}
+
+/// Which disks are backed up.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupJob {
+    /// Their names; all disks where there are none.
+    pub disks: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -61,14 +82,40 @@ pub(crate) fn duration(key: &str, text: &str) -> Result<SignedDuration, String> 
 }
 
 impl Schedule {
+    /// What is there where nothing is said: the daemon's own state, each hour.
+    pub(super) fn of_state() -> Self {
+        Self {
+            enabled: true,
+            every: Some("1h".to_owned()),
+            jitter: Some("5m".to_owned()),
+            state: Some(StateInputs::default()),
+            ..Self::default()
+        }
+    }
+
     /// What it begins.
     ///
     /// # Errors
     /// It names nothing to begin, more than one thing, or something that the site does not have; in words.
     pub(crate) fn job(&self, config: &Config) -> Result<Job, String> {
         let mut jobs = Vec::new();
+        if let Some(backup) = &self.backup {
+            jobs.push(Job::backup(config, &backup.disks)?);
+        }
+        if let Some(check) = &self.check {
+            jobs.push(Job::check(config, check)?);
+        }
+        if let Some(retain) = &self.retain {
+            jobs.push(Job::retain(config, retain)?);
+        }
+        if let Some(state) = &self.state {
+            jobs.push(Job::state(config, state)?);
+        }
         if let Some(import) = &self.import {
             jobs.push(Job::import(config, import)?);
+        }
+        if (self.full_cron.is_some() || self.full_every.is_some()) && self.backup.is_none() {
+            return Err("full_cron and full_every are for backups".to_owned());
         }
         match (jobs.pop(), jobs.is_empty()) {
             (Some(job), true) => Ok(job),
@@ -138,6 +185,9 @@ mod tests {
 
     const SITE: &str = "name='a'\nstate='s'\n[source.x]\nlocation='/x'\n[target.t]\nkind='directory'\npath='/t'\n";
 
+    const REPOSITORY: &str = "[repository]\nlocation='/r'\n";
+    const DISK: &str = "[disk.a]\nlocation='/a.raw'\nimage='web/root'\n";
+
     fn parse(schedule: &str) -> Result<Config, String> {
         Config::parse(&format!("{SITE}[schedule.nightly]\n{schedule}"), Path::new("/"))
     }
@@ -146,6 +196,8 @@ mod tests {
     fn what_makes_no_sense_is_told_with_its_place() {
         let import = "import = { source = 'x', object = 'a.raw', target = 't' }";
         parse(&format!("cron = '0 3 * * *'\n{import}")).unwrap();
+        parse(&format!("cron = '0 3 * * *'\nfull_every = '7d'\nbackup = {{}}\n{REPOSITORY}{DISK}")).unwrap();
+        parse(&format!("cron = '0 3 * * *'\nretain = {{ keep = {{ daily = 7 }} }}\n{REPOSITORY}")).unwrap();
         parse(&format!("every = '1d'\njitter = '10m'\ncatch_up = 'none'\n{import}")).unwrap();
         for (text, says) in [
             (import.to_owned(), "no times"),
@@ -158,11 +210,36 @@ mod tests {
             (format!("every = '1h'\n{}", import.replace("'x'", "'y'")), "no source y"),
             (format!("every = '1h'\n{}", import.replace("'t'", "'u'")), "no target u"),
             (format!("every = '1h'\nnever = true\n{import}"), "never"),
+            (format!("every = '1h'\nfull_every = '7d'\n{import}"), "are for backups"),
+            (format!("every = '1h'\ncheck = {{}}\n{import}"), "several"),
+            ("every = '1h'\ncheck = {}\n".to_owned(), "needs a [repository]"),
+            (format!("every = '1h'\ncheck = {{ budget = 'soon' }}\n{REPOSITORY}"), "soon"),
+            (format!("every = '1h'\nretain = {{ keep = {{}} }}\n{REPOSITORY}"), "no rule"),
+            (format!("every = '1h'\nretain = {{ window = 'x' }}\n{REPOSITORY}"), "window"),
+            (format!("every = '1h'\nbackup = {{}}\n{REPOSITORY}"), "no disk to back up"),
+            (format!("every = '1h'\nstate = {{ keep = {{}} }}\n{REPOSITORY}"), "no rule"),
+            (format!("every = '1h'\nbackup = {{ disks = ['b'] }}\n{REPOSITORY}{DISK}"), "no [disk.b]"),
+            (format!("every = '1h'\nbackup = {{}}\n{REPOSITORY}{DISK}limit_read = '1'"), "limit_read"),
+            (format!("every = '1h'\nbackup = {{}}\n{REPOSITORY}{}", DISK.replace(".a]", ".A]")), "disk \"A\""),
         ] {
             let what = parse(&text).unwrap_err();
             assert!(what.contains(says), "{text}: {what}");
         }
         let what = parse(&format!("every = 'often'\n{import}")).unwrap_err();
         assert!(what.contains("[schedule.nightly]"), "{what}");
+    }
+
+    #[test]
+    fn the_own_state_is_stored_each_hour_unless_something_else_is_said() {
+        let schedules = |text: &str| {
+            let config = Config::parse(&format!("{SITE}{text}"), Path::new("/")).unwrap();
+            config.schedules.into_iter().map(|(name, schedule)| (name, schedule.text())).collect::<Vec<_>>()
+        };
+        let named = |name: &str, text: &str| vec![(name.to_owned(), text.to_owned())];
+        assert_eq!(schedules(""), []);
+        assert_eq!(schedules(REPOSITORY), named("state", "every 1h"));
+        let mine = format!("{REPOSITORY}[schedule.mine]\nevery = '1d'\nstate = {{}}\n");
+        assert_eq!(schedules(&mine), named("mine", "every 1d"));
+        assert_eq!(schedules(&format!("{REPOSITORY}[schedule.state]\nenabled = false\n")), named("state", ""));
     }
 }
