@@ -12,9 +12,11 @@ use crate::interrupt;
 /// The source under a limit, or as it is without one.
 pub fn limited(source: SharedSource, limit: Option<&Arc<RateLimit>>) -> SharedSource {
     match limit {
-        Some(limit) => {
-            Arc::new(leeward_protect::LimitedSource::new(source, Some(Arc::clone(limit)), &interrupt::is_requested))
-        }
+        Some(limit) => Arc::new(leeward_protect::LimitedSource::new(
+            source,
+            Some(Arc::clone(limit)),
+            &interrupt::is_requested,
+        )),
         None => source,
     }
 }

@@ -25,8 +25,8 @@ use leeward_protect::size;
 
 use verb::{
     backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, import, key, label,
-    lock, mount, push, quickstart, repository, restore, retain, runs, schedule, seed, serve, server, snapshots, sync,
-    thaw, token,
+    lock, mount, push, quickstart, repository, restore, retain, runs, schedule, seed, serve, server,
+    snapshots, sync, thaw, token,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them

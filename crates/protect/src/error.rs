@@ -68,7 +68,10 @@ impl Error {
         match self {
             Self::Disk(error) => matches!(error.kind(), Disk::Io | Disk::Busy),
             Self::Cloud(error) => {
-                matches!(error.kind(), Cloud::Io | Cloud::Protocol | Cloud::Busy | Cloud::Passing | Cloud::Conflict)
+                matches!(
+                    error.kind(),
+                    Cloud::Io | Cloud::Protocol | Cloud::Busy | Cloud::Passing | Cloud::Conflict
+                )
             }
             Self::Repository(error) => matches!(error.kind(), Repository::Io | Repository::Conflict),
             Self::Asked { .. } => false,

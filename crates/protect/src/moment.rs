@@ -208,5 +208,8 @@ impl<'a> RbdBackup<'a> {
 }
 
 fn warn(attendant: &dyn Attendant, what: &str) {
-    attendant.warns(what, "the next backup of the image tries again to remove it; see them with: rbd snap ls POOL/IMAGE");
+    attendant.warns(
+        what,
+        "the next backup of the image tries again to remove it; see them with: rbd snap ls POOL/IMAGE",
+    );
 }

@@ -2,7 +2,9 @@
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
-use leeward_repository::{Decision, ImageName, KeepRules, Repository, SnapshotEntry, SnapshotId, plan_by_writer};
+use leeward_repository::{
+    Decision, ImageName, KeepRules, Repository, SnapshotEntry, SnapshotId, plan_by_writer,
+};
 
 use crate::Result;
 

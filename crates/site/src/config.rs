@@ -19,7 +19,6 @@ pub use source::Place;
 
 use crate::{Error, Result};
 
-pub(crate) use schedule::duration;
 pub use disk::Disk;
 pub use schedule::{BackupJob, Schedule};
 
@@ -350,7 +349,8 @@ impl Config {
 
     /// Has the daemon's own state stored each hour, where nothing else is said and there is a repository.
     fn keep_own_state(&mut self) {
-        let is_said = self.schedules.iter().any(|(name, schedule)| name == "state" || schedule.state.is_some());
+        let is_said =
+            self.schedules.iter().any(|(name, schedule)| name == "state" || schedule.state.is_some());
         if self.repository.is_some() && !is_said {
             self.schedules.insert("state".to_owned(), Schedule::of_state());
         }

@@ -25,5 +25,5 @@ pub use event::{EventObject, parse as parse_event};
 pub use intake::EXTENSIONS;
 pub use overview::{ImageLine, Overview, RunCount, SnapshotLine};
 pub use schedule::{CatchUp, ScheduleView};
-pub use state::{About, Restored, Restoring, StateInputs, restore};
 pub use site::{ImportOptions, ImportRequest, OpenRepository, Site};
+pub use state::{About, Restored, Restoring, StateInputs, restore};

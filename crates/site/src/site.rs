@@ -322,7 +322,9 @@ fn forget(site: &Arc<Inner>, stop: &AtomicBool) {
 /// # Errors
 /// There is no such source or target, or the object's name is none.
 pub(crate) fn import_inputs(config: &Config, request: &ImportRequest) -> Result<Inputs> {
-    let source = config.sources.get(&request.source)
+    let source = config
+        .sources
+        .get(&request.source)
         .ok_or_else(|| Error::NotFound(format!("this site has no source {}", request.source)))?;
     let target = request.target.clone().or(source.target.clone()).ok_or_else(|| {
         Error::Invalid(format!("source {} has no target of its own: name one", request.source))

@@ -11,8 +11,8 @@ use clap::Args;
 use leeward_disk::{Format, OpenOptions, References, Source, default_threads};
 use leeward_protect::{Attendant, Planned, Volume};
 use leeward_repository::{
-    BackupOutcome, CaptureMode, CaptureRecord, Changed, Consistency, Control, GroupOptions, ImageName, Member,
-    Repository, SourceRecord, host_name,
+    BackupOutcome, CaptureMode, CaptureRecord, Changed, Consistency, Control, GroupOptions, ImageName,
+    Member, Repository, SourceRecord, host_name,
 };
 
 use leeward_store::bucket::RequestCounts;
@@ -151,7 +151,9 @@ fn show_plan(plan: &Planned, arguments: &BackupArguments, output: &Output) {
             }
             let how = match (base, reason) {
                 (Some(base), _) => format!("what changed since the snapshot {base}"),
-                (None, reason) => format!("all data, because {}", reason.as_deref().unwrap_or("nothing is known")),
+                (None, reason) => {
+                    format!("all data, because {}", reason.as_deref().unwrap_or("nothing is known"))
+                }
             };
             output.line(format!(
                 "Would read of the {} of {source} for {}: {how}",

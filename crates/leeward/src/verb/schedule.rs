@@ -90,8 +90,7 @@ pub fn run(arguments: &ScheduleArguments, output: &Output) -> Result<ExitCode, F
             Ok(ExitCode::SUCCESS)
         }
         ScheduleVerb::Fire { name, full, wait } => {
-            let begun: Begun =
-                client.post(&path(name, "fire"), &json!({ "full": full })).map_err(failure)?;
+            let begun: Begun = client.post(&path(name, "fire"), &json!({ "full": full })).map_err(failure)?;
             output.line(format!("Run {} is begun", begun.run));
             if *wait {
                 return super::runs::wait(&client, &begun.run, output);

@@ -36,9 +36,8 @@ pub struct BackupInputs {
 /// The plan of a backup. Disks wait for no other: where one fails, the others are backed up all the same.
 #[must_use]
 pub fn backup_plan(inputs: &BackupInputs) -> Plan {
-    let step = |disk: &String| -> StepPlan {
-        step_of(&format!("{STEP}{disk}"), &format!("Back up {disk}"), &[])
-    };
+    let step =
+        |disk: &String| -> StepPlan { step_of(&format!("{STEP}{disk}"), &format!("Back up {disk}"), &[]) };
     plan_of(BACKUP, VERSION, inputs.disks.iter().map(step).collect())
 }
 
@@ -52,10 +51,8 @@ impl Places {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while *left == 0 {
             context.check()?;
-            (left, _) = self
-                .1
-                .wait_timeout(left, Duration::from_millis(200))
-                .unwrap_or_else(PoisonError::into_inner);
+            (left, _) =
+                self.1.wait_timeout(left, Duration::from_millis(200)).unwrap_or_else(PoisonError::into_inner);
         }
         *left -= 1;
         Ok(Place(self))
@@ -106,7 +103,9 @@ impl Step for BackUp {
         let _place = self.places.take(context)?;
         let repository = open(&self.ground, &Opening { limit_write, ..Opening::default() })?;
         let run = context.run_id().to_string();
-        if let Some(made) = made_before(&repository, &volume.image, &run).map_err(|error| fault(&error, context))? {
+        if let Some(made) =
+            made_before(&repository, &volume.image, &run).map_err(|error| fault(&error, context))?
+        {
             context.say(format!("snapshot {} was made before the daemon ended", made.id.short()));
             return Ok(Outcome::Done(json!({ "image": volume.image, "snapshot": made.id })));
         }

@@ -70,7 +70,8 @@ impl Step for Check {
             Some(budget) => {
                 let control = attended.begins(budget.bytes.unwrap_or(u64::MAX).min(all()?));
                 let record = self.0.verified().join(&repository.config().repository_id);
-                let mut flaw = |what: &str| context.log(Level::Warning, &format!("{what}; the turn starts anew"));
+                let mut flaw =
+                    |what: &str| context.log(Level::Warning, &format!("{what}; the turn starts anew"));
                 let turn = check::in_turn(&repository, &record, budget, control.as_ref(), &mut flaw)
                     .map_err(failed)?;
                 (turn.outcome, Some(turn.report))
@@ -92,7 +93,10 @@ impl Step for Check {
         ));
         for finding in outcome.findings.iter().take(TOLD_MAX) {
             context.log(Level::Error, &format!("DAMAGED {}: {}", finding.object, finding.what));
-            context.log(Level::Error, &format!("  touches {}; hint: {}", finding.touches.join(", "), finding.advice));
+            context.log(
+                Level::Error,
+                &format!("  touches {}; hint: {}", finding.touches.join(", "), finding.advice),
+            );
         }
         match outcome.findings.len() {
             0 => Ok(Outcome::Done(json!({

@@ -58,7 +58,10 @@ impl Disk {
     /// What makes no sense; in words.
     pub(crate) fn volume(&self) -> Result<job::Disk, String> {
         if self.location.starts_with("qmp:") || self.location.starts_with("overlay:") {
-            return Err(format!("location = {:?}: machines and overlays are not backed up as disks", self.location));
+            return Err(format!(
+                "location = {:?}: machines and overlays are not backed up as disks",
+                self.location
+            ));
         }
         let references = self.allow_references.clone().map_or(References::Refuse, References::Within);
         let volume = Volume {

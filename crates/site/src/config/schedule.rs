@@ -6,8 +6,8 @@ use leeward_protect::job::{CheckInputs, RetainInputs};
 use serde::Deserialize;
 
 use super::Config;
-use crate::{ImportRequest, StateInputs};
 use crate::schedule::{CatchUp, Job, Times, Trigger};
+use crate::{ImportRequest, StateInputs};
 
 /// The longest jitter: a run that may begin a day later has no time any more.
 const JITTER_MAX: SignedDuration = SignedDuration::from_hours(24);
@@ -70,7 +70,7 @@ fn yes() -> bool {
 }
 
 /// A length of time as people write it, a day being 24 hours.
-pub(crate) fn duration(key: &str, text: &str) -> Result<SignedDuration, String> {
+fn duration(key: &str, text: &str) -> Result<SignedDuration, String> {
     let hint = "give for example 30s, 15m, 1h or 7d";
     let wrong = |what: String| format!("{key} = {text:?}: {what}; {hint}");
     let span: Span = text.parse().map_err(|error: jiff::Error| wrong(error.to_string()))?;
@@ -120,7 +120,9 @@ impl Schedule {
         match (jobs.pop(), jobs.is_empty()) {
             (Some(job), true) => Ok(job),
             (None, _) => Err(format!("it begins nothing: give one of {}", Job::KINDS.join(", "))),
-            (Some(_), false) => Err(format!("it begins several things: give one of {}", Job::KINDS.join(", "))),
+            (Some(_), false) => {
+                Err(format!("it begins several things: give one of {}", Job::KINDS.join(", ")))
+            }
         }
     }
 
@@ -136,7 +138,9 @@ impl Schedule {
             }
             (None, Some(text)) => {
                 let key = format!("{prefix}every");
-                Trigger::every(duration(&key, text)?).map(Some).map_err(|what| format!("{key} = {text:?}: {what}"))
+                Trigger::every(duration(&key, text)?)
+                    .map(Some)
+                    .map_err(|what| format!("{key} = {text:?}: {what}"))
             }
             (None, None) => Ok(None),
             (Some(_), Some(_)) => Err(format!("give {prefix}cron or {prefix}every, not both")),
@@ -144,7 +148,8 @@ impl Schedule {
         let main = trigger("", self.cron.as_ref(), self.every.as_ref())?
             .ok_or("it has no times: give cron or every")?;
         let full = trigger("full_", self.full_cron.as_ref(), self.full_every.as_ref())?;
-        let jitter = self.jitter.as_deref().map(|text| duration("jitter", text)).transpose()?.unwrap_or_default();
+        let jitter =
+            self.jitter.as_deref().map(|text| duration("jitter", text)).transpose()?.unwrap_or_default();
         let longest = match main {
             Trigger::Every(seconds) => SignedDuration::from_secs(seconds).min(JITTER_MAX),
             Trigger::Cron(..) => JITTER_MAX,
@@ -158,8 +163,9 @@ impl Schedule {
     fn zone(&self) -> Result<TimeZone, String> {
         match &self.timezone {
             None => Ok(TimeZone::system()),
-            Some(name) => TimeZone::get(name)
-                .map_err(|error| format!("timezone = {name:?}: {error}; give a name as Europe/Berlin, or UTC")),
+            Some(name) => TimeZone::get(name).map_err(|error| {
+                format!("timezone = {name:?}: {error}; give a name as Europe/Berlin, or UTC")
+            }),
         }
     }
 
@@ -183,7 +189,8 @@ mod tests {
 
     use super::*;
 
-    const SITE: &str = "name='a'\nstate='s'\n[source.x]\nlocation='/x'\n[target.t]\nkind='directory'\npath='/t'\n";
+    const SITE: &str =
+        "name='a'\nstate='s'\n[source.x]\nlocation='/x'\n[target.t]\nkind='directory'\npath='/t'\n";
 
     const REPOSITORY: &str = "[repository]\nlocation='/r'\n";
     const DISK: &str = "[disk.a]\nlocation='/a.raw'\nimage='web/root'\n";
@@ -220,7 +227,10 @@ mod tests {
             (format!("every = '1h'\nstate = {{ keep = {{}} }}\n{REPOSITORY}"), "no rule"),
             (format!("every = '1h'\nbackup = {{ disks = ['b'] }}\n{REPOSITORY}{DISK}"), "no [disk.b]"),
             (format!("every = '1h'\nbackup = {{}}\n{REPOSITORY}{DISK}limit_read = '1'"), "limit_read"),
-            (format!("every = '1h'\nbackup = {{}}\n{REPOSITORY}{}", DISK.replace(".a]", ".A]")), "disk \"A\""),
+            (
+                format!("every = '1h'\nbackup = {{}}\n{REPOSITORY}{}", DISK.replace(".a]", ".A]")),
+                "disk \"A\"",
+            ),
         ] {
             let what = parse(&text).unwrap_err();
             assert!(what.contains(says), "{text}: {what}");
@@ -240,6 +250,9 @@ mod tests {
         assert_eq!(schedules(REPOSITORY), named("state", "every 1h"));
         let mine = format!("{REPOSITORY}[schedule.mine]\nevery = '1d'\nstate = {{}}\n");
         assert_eq!(schedules(&mine), named("mine", "every 1d"));
-        assert_eq!(schedules(&format!("{REPOSITORY}[schedule.state]\nenabled = false\n")), named("state", ""));
+        assert_eq!(
+            schedules(&format!("{REPOSITORY}[schedule.state]\nenabled = false\n")),
+            named("state", "")
+        );
     }
 }

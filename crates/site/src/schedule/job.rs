@@ -67,7 +67,9 @@ impl Job {
         if disks.is_empty() {
             return Err("there is no disk to back up: add a [disk.NAME]".to_owned());
         }
-        backup_plan(&BackupInputs { disks: disks.clone(), full: false }).check().map_err(|error| error.to_string())?;
+        backup_plan(&BackupInputs { disks: disks.clone(), full: false })
+            .check()
+            .map_err(|error| error.to_string())?;
         Ok(Self::Backup(disks))
     }
 

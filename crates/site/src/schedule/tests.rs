@@ -6,7 +6,8 @@ use leeward_runs::state::{SqliteState, State};
 
 use super::*;
 
-const SITE: &str = "name='home'\nstate='s'\n[source.x]\nlocation='/x'\n[target.t]\nkind='directory'\npath='/t'\n
+const SITE: &str =
+    "name='home'\nstate='s'\n[source.x]\nlocation='/x'\n[target.t]\nkind='directory'\npath='/t'\n
 [schedule.nightly]\nimport = { source = 'x', object = 'a.raw', target = 't' }\n";
 
 fn at(text: &str) -> Timestamp {
@@ -70,7 +71,10 @@ fn each_slot_begins_one_run_and_what_was_before_the_schedule_begins_none() {
     assert_eq!(world.slots(), ["2026-06-01T11:00:00Z", "2026-06-01T12:00:00Z", "2026-06-01T13:00:00Z"]);
     let view = view(&daemon);
     assert_eq!(view.next, Some(at("2026-06-01T14:00:00Z")));
-    assert_eq!((view.last_slot, view.last_state), (Some(at("2026-06-01T13:00:00Z")), Some(RunState::Succeeded)));
+    assert_eq!(
+        (view.last_slot, view.last_state),
+        (Some(at("2026-06-01T13:00:00Z")), Some(RunState::Succeeded))
+    );
     assert_eq!(view.note, None);
 }
 
@@ -200,7 +204,6 @@ fn other_times_and_a_schedule_that_comes_again_have_missed_nothing() {
 }
 
 /// Minutes, to add to a time.
-
 fn minutes(number: i64) -> jiff::SignedDuration {
     jiff::SignedDuration::from_mins(number)
 }

@@ -230,9 +230,11 @@ mod tests {
 
     #[test]
     fn looking_back_finds_the_same_slots_as_looking_ahead() {
-        let patterns = ["30 2 * * *", "0 * * * *", "*/7 1-3 * * *", "15 3 * * SUN", "0 0 L * *", "59 1,2 29 3 *"];
+        let patterns =
+            ["30 2 * * *", "0 * * * *", "*/7 1-3 * * *", "15 3 * * SUN", "0 0 L * *", "59 1,2 29 3 *"];
         let triggers = patterns.map(|pattern| Trigger::cron(pattern, berlin()).unwrap());
-        let every = [90, 3600, 86_400].map(|seconds| Trigger::every(SignedDuration::from_secs(seconds)).unwrap());
+        let every =
+            [90, 3600, 86_400].map(|seconds| Trigger::every(SignedDuration::from_secs(seconds)).unwrap());
         for trigger in triggers.iter().chain(&every) {
             for (from, to) in [
                 ("2026-03-27T00:00:00Z", "2026-03-31T00:00:00Z"),

@@ -138,7 +138,8 @@ impl Present {
             }
             Err(error) => return Err(Error::io(&place, "list the directory")(error)),
         }
-        let is_state = [RUNS, CATALOG, TOKENS, "daemon.lock"].iter().any(|name| names.iter().any(|is| is == name));
+        let is_state =
+            [RUNS, CATALOG, TOKENS, "daemon.lock"].iter().any(|name| names.iter().any(|is| is == name));
         match (names.is_empty(), is_state) {
             (true, _) => Ok(Self { is_there: false, _alone: None }),
             (false, true) => Ok(Self { is_there: true, _alone: Some(be_alone(directory)?) }),
@@ -176,8 +177,8 @@ impl Made {
             place: place.clone(),
             what: "that is no name of a directory".to_owned(),
         })?;
-        let path = directory
-            .with_file_name(format!("{}.restoring-{}", name.to_string_lossy(), std::process::id()));
+        let path =
+            directory.with_file_name(format!("{}.restoring-{}", name.to_string_lossy(), std::process::id()));
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             let make = fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
             make.map_err(Error::io(&place, "make the directory above it"))?;
@@ -245,12 +246,14 @@ fn unpack(disk: &dyn Source, to: &Path) -> Result<()> {
         place: "the copy".to_owned(),
         what: format!("it is no archive of a daemon's state: {error}"),
     };
-    let mut archive = tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, Bytes { disk, position: 0 }));
+    let mut archive =
+        tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, Bytes { disk, position: 0 }));
     for entry in archive.entries().map_err(unreadable)? {
         let mut entry = entry.map_err(unreadable)?;
         let path = entry.path().map_err(unreadable)?.into_owned();
         let name = path.strip_prefix("./").unwrap_or(&path).to_string_lossy().into_owned();
-        let Some(known) = [ABOUT, CONFIG, TOKENS, CATALOG, RUNS].into_iter().find(|known| *known == name) else {
+        let Some(known) = [ABOUT, CONFIG, TOKENS, CATALOG, RUNS].into_iter().find(|known| *known == name)
+        else {
             continue;
         };
         let is_small = !matches!(known, CATALOG | RUNS);
@@ -271,13 +274,18 @@ fn examine(path: &Path) -> Result<About> {
     let text = fs::read(path.join(ABOUT)).map_err(|error| unfit(format!("it has no {ABOUT}: {error}")))?;
     let version = |text: &[u8]| {
         let value: serde_json::Value = serde_json::from_slice(text).ok()?;
-        Some((value.get("format")?.as_u64()?, value.get("tool").and_then(|tool| tool.as_str()).map(str::to_owned)))
+        Some((
+            value.get("format")?.as_u64()?,
+            value.get("tool").and_then(|tool| tool.as_str()).map(str::to_owned),
+        ))
     };
     match version(&text) {
         Some((format, _)) if format == u64::from(FORMAT) => {}
         Some((format, tool)) => {
             let tool = tool.unwrap_or_else(|| "another release".to_owned());
-            return Err(unfit(format!("it is of format {format}, written by {tool}; this release reads {FORMAT}")));
+            return Err(unfit(format!(
+                "it is of format {format}, written by {tool}; this release reads {FORMAT}"
+            )));
         }
         None => return Err(unfit(format!("its {ABOUT} makes no sense"))),
     }
@@ -340,7 +348,8 @@ fn hold(state: &SqliteState, mut run: Run, about: &About) -> Result<()> {
     if at.is_empty() {
         // Nothing of it was under way: what would have come next may have been done since.
         let order = run.plan.in_order();
-        let next = order.into_iter().find(|index| !run.steps.get(*index).is_some_and(|step| step.state.is_done()));
+        let next =
+            order.into_iter().find(|index| !run.steps.get(*index).is_some_and(|step| step.state.is_done()));
         at.extend(next.map(|index| run.plan.steps[index].name.clone()));
     }
     let reason = Some(failure.message.clone());
@@ -358,7 +367,10 @@ fn hold(state: &SqliteState, mut run: Run, about: &About) -> Result<()> {
 
 fn unknown(about: &About) -> Result<Failure> {
     let fault = Fault::lasting(
-        format!("it was under way when the state was copied ({}); what it did after that is not known", about.copied),
+        format!(
+            "it was under way when the state was copied ({}); what it did after that is not known",
+            about.copied
+        ),
         "look at what it has made since, then retry it, or have it undone",
     );
     match fault {

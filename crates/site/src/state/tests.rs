@@ -29,7 +29,8 @@ impl World {
         std::fs::write(config.tokens_file(), "digests\n").unwrap();
         Catalog::open(&config.catalog_file()).unwrap();
         SqliteState::open(&config.runs_file()).unwrap();
-        let store = DirectoryStore::create(&folder.path().join("repository"), &leeward_repository::PREFIXES).unwrap();
+        let store =
+            DirectoryStore::create(&folder.path().join("repository"), &leeward_repository::PREFIXES).unwrap();
         let repository = Repository::init(Arc::new(store), &InitOptions::default()).unwrap();
         Self { folder, config, repository }
     }
@@ -109,7 +110,9 @@ fn runs_that_may_have_gone_on_wait_for_a_person_and_others_do_not() {
     assert_eq!((restored.runs, restored.kept), (3, None));
     let mut held = restored.held.clone();
     held.sort();
-    assert_eq!(held, [under_way.clone(), between.clone()]);
+    let mut waiting = [under_way.clone(), between.clone()];
+    waiting.sort();
+    assert_eq!(held, waiting);
     let state = world.state();
     for id in [&under_way, &between] {
         let (run, lease) = state.load(id).unwrap().unwrap();
@@ -173,7 +176,6 @@ fn what_is_newer_damaged_or_something_else_is_refused_and_nothing_is_changed() {
             "config": null, "state": "/s" })
         .to_string()
     };
-    let database = std::fs::read(world.config.catalog_file()).unwrap();
     let newer = world.folder.path().join("newer.sqlite");
     SqliteState::open(&newer).unwrap();
     let connection = rusqlite::Connection::open(&newer).unwrap();
@@ -189,8 +191,8 @@ fn what_is_newer_damaged_or_something_else_is_refused_and_nothing_is_changed() {
     let catalog = std::fs::read(catalog).unwrap();
     let mut torn = catalog.clone();
     torn.iter_mut().skip(100).take(3000).for_each(|byte| *byte = 0xa5);
-    drop(database);
-    let cases: Vec<(&str, Vec<(&str, Vec<u8>)>)> = vec![
+    type Files = Vec<(&'static str, Vec<u8>)>;
+    let cases: Vec<(&str, Files)> = vec![
         ("format 2, written by leeward 9.9.9", vec![("state.json", about(2).into_bytes())]),
         ("no catalog.sqlite", vec![("state.json", about(1).into_bytes())]),
         ("no state.json", vec![("other", b"x".to_vec())]),

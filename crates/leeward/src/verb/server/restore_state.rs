@@ -36,9 +36,8 @@ pub(super) fn run(
     output: &Output,
 ) -> Result<ExitCode, Failure> {
     let repository = repository.open()?;
-    let directory = std::path::absolute(&arguments.directory).map_err(|error| {
-        Failure::new(Code::Usage, format!("{}: {error}", arguments.directory.display()))
-    })?;
+    let directory = std::path::absolute(&arguments.directory)
+        .map_err(|error| Failure::new(Code::Usage, format!("{}: {error}", arguments.directory.display())))?;
     let restoring = Restoring {
         site: arguments.site_name.clone(),
         at: arguments.at.clone(),
@@ -78,7 +77,9 @@ fn tell(restored: &Restored, dry_run: bool, output: &Output) {
         ));
     }
     for run in &restored.held {
-        output.line(format!("  run {run} was under way: look at what it has made since, then leeward run retry {run}"));
+        output.line(format!(
+            "  run {run} was under way: look at what it has made since, then leeward run retry {run}"
+        ));
     }
     output.line("  what sources were seen to have since then is noticed again: see [source.NAME] watch before you start");
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use leeward_api::server::{Audit, ListenOptions, serve, tls_config};
 use leeward_api::site::{SiteState, routes};
 use leeward_api::token::TokenBook;
+use leeward_protect::job::Opening;
 use leeward_repository::Repository;
 use leeward_site::config::{RepositoryPlace, Server};
 use leeward_site::{Config, OpenRepository, Site};
@@ -74,7 +75,7 @@ fn audit(server: &Server) -> Result<Audit, Failure> {
 }
 
 fn open_repository(place: RepositoryPlace) -> OpenRepository {
-    Box::new(move |opening| {
+    Box::new(move |opening: &Opening| {
         let open = if opening.examined { open_examined_store } else { open_cached_store };
         let store = open(&place.location, Side::Own).map_err(|failure| failure.to_string())?;
         let limit = opening.limit_write.map(RateLimit::new);
