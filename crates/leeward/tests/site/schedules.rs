@@ -212,3 +212,64 @@ fn a_daemon_whose_state_is_lost_comes_back_from_the_repository_and_goes_on() {
     daemon.up();
     assert_eq!(daemon.run(&held)["state"], "held", "as it was when it was copied");
 }
+
+/// The cluster of the test bed, when it is up.
+fn ceph() -> Option<String> {
+    let beds = std::env::var("TESTBED_DIR").unwrap_or_else(|_| "/var/tmp/testbeds".to_owned());
+    let configuration = format!("{beds}/ceph/ceph.conf");
+    let asked = Command::new("timeout").args(["10", "rbd", "--conf", &configuration, "ls", "rbd"]).output();
+    if asked.is_ok_and(|asked| asked.status.success()) {
+        return Some(configuration);
+    }
+    println!("SKIPPED: the test bed ceph is not up");
+    None
+}
+
+/// An image in the pool `rbd`, removed with its snapshots at the end.
+struct Image(String, String);
+
+impl Image {
+    fn rbd(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("rbd");
+        command.args(["--conf", &self.1]).args(arguments).arg("--no-progress").output().unwrap()
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = self.rbd(&["snap", "purge", &format!("rbd/{}", self.0)]);
+        let _ = self.rbd(&["rm", &format!("rbd/{}", self.0)]);
+    }
+}
+
+#[test]
+fn an_image_of_ceph_is_backed_up_by_what_changed_until_a_full_backup_is_due() {
+    let Some(configuration) = ceph() else { return };
+    let image = Image(format!("leeward-schedule-{}", std::process::id()), configuration.clone());
+    let daemon = with_repository(&format!(
+        "[disk.web]\nlocation = 'rbd:rbd/{}?conf={configuration}'\nimage = 'web/root'\n
+         [schedule.nightly]\ncron = '0 0 1 1 *'\nfull_every = '7d'\nbackup = {{}}\n",
+        image.0
+    ));
+    let disk_file = daemon.path("web.raw");
+    disk(&disk_file, 16 << 20, 7);
+    let made = image.rbd(&["import", disk_file.to_str().unwrap(), &format!("rbd/{}", image.0)]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let modes: Vec<String> = [false, false, true]
+        .into_iter()
+        .map(|full| {
+            let fired = daemon.post("/v1/schedules/nightly/fire", &json!({ "full": full }));
+            let run = fired.json()["run"].as_str().unwrap().to_owned();
+            let ended = daemon.until(&run, &["succeeded", "failed", "held"]);
+            assert_eq!(ended["state"], "succeeded", "{ended:#}");
+            ended["steps"][0]["outputs"]["capture"]["mode"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(modes, ["full", "incremental", "full"]);
+    let target = daemon.path("out.raw");
+    succeeds(repository(&daemon, &["restore", "web/root", target.to_str().unwrap()]));
+    assert_holds(&target, &disk_file);
+    let listed = image.rbd(&["snap", "ls", &format!("rbd/{}", image.0), "--format", "json"]);
+    let snapshots: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(snapshots.as_array().unwrap().len(), 1, "the last one stays, as the base of the next backup");
+}
