@@ -81,12 +81,6 @@ impl Error {
     /// It with all its causes.
     #[must_use]
     pub fn told(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = std::error::Error::source(self);
-        while let Some(cause) = next {
-            text = format!("{text}: {cause}");
-            next = cause.source();
-        }
-        text
+        leeward_store::with_causes(self)
     }
 }

@@ -6,8 +6,8 @@
 mod check;
 mod disk;
 mod network;
-mod source;
 mod schedule;
+mod source;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

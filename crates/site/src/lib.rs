@@ -23,6 +23,7 @@ pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{EventObject, parse as parse_event};
 pub use intake::EXTENSIONS;
+pub use leeward_protect::job::Opening;
 pub use overview::{ImageLine, Overview, RunCount, SnapshotLine};
 pub use schedule::{CatchUp, ScheduleView};
 pub use site::{ImportOptions, ImportRequest, OpenRepository, Site};

@@ -343,7 +343,7 @@ mod tests {
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let open = {
             let gate = Arc::clone(&gate);
-            move || {
+            move |_: &leeward_site::Opening| {
                 let is_open = gate.0.lock().unwrap();
                 drop(gate.1.wait_while(is_open, |is_open| !*is_open).unwrap());
                 Err("nobody answers".to_owned())

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use leeward_remote::encode::component;
 use leeward_runs::{RunId, RunState};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -79,7 +80,7 @@ struct Begun {
 /// Runs the verb.
 pub fn run(arguments: &ScheduleArguments, output: &Output) -> Result<ExitCode, Failure> {
     let client = arguments.site.client()?;
-    let path = |name: &str, verb: &str| format!("/v1/schedules/{}/{verb}", super::runs::encoded(name));
+    let path = |name: &str, verb: &str| format!("/v1/schedules/{}/{verb}", component(name));
     match &arguments.verb {
         ScheduleVerb::List => {
             let listing: Listing = client.get("/v1/schedules").map_err(failure)?;

@@ -8,5 +8,5 @@ mod daemon;
 mod imports;
 mod kills;
 mod oci;
-mod tls;
 mod schedules;
+mod tls;

@@ -67,13 +67,10 @@ struct Store {
 }
 
 fn failed(error: &Error) -> Fault {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    Fault::passing(text, "see that there is room where the daemon keeps its state")
+    Fault::passing(
+        leeward_store::with_causes(error),
+        "see that there is room where the daemon keeps its state",
+    )
 }
 
 impl Step for Store {
