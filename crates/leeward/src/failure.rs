@@ -162,6 +162,27 @@ impl From<leeward_cloud::Error> for Failure {
     }
 }
 
+impl From<leeward_protect::Error> for Failure {
+    fn from(error: leeward_protect::Error) -> Self {
+        use leeward_protect::{Error, ErrorKind};
+        match error {
+            Error::Disk(error) => error.into(),
+            Error::Cloud(error) => error.into(),
+            Error::Repository(error) => error.into(),
+            Error::Asked { kind, what, hint } => {
+                let code = match kind {
+                    ErrorKind::Refused => Code::Refused,
+                    ErrorKind::Usage => Code::Usage,
+                    ErrorKind::NotFound => Code::NotFound,
+                    ErrorKind::Failed => Code::Failed,
+                };
+                Self::new(code, what).hint(hint)
+            }
+            other => Self::new(Code::Failed, other.told()),
+        }
+    }
+}
+
 impl From<leeward_files::Error> for Failure {
     fn from(error: leeward_files::Error) -> Self {
         use leeward_files::{Error, ErrorKind};

@@ -2,57 +2,22 @@
 
 use std::sync::Arc;
 
-use leeward_disk::{Extent, Info, SharedSource, Source};
+use leeward_disk::SharedSource;
 pub use leeward_store::RateLimit;
 use leeward_store::bucket::RequestCounts;
 use leeward_store::{Chains, Entry, Key, Locks, Object, Result as StoreResult, SharedStore, Store, Version};
 
 use crate::interrupt;
 
-/// Reads larger than this are made and paid for in parts.
-const PART_BYTES: usize = 1 << 20;
-
-/// A disk that is read no faster than a limit allows.
-pub struct LimitedSource {
-    source: SharedSource,
-    limit: Arc<RateLimit>,
-}
-
-impl LimitedSource {
-    /// The source under the limit, or as it is without one.
-    pub fn wrap(source: SharedSource, limit: Option<&Arc<RateLimit>>) -> SharedSource {
-        match limit {
-            Some(limit) => Arc::new(Self { source, limit: Arc::clone(limit) }),
-            None => source,
-        }
-    }
-}
-
-impl Source for LimitedSource {
-    fn virtual_size(&self) -> u64 {
-        self.source.virtual_size()
-    }
-
-    fn info(&self) -> Info {
-        self.source.info()
-    }
-
-    fn extents(&self, offset: u64, length: u64) -> leeward_disk::Result<Vec<Extent>> {
-        self.source.extents(offset, length)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> leeward_disk::Result<()> {
-        let mut position = offset;
-        for part in buffer.chunks_mut(PART_BYTES) {
-            self.limit.wait(part.len() as u64, &interrupt::is_requested);
-            self.source.read_at(part, position)?;
-            position += part.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn internal_snapshots(&self) -> Vec<String> {
-        self.source.internal_snapshots()
+/// The source under a limit, or as it is without one.
+pub fn limited(source: SharedSource, limit: Option<&Arc<RateLimit>>) -> SharedSource {
+    match limit {
+        Some(limit) => Arc::new(leeward_protect::LimitedSource::new(
+            source,
+            Some(Arc::clone(limit)),
+            &interrupt::is_requested,
+        )),
+        None => source,
     }
 }
 

@@ -12,7 +12,6 @@ mod progress;
 mod prompt;
 mod requests;
 mod servers;
-mod size;
 #[cfg(test)]
 mod told;
 mod unlock;
@@ -22,11 +21,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use leeward_protect::size;
 
 use verb::{
     backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, import, key, label,
-    lock, mount, push, quickstart, repository, restore, retain, runs, seed, serve, server, snapshots, sync,
-    thaw, token,
+    lock, mount, push, quickstart, repository, restore, retain, runs, schedule, seed, serve, server,
+    snapshots, sync, thaw, token,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -85,6 +85,7 @@ enum Verb {
     Serve(serve::ServeArguments),
     Server(server::ServerArguments),
     Run(runs::RunsArguments),
+    Schedule(schedule::ScheduleArguments),
     Import(import::ImportArguments),
     #[command(subcommand)]
     Token(token::TokenVerb),
@@ -139,8 +140,9 @@ fn main() -> ExitCode {
         Verb::Check(arguments) => check::check(&arguments, repository, &output),
         Verb::Stats => check::stats(repository, &output),
         Verb::RebuildIndex => check::rebuild_index(repository, &output),
-        Verb::Server(arguments) => server::run(&arguments, &output),
+        Verb::Server(arguments) => server::run(&arguments, repository, &output),
         Verb::Run(arguments) => runs::run(&arguments, &output),
+        Verb::Schedule(arguments) => schedule::run(&arguments, &output),
         Verb::Import(arguments) => import::run(&arguments, &output),
         Verb::Serve(arguments) => serve::run(&arguments, repository, &output),
         Verb::Token(verb) => token::run(verb, &output),

@@ -3,29 +3,18 @@
 use std::sync::Arc;
 
 use leeward_cloud::rbd::{Cluster, Location, RbdDisk, Use};
-use leeward_disk::{CreateOptions, Format, OpenOptions, SharedSource, SharedTarget};
+use leeward_disk::{CreateOptions, OpenOptions, SharedSource, SharedTarget};
 
 use crate::failure::{Code, Failure};
 
 /// The image of RBD that is meant, if one is.
 pub fn rbd(spec: &str) -> Option<Result<Location, Failure>> {
-    let location = Location::parse(spec)?;
-    Some(location.map_err(|what| {
-        Failure::new(Code::Usage, format!("{spec}: {what}")).hint(
-            "an image is given as rbd:POOL/IMAGE or rbd:POOL/IMAGE@SNAPSHOT, and with ?conf=FILE&id=USER",
-        )
-    }))
+    leeward_protect::rbd(spec).map(|found| found.map_err(Failure::from))
 }
 
 /// Opens a disk to read it.
 pub fn open_source(spec: &str, options: &OpenOptions) -> Result<SharedSource, Failure> {
-    match rbd(spec) {
-        None => Ok(leeward_disk::open_source(spec, options)?),
-        Some(location) => {
-            refuse_format(spec, options.format)?;
-            Ok(Arc::new(RbdDisk::open(&location?, Use::Read)?))
-        }
-    }
+    Ok(leeward_protect::open_source(spec, options)?)
 }
 
 /// Opens an existing disk to write it in place.
@@ -45,7 +34,7 @@ pub fn create_target(
     let Some(location) = rbd(spec) else {
         return Ok(leeward_disk::create_target(spec, virtual_size, options)?);
     };
-    refuse_format(spec, options.format)?;
+    leeward_protect::refuse_format(spec, options.format)?;
     let location = writable(spec, location?)?;
     match Cluster::of(&location).info() {
         Err(leeward_cloud::Error::NotFound { .. }) => {
@@ -74,15 +63,4 @@ fn writable(spec: &str, location: Location) -> Result<Location, Failure> {
     }
     Err(Failure::new(Code::Usage, format!("{spec}: a snapshot of an image cannot be written"))
         .hint("leave @SNAPSHOT out"))
-}
-
-fn refuse_format(spec: &str, format: Option<Format>) -> Result<(), Failure> {
-    if format.is_none_or(|format| format == Format::Raw) {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Code::Usage,
-        format!("{spec}: an image of RBD is read and written as the raw disk that it is"),
-    )
-    .hint("leave the format out"))
 }

@@ -1,4 +1,5 @@
-//! What was heard, and what came of it: events about objects, kept in SQLite before anybody is told that they were taken.
+//! What was heard, and what came of it: events about objects, kept in SQLite before anybody is told that they were taken. And
+//! what is remembered of schedules (`crate::schedule`).
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,9 +9,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, schedule};
 
-const SCHEMA: i64 = 1;
+/// The newest schema that this release knows. Each has the tables of those before it.
+pub(crate) const SCHEMA: i64 = 2;
 const TABLES: &str = "
 CREATE TABLE hints (
     number INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL, object TEXT NOT NULL, version TEXT, cause TEXT NOT NULL,
@@ -114,11 +116,11 @@ impl Catalog {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error + use<> {
+    pub(crate) fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error + use<> {
         let place = self.place.clone();
         move |source| Error::Catalog { place, action, source }
     }
@@ -256,11 +258,12 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found == 0 {
-        connection
-            .execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
-    }
-    Ok(())
+    let missing = match found {
+        0 => [TABLES, schedule::TABLES].concat(),
+        1 => schedule::TABLES.to_owned(),
+        _ => return Ok(()),
+    };
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; {missing} PRAGMA user_version = {SCHEMA}; COMMIT;"))
 }
 
 fn hint(row: &Row<'_>) -> rusqlite::Result<Hint> {

@@ -4,7 +4,9 @@
 //! known is an error: a misspelt one would otherwise be a default that nobody wanted.
 
 mod check;
+mod disk;
 mod network;
+mod schedule;
 mod source;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,9 @@ pub use network::Network;
 pub use source::Place;
 
 use crate::{Error, Result};
+
+pub use disk::Disk;
+pub use schedule::{BackupJob, Schedule};
 
 /// What `leeward server init` writes: every key, with what it is for.
 pub const TEMPLATE: &str = include_str!("config/template.toml");
@@ -31,6 +36,9 @@ pub struct Config {
     pub name: String,
     /// Where the daemon keeps its own state: runs, events, tokens. Relative paths in the file are relative to it.
     pub state: PathBuf,
+    /// The file that was read.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
     /// How it is reached.
     #[serde(default)]
     pub server: Server,
@@ -46,6 +54,12 @@ pub struct Config {
     /// Where volumes are made.
     #[serde(default, rename = "target")]
     pub targets: BTreeMap<String, Target>,
+    /// Disks that are backed up.
+    #[serde(default, rename = "disk")]
+    pub disks: BTreeMap<String, Disk>,
+    /// What is begun at what times.
+    #[serde(default, rename = "schedule")]
+    pub schedules: BTreeMap<String, Schedule>,
 }
 
 /// How the daemon is reached.
@@ -272,7 +286,8 @@ impl Config {
         }
         let text = std::fs::read_to_string(path).map_err(Error::io(&place, "read the configuration"))?;
         let base = path.parent().unwrap_or(Path::new("."));
-        Self::parse(&text, base).map_err(|what| Error::Config { place, what })
+        let config = Self::parse(&text, base).map_err(|what| Error::Config { place, what })?;
+        Ok(Self { file: Some(path.to_owned()), ..config })
     }
 
     /// Reads a configuration's text; relative paths in it are relative to `base`.
@@ -282,6 +297,7 @@ impl Config {
     pub fn parse(text: &str, base: &Path) -> Result<Self, String> {
         let mut config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         config.resolve(base);
+        config.keep_own_state();
         config.check()?;
         Ok(config)
     }
@@ -300,6 +316,7 @@ impl Config {
         ] {
             path.iter_mut().for_each(resolve);
         }
+        self.disks.values_mut().for_each(|disk| disk.resolve(base));
         for target in self.targets.values_mut() {
             target.path.iter_mut().for_each(resolve);
         }
@@ -328,6 +345,15 @@ impl Config {
             pools.entry(format!("target:{name}")).or_insert(1);
         }
         pools
+    }
+
+    /// Has the daemon's own state stored each hour, where nothing else is said and there is a repository.
+    fn keep_own_state(&mut self) {
+        let is_said =
+            self.schedules.iter().any(|(name, schedule)| name == "state" || schedule.state.is_some());
+        if self.repository.is_some() && !is_said {
+            self.schedules.insert("state".to_owned(), Schedule::of_state());
+        }
     }
 
     /// The file of runs.

@@ -50,6 +50,12 @@ pub enum Error {
     /// The repository.
     #[error(transparent)]
     Repository(#[from] leeward_repository::Error),
+    /// What is to be restored does not suit.
+    #[error("the state cannot be restored: {what}")]
+    Unfit {
+        /// Why.
+        what: String,
+    },
     /// The catalog.
     #[error("{place}: cannot {action}")]
     Catalog {
@@ -77,6 +83,8 @@ pub enum ErrorKind {
     Conflict,
     /// Not configured here.
     NotOffered,
+    /// Of another release, or damaged.
+    Unfit,
     /// Something outside failed; trying again may help.
     Passing,
     /// A person has to look.
@@ -97,6 +105,7 @@ impl Error {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Invalid(_) | Self::Config { .. } | Self::Remote(_) => ErrorKind::Invalid,
             Self::NotOffered { .. } => ErrorKind::NotOffered,
+            Self::Unfit { .. } => ErrorKind::Unfit,
             Self::Runs(error) => match error.kind() {
                 Runs::Passing => ErrorKind::Passing,
                 Runs::NotFound => ErrorKind::NotFound,
@@ -109,7 +118,9 @@ impl Error {
                 _ => ErrorKind::Passing,
             },
             Self::Cloud(_) | Self::Catalog { .. } => ErrorKind::Passing,
-            Self::Repository(leeward_repository::Error::NoImage { .. }) => ErrorKind::NotFound,
+            Self::Repository(error) if error.kind() == leeward_repository::ErrorKind::NotFound => {
+                ErrorKind::NotFound
+            }
             Self::Io { .. } | Self::Repository(_) | Self::Other(_) => ErrorKind::Lasting,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use leeward_protect::job::Opening;
 use leeward_repository::{ImageName, Repository, SnapshotEntry};
 use leeward_runs::RunState;
 use leeward_runs::state::{Filter, Summary};
@@ -153,7 +154,7 @@ impl Site {
             let _ = at;
             return Ok(Arc::clone(repository));
         }
-        let repository = Arc::new(open().map_err(Error::Other)?);
+        let repository = Arc::new(open(&Opening::default()).map_err(Error::Other)?);
         *opened = Some((Instant::now(), Arc::clone(&repository)));
         Ok(repository)
     }

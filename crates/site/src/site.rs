@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use leeward_import::job::{ImportKind, Inputs, Places, Verdict, plan};
+use leeward_protect::job::{Ground, Opening};
 use leeward_remote::objects::ListPage;
 use leeward_repository::Repository;
 use leeward_runs::engine::{Engine, EngineOptions, Runs};
@@ -21,14 +22,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Hint, NewHint};
 use crate::config::Place;
+use crate::ground::SiteGround;
 use crate::places::SitePlaces;
-use crate::{Config, Error, Result, event, intake, trouble};
+use crate::schedule::Scheduler;
+use crate::state::StateKind;
+use crate::{Config, Error, Result, event, intake, schedule, trouble};
 
 /// How often ended runs are looked through for such as may be forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
 /// Opens the site's repository; in words what went wrong.
-pub type OpenRepository = Box<dyn Fn() -> Result<Repository, String> + Send + Sync>;
+pub type OpenRepository = Box<dyn Fn(&Opening) -> Result<Repository, String> + Send + Sync>;
 
 /// What a person or an event asks to be imported.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,10 +95,11 @@ impl Bell {
 pub(crate) struct Inner {
     pub config: Config,
     pub places: Arc<dyn Places>,
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
     pub runs: Runs,
+    pub scheduler: Scheduler,
     pub hints: Bell,
-    pub open_repository: Option<OpenRepository>,
+    pub open_repository: Option<Arc<OpenRepository>>,
     pub repository: Mutex<Option<(Instant, Arc<Repository>)>>,
 }
 
@@ -120,19 +125,25 @@ impl Site {
         let state = SqliteState::open(&config.runs_file())?;
         state.end_leases()?;
         let state: Arc<dyn State> = Arc::new(state);
-        let catalog = Catalog::open(&config.catalog_file())?;
+        let catalog = Arc::new(Catalog::open(&config.catalog_file())?);
         let places: Arc<dyn Places> = Arc::new(SitePlaces::new(&config));
         let options = EngineOptions {
             lease: Duration::from_secs(config.runs.lease_seconds),
             steps: config.runs.steps,
-            pools: config.pools(),
+            pools: config.pools().into_iter().chain(schedule::pools(&config)).collect(),
             ..EngineOptions::new(owner)
         };
-        let kinds: Vec<Arc<dyn leeward_runs::step::Kind>> = vec![Arc::new(ImportKind::new(&places))];
+        let open_repository = open_repository.map(Arc::new);
+        let ground: Arc<dyn Ground> = Arc::new(SiteGround::new(&config, open_repository.clone()));
+        let mut kinds: Vec<Arc<dyn leeward_runs::step::Kind>> = vec![Arc::new(ImportKind::new(&places))];
+        kinds.extend(leeward_protect::job::kinds(&ground));
+        kinds.push(Arc::new(StateKind::new(&config, &ground)));
         let engine =
             Engine::start(state, kinds, options).map_err(Error::io(&place, "start the threads of"))?;
+        let scheduler = Scheduler::new(&config, engine.runs().clone(), Arc::clone(&catalog))?;
         let inner = Arc::new(Inner {
             runs: engine.runs().clone(),
+            scheduler,
             config,
             places,
             catalog,
@@ -145,6 +156,7 @@ impl Site {
         site.spawn("intake", intake::work)?;
         site.spawn("history", forget)?;
         site.spawn("troubles", trouble::work)?;
+        site.spawn("schedules", schedule::work)?;
         Ok(site)
     }
 
@@ -269,7 +281,7 @@ impl Drop for Site {
 }
 
 /// Holds the state for this process alone; the kernel lets go of it however the process ends.
-fn be_alone(directory: &Path) -> Result<File> {
+pub(crate) fn be_alone(directory: &Path) -> Result<File> {
     let path = directory.join("daemon.lock");
     let place = path.display().to_string();
     let open = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
@@ -305,36 +317,43 @@ fn forget(site: &Arc<Inner>, stop: &AtomicBool) {
     }
 }
 
+/// What a request says, as an import takes it.
+///
+/// # Errors
+/// There is no such source or target, or the object's name is none.
+pub(crate) fn import_inputs(config: &Config, request: &ImportRequest) -> Result<Inputs> {
+    let source = config
+        .sources
+        .get(&request.source)
+        .ok_or_else(|| Error::NotFound(format!("this site has no source {}", request.source)))?;
+    let target = request.target.clone().or(source.target.clone()).ok_or_else(|| {
+        Error::Invalid(format!("source {} has no target of its own: name one", request.source))
+    })?;
+    if !config.targets.contains_key(&target) {
+        return Err(Error::NotFound(format!("this site has no target {target}")));
+    }
+    leeward_remote::objects::check_name(&request.source, &request.object)
+        .map_err(|error| Error::Invalid(error.to_string()))?;
+    let options = request.options.clone();
+    Ok(Inputs {
+        source: request.source.clone(),
+        object: request.object.clone(),
+        target,
+        version: request.version.clone(),
+        ad_number: options.ad_number,
+        volume_name: options.volume_name,
+        display_name: options.display_name,
+        backup_policy: options.backup_policy,
+        vpus_per_gb: options.vpus_per_gb,
+        kms_key: options.kms_key,
+        filesystem_errors: options.filesystem_errors,
+        move_gpt: options.move_gpt,
+    })
+}
+
 impl Inner {
     pub fn import(&self, request: &ImportRequest, by: &str, unique: Option<&str>) -> Result<(RunId, bool)> {
-        let source = self
-            .config
-            .sources
-            .get(&request.source)
-            .ok_or_else(|| Error::NotFound(format!("this site has no source {}", request.source)))?;
-        let target = request.target.clone().or(source.target.clone()).ok_or_else(|| {
-            Error::Invalid(format!("source {} has no target of its own: name one", request.source))
-        })?;
-        if !self.config.targets.contains_key(&target) {
-            return Err(Error::NotFound(format!("this site has no target {target}")));
-        }
-        leeward_remote::objects::check_name(&request.source, &request.object)
-            .map_err(|error| Error::Invalid(error.to_string()))?;
-        let options = request.options.clone();
-        let inputs = Inputs {
-            source: request.source.clone(),
-            object: request.object.clone(),
-            target,
-            version: request.version.clone(),
-            ad_number: options.ad_number,
-            volume_name: options.volume_name,
-            display_name: options.display_name,
-            backup_policy: options.backup_policy,
-            vpus_per_gb: options.vpus_per_gb,
-            kms_key: options.kms_key,
-            filesystem_errors: options.filesystem_errors,
-            move_gpt: options.move_gpt,
-        };
+        let inputs = import_inputs(&self.config, request)?;
         self.begin(&inputs, request.gated, by, unique)
     }
 

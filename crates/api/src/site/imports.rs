@@ -15,10 +15,10 @@ use crate::token::TokenText;
 
 /// What was begun.
 #[derive(Serialize)]
-struct Begun {
-    run: String,
+pub(super) struct Begun {
+    pub run: String,
     /// Whether it is new; false where the same key, or the same version of an object, began it before.
-    new: bool,
+    pub new: bool,
 }
 
 pub(super) async fn begin(

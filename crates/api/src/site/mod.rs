@@ -13,6 +13,7 @@ mod imports;
 mod problem;
 mod query;
 mod runs;
+mod schedules;
 mod system;
 
 use std::sync::Arc;
@@ -196,6 +197,7 @@ async fn dispatch(
         ["v1", "overview"] => system::overview(state, asking, &found).await,
         ["metrics"] => system::metrics(state, asking, &found).await,
         ["v1", "runs", rest @ ..] => runs::handle(state, asking, &found, rest, body).await,
+        ["v1", "schedules", rest @ ..] => schedules::handle(state, asking, &found, rest, body).await,
         ["v1", "events"] => events::handle(state, asking, &found).await,
         ["v1", "imports"] => imports::begin(state, asking, &found, body).await,
         ["v1", "heard"] => imports::heard(state, asking, &found).await,
@@ -341,7 +343,7 @@ mod tests {
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let open = {
             let gate = Arc::clone(&gate);
-            move || {
+            move |_: &leeward_site::Opening| {
                 let is_open = gate.0.lock().unwrap();
                 drop(gate.1.wait_while(is_open, |is_open| !*is_open).unwrap());
                 Err("nobody answers".to_owned())

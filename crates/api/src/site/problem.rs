@@ -179,7 +179,7 @@ impl From<leeward_site::Error> for Problem {
                 complain(&error);
                 Self::busy("something that the daemon needs does not answer; its log says more")
             }
-            ErrorKind::Lasting => {
+            ErrorKind::Unfit | ErrorKind::Lasting => {
                 complain(&error);
                 Self::failed("the daemon failed at this; its log says more")
             }

@@ -47,7 +47,8 @@ impl Served {
         let place = std::env::temp_dir().join(format!("leeward-check-{}", hex(&random)));
         std::fs::DirBuilder::new()
             .mode(0o700)
-            .create(&place).map_err(|source| failed(&place, "make the directory", source))?;
+            .create(&place)
+            .map_err(|source| failed(&place, "make the directory", source))?;
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::RO,

@@ -94,8 +94,7 @@ impl Step for Attach {
         let instance = writer(&target)?;
         let mut kept: Kept = context.kept()?.unwrap_or_default();
         kept.instances.insert(instance.clone());
-        kept.volumes
-            .extend(volumes.volumes.iter().map(|volume| (volumes.target.clone(), volume.id.clone())));
+        kept.volumes.extend(volumes.volumes.iter().map(|volume| (volumes.target.clone(), volume.id.clone())));
         context.keep(&kept)?;
         let mut attachments = Vec::new();
         for (number, volume) in volumes.volumes.iter().enumerate() {

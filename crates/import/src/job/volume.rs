@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use leeward_cloud::provider::{GIB, Goal, Owner, Performance, Progress, RUN_TAG, Volume, VolumeId, VolumeSpec, choose_domain};
+use leeward_cloud::provider::{
+    GIB, Goal, Owner, Performance, Progress, RUN_TAG, Volume, VolumeId, VolumeSpec, choose_domain,
+};
 use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
 use serde::{Deserialize, Serialize};
@@ -126,8 +128,13 @@ impl Create {
             let target = self.0.target(name).map_err(fault::of_place)?;
             if let Some(volume) = mine(context, &target)?.first() {
                 return Err(Fault::lasting(
-                    format!("this run has made volume {} in target {name}, and is now to make one in {}", volume.id, inputs.target),
-                    format!("set the target back to {name}; or cancel this run, which removes what is not in use, and begin another import"),
+                    format!(
+                        "this run has made volume {} in target {name}, and is now to make one in {}",
+                        volume.id, inputs.target
+                    ),
+                    format!(
+                        "set the target back to {name}; or cancel this run, which removes what is not in use, and begin another import"
+                    ),
                 ));
             }
         }

@@ -148,7 +148,9 @@ impl<'a> Job<'a> {
             Content::Source { source, .. } => {
                 Box::new(ExtentFeed::new(source.as_ref(), self.target.bytes(), start.position))
             }
-            Content::Stream(stream) => Box::new(stream.feed(self.target.bytes(), start.position, self.watch)?),
+            Content::Stream(stream) => {
+                Box::new(stream.feed(self.target.bytes(), start.position, self.watch)?)
+            }
         };
         let pool = Pool {
             threads: self.options.requests,

@@ -1,19 +1,17 @@
 //! `leeward backup`: a disk becomes a snapshot, or the disks of a machine a group of them.
 
 pub mod machine;
-mod mounted;
-mod rbd;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use leeward_disk::{Format, OpenOptions, References, Source, default_threads, open_source};
+use leeward_disk::{Format, OpenOptions, References, Source, default_threads};
+use leeward_protect::{Attendant, Planned, Volume};
 use leeward_repository::{
-    BackupOptions, BackupOutcome, CaptureMode, CaptureRecord, Changed, Consistency, GroupOptions, ImageName,
+    BackupOutcome, CaptureMode, CaptureRecord, Changed, Consistency, Control, GroupOptions, ImageName,
     Member, Repository, SourceRecord, host_name,
 };
 
@@ -22,9 +20,9 @@ use leeward_store::bucket::RequestCounts;
 use super::overlay;
 use super::repository::{RepositoryArgument, Watch};
 use crate::failure::{Code, Failure};
-use crate::limit::{self, LimitedSource, RateLimit};
+use crate::limit::{self, RateLimit};
 use crate::output::Output;
-use crate::{place, requests, size};
+use crate::{interrupt, requests, size};
 
 /// Back up a disk as a new snapshot of an image
 ///
@@ -84,60 +82,95 @@ pub fn run(
     if let Some(path) = arguments.source.strip_prefix(overlay::SCHEME) {
         return back_up_overlay(&arguments, Path::new(path), &repository, output);
     }
-    if let Some(image) = place::rbd(&arguments.source) {
-        return rbd::run(image?, &arguments, &repository, output);
-    }
-    refuse_in_use(&arguments.source)?;
-    let mounted_at = mounted::places(&arguments.source);
-    warn_of_mounts(&arguments.source, &mounted_at);
-    let read_limit = arguments.limit_read.map(RateLimit::new);
-    let source = LimitedSource::wrap(open_source(&arguments.source, &options)?, read_limit.as_ref());
-    let info = source.info();
+    let volume = Volume {
+        source: arguments.source.clone(),
+        image: arguments.image.clone(),
+        options,
+        tags: arguments.tags.iter().cloned().collect(),
+        threads: arguments.threads,
+        limit_read: arguments.limit_read.map(RateLimit::new),
+        full: arguments.machine.full,
+    };
+    let label = format!("backup {}", arguments.image);
+    let person = Person { output, label: &label };
     if arguments.dry_run {
-        let mut data = 0;
-        leeward_disk::walk_extents::<leeward_disk::Error>(
-            source.as_ref(),
-            0,
-            source.virtual_size(),
-            |extent| {
-                data += if extent.kind.is_data() { extent.length } else { 0 };
-                Ok(())
-            },
-        )?;
-        if output.is_json() {
-            output.json_line(&serde_json::json!({
-                "dry_run": true, "format": info.format, "virtual_size": info.virtual_size, "data_bytes": data,
-                "mounted_at": mounted_at,
-            }));
-        }
-        output.line(format!(
-            "Would read {} of the {} of {} ({}) for {}",
-            size::show(data),
-            size::show(info.virtual_size),
-            arguments.source,
-            info.format,
-            arguments.image
-        ));
+        show_plan(&volume.plan(&repository, &person)?, &arguments, output);
         return Ok(ExitCode::SUCCESS);
     }
-    let backup = BackupOptions {
-        image: arguments.image.clone(),
-        source: SourceRecord {
-            location: arguments.source.clone(),
-            format: info.format.to_string(),
-            host: host_name(),
-        },
-        consistency: if mounted_at.is_empty() { Consistency::AtRest } else { Consistency::Crash },
-        tags: arguments.tags.into_iter().collect::<BTreeMap<_, _>>(),
-        threads: arguments.threads.unwrap_or_else(default_threads),
-    };
-    let watch = Watch::new(output, source.virtual_size(), &format!("backup {}", arguments.image));
     let started = Instant::now();
-    let result = repository.backup(source.as_ref(), &backup, &watch);
-    watch.finish();
-    let outcome = result?;
-    report(&outcome, &mounted_at, started.elapsed(), repository.requests(), output);
+    let done = volume.back_up(&repository, &person)?;
+    report(&done.outcome, &done.mounted_at, started.elapsed(), repository.requests(), output);
+    show_capture(&done.outcome, output);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The person at the terminal, who attends the work.
+struct Person<'a> {
+    output: &'a Output,
+    label: &'a str,
+}
+
+impl Attendant for Person<'_> {
+    fn begins(&self, bytes: u64) -> Box<dyn Control + '_> {
+        Box::new(Watch::new(self.output, bytes, self.label))
+    }
+
+    fn warns(&self, what: &str, hint: &str) {
+        eprintln!("leeward: warning: {what}");
+        eprintln!("  hint: {hint}");
+    }
+
+    fn is_cancelled(&self) -> bool {
+        interrupt::is_requested()
+    }
+}
+
+fn show_plan(plan: &Planned, arguments: &BackupArguments, output: &Output) {
+    match plan {
+        Planned::Whole { format, virtual_size, data_bytes, mounted_at } => {
+            if output.is_json() {
+                output.json_line(&serde_json::json!({
+                    "dry_run": true, "format": format, "virtual_size": virtual_size, "data_bytes": data_bytes,
+                    "mounted_at": mounted_at,
+                }));
+            }
+            output.line(format!(
+                "Would read {} of the {} of {} ({format}) for {}",
+                size::show(*data_bytes),
+                size::show(*virtual_size),
+                arguments.source,
+                arguments.image
+            ));
+        }
+        Planned::Moment { source, virtual_size, mode, base, reason } => {
+            if output.is_json() {
+                output.json_line(&serde_json::json!({
+                    "dry_run": true, "image": arguments.image, "virtual_size": virtual_size, "reason": reason,
+                    "mode": mode,
+                }));
+            }
+            let how = match (base, reason) {
+                (Some(base), _) => format!("what changed since the snapshot {base}"),
+                (None, reason) => {
+                    format!("all data, because {}", reason.as_deref().unwrap_or("nothing is known"))
+                }
+            };
+            output.line(format!(
+                "Would read of the {} of {source} for {}: {how}",
+                size::show(*virtual_size),
+                arguments.image
+            ));
+        }
+    }
+}
+
+/// How the disk was captured, where there was a choice.
+fn show_capture(outcome: &BackupOutcome, output: &Output) {
+    let Some(capture) = &outcome.snapshot.capture else { return };
+    output.line(match &capture.reason {
+        Some(reason) => format!("  full: {reason}"),
+        None => format!("  incremental: {} changed", size::show(capture.changed_bytes.unwrap_or(0))),
+    });
 }
 
 /// What the guest wrote to an overlay becomes the next snapshot; nothing else is read.
@@ -172,7 +205,7 @@ fn back_up_overlay(
         return Ok(ExitCode::SUCCESS);
     }
     let limit = arguments.limit_read.map(RateLimit::new);
-    let source = LimitedSource::wrap(Arc::new(disk), limit.as_ref());
+    let source = limit::limited(Arc::new(disk), limit.as_ref());
     let member = Member {
         image: arguments.image.clone(),
         source: source.as_ref(),
@@ -206,38 +239,6 @@ fn back_up_overlay(
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Refuses a disk that a running machine writes: what is read of it would be of no one moment.
-fn refuse_in_use(source: &str) -> Result<(), Failure> {
-    let path = std::path::Path::new(source);
-    // What cannot be asked fails where it is opened, with a better message.
-    if path.exists() && leeward_disk::in_use::is_written(path).unwrap_or(false) {
-        return Err(Failure::new(
-            Code::Refused,
-            format!("{source}: a running machine has this disk open for writing"),
-        )
-        .hint(
-            "back the machine up through its QMP socket: leeward backup qmp:SOCKET IMAGE; or stop it first",
-        ));
-    }
-    Ok(())
-}
-
-/// Tells that a disk does not hold still, and what to do about it.
-fn warn_of_mounts(source: &str, places: &[String]) {
-    if !places.is_empty() {
-        eprintln!(
-            "leeward: warning: {source} is mounted for writing at {}: what is read of it is of no one moment, and may not mount again",
-            places.join(", ")
-        );
-        // To freeze the root of this machine would freeze this command as well.
-        let freeze = match places.iter().any(|place| place == "/") {
-            true => String::new(),
-            false => format!(", or freeze it meanwhile (fsfreeze --freeze {})", places[0]),
-        };
-        eprintln!("  hint: back up a snapshot of it (lvcreate --snapshot){freeze}");
-    }
 }
 
 fn report(

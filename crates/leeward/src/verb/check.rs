@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use jiff::SignedDuration;
+use leeward_protect::check::{Turn, parse_budget};
 use leeward_repository::{
     Budget, CheckOutcome, ImageStatistics, KeylessRepository, ReadData, Repository, TurnReport,
-    VerifiedRecord,
 };
 
 use leeward_store::bucket::RequestCounts;
@@ -88,32 +88,6 @@ impl Opened {
             Self::Without(repository) => repository.check(read, watch),
         }
     }
-}
-
-/// `10GiB`, `30min`, `2h`, `90s`, or one of each with a comma or a bar between them.
-fn parse_budget(text: &str) -> Result<Budget, String> {
-    let mut budget = Budget::default();
-    for part in text.split([',', '|']) {
-        match parse_time(part) {
-            Some(time) if budget.time.is_none() => budget.time = Some(time),
-            None if budget.bytes.is_none() => budget.bytes = Some(size::parse(part)?),
-            _ => return Err(format!("{text:?} gives two of a kind: give a size, a time, or one of each")),
-        }
-    }
-    Ok(budget)
-}
-
-fn parse_time(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let seconds = match unit.trim() {
-        "s" => 1,
-        "min" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
 }
 
 /// Runs `check`. Exit code 4 when something is wrong.
@@ -225,18 +199,17 @@ fn record_path(repository: &Repository) -> Result<PathBuf, Failure> {
 
 fn check_in_turn(repository: &Repository, budget: Budget, output: &Output) -> Result<ExitCode, Failure> {
     let path = record_path(repository)?;
-    let (mut record, flaw) = VerifiedRecord::load(&path, repository)?;
-    if let Some(flaw) = &flaw {
-        eprintln!("leeward: {}: {flaw}; the turn starts anew", path.display());
-    }
+    let mut flaw: Option<String> = None;
+    let mut note = |found: &str| {
+        eprintln!("leeward: {}: {found}; the turn starts anew", path.display());
+        flaw = Some(found.to_owned());
+    };
     let started = Instant::now();
     let total = budget.bytes.unwrap_or(u64::MAX).min(repository.pack_bytes()?);
     let watch = Watch::new(output, total, "check");
-    let result = repository.check_in_turn(&mut record, budget, jiff::Timestamp::now(), &watch);
+    let result = leeward_protect::check::in_turn(repository, &path, budget, &watch, &mut note);
     watch.finish();
-    // Also what was verified before Ctrl-C counts.
-    record.save(&path)?;
-    let (outcome, turn) = result?;
+    let Turn { outcome, report: turn } = result?;
     if output.is_json() {
         output.json_line(&serde_json::json!({
             "check": outcome, "turn": turn, "started_anew": flaw, "requests": requests::value(repository.requests()),
@@ -342,22 +315,4 @@ pub fn stats(repository: &RepositoryArgument, output: &Output) -> Result<ExitCod
         size::show(statistics.index_memory_bytes)
     ));
     Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn budgets_are_read_as_people_write_them() {
-        let budget =
-            |bytes, seconds: Option<u64>| Ok(Budget { bytes, time: seconds.map(Duration::from_secs) });
-        assert_eq!(parse_budget("10GiB"), budget(Some(10 << 30), None));
-        assert_eq!(parse_budget("30min"), budget(None, Some(1800)));
-        assert_eq!(parse_budget("1T,2h"), budget(Some(1 << 40), Some(7200)));
-        assert_eq!(parse_budget("90s|512"), budget(Some(512), Some(90)));
-        for bad in ["", "1G,2G", "1h,2h", "soon", "10 parsecs"] {
-            assert!(parse_budget(bad).is_err(), "{bad:?}");
-        }
-    }
 }

@@ -24,6 +24,7 @@ pub mod repository;
 pub mod restore;
 pub mod retain;
 pub mod runs;
+pub mod schedule;
 pub mod seed;
 pub mod serve;
 pub mod server;

@@ -5,11 +5,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use jiff::{SignedDuration, Span};
+pub use leeward_protect::retain::span;
 use leeward_repository::{
-    CollectOptions, CollectOutcome, Decision, ImageName, KeepRules, Repository, SnapshotEntry, SnapshotId,
-    SnapshotSpec, plan_by_writer,
+    CollectOptions, CollectOutcome, Decision, ImageName, KeepRules, Repository, SnapshotId, SnapshotSpec,
 };
 
 use super::repository::{RepositoryArgument, Watch};
@@ -122,23 +121,14 @@ fn forget_by_rules(
     dry_run: bool,
     output: &Output,
 ) -> Result<(), Failure> {
-    let entries = repository.image(image)?.snapshots;
-    // Each machine's snapshots are counted for themselves. One whose manifest cannot be read has a name that no machine has.
-    let entries: Vec<(String, SnapshotEntry)> = entries
-        .into_iter()
-        .map(|entry| {
-            (repository.snapshot(entry.id).map(|found| found.source.host).unwrap_or_default(), entry)
-        })
-        .collect();
-    let decisions = plan_by_writer(&entries, rules, Timestamp::now(), &TimeZone::system())?;
+    let decisions = leeward_protect::retain::plan(repository, image, rules)?;
     for decision in &decisions {
         show(image, decision, output);
     }
-    let ids: Vec<SnapshotId> =
-        decisions.iter().filter(|decision| !decision.keep).map(|decision| decision.id).collect();
-    if !dry_run && !ids.is_empty() {
-        repository.forget(image, &ids)?;
-    }
+    let ids: Vec<SnapshotId> = match dry_run {
+        true => decisions.iter().filter(|decision| !decision.keep).map(|decision| decision.id).collect(),
+        false => leeward_protect::retain::forget(repository, image, &decisions)?,
+    };
     tell(image, &ids, dry_run, output);
     Ok(())
 }
@@ -212,19 +202,6 @@ pub struct CollectArguments {
     /// Show what would be deleted, and delete nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
-}
-
-/// A span of time for people, a day being 24 hours.
-pub fn span(text: &str) -> Result<SignedDuration, String> {
-    if text == "0" {
-        return Ok(SignedDuration::ZERO);
-    }
-    let span = text.parse::<Span>().map_err(|error| format!("{error}; give for example 7d, 12h or 0"))?;
-    match span.to_duration(SpanRelativeTo::days_are_24_hours()) {
-        Ok(window) if window >= SignedDuration::ZERO => Ok(window),
-        Ok(_) => Err("it is negative; give for example 7d, 12h or 0".to_owned()),
-        Err(error) => Err(format!("{error}; give days or hours, as in 30d")),
-    }
 }
 
 /// Runs `collect`.

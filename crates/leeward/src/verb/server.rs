@@ -1,6 +1,7 @@
 //! `leeward server`: the daemon of a site.
 
 mod init;
+mod restore_state;
 mod run;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use leeward_store::with_causes;
 
 use crate::failure::{Code, Failure};
 use crate::output::Output;
+use crate::verb::repository::RepositoryArgument;
 
 /// Run the daemon of a site: imports, runs, REST API and web pages
 ///
@@ -42,6 +44,7 @@ enum ServerVerb {
         #[command(flatten)]
         place: PlaceArgument,
     },
+    RestoreState(restore_state::RestoreStateArguments),
     /// Say whether the configuration makes sense
     Check {
         #[command(flatten)]
@@ -85,9 +88,14 @@ fn usual_directory() -> Option<PathBuf> {
 }
 
 /// Runs the verb.
-pub fn run(arguments: &ServerArguments, output: &Output) -> Result<ExitCode, Failure> {
+pub fn run(
+    arguments: &ServerArguments,
+    repository: &RepositoryArgument,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
     match &arguments.verb {
         None => run::run(arguments.place.load()?, output),
+        Some(ServerVerb::RestoreState(arguments)) => restore_state::run(arguments, repository, output),
         Some(ServerVerb::Init { place }) => init::run(&place.file()?, output),
         Some(ServerVerb::Check { place }) => {
             let config = place.load()?;
@@ -106,6 +114,7 @@ pub fn failure(error: leeward_site::Error) -> Failure {
         ErrorKind::Invalid => Code::Usage,
         ErrorKind::Conflict => Code::Conflict,
         ErrorKind::Passing => Code::Io,
+        ErrorKind::Unfit => Code::Refused,
         ErrorKind::Lasting => Code::Failed,
     };
     Failure::new(code, with_causes(&error))

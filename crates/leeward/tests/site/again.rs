@@ -51,7 +51,10 @@ fn a_volume_that_was_changed_since_is_found_and_written_again() {
     daemon.until(&run, &["succeeded"]);
     assert_holds(&daemon.volumes()[0], &raw);
     let log = daemon.leeward(&["run", "log", &run]);
-    assert!(String::from_utf8_lossy(&log.stdout).contains("differs: "), "it was compared, and the log says where");
+    assert!(
+        String::from_utf8_lossy(&log.stdout).contains("differs: "),
+        "it was compared, and the log says where"
+    );
 }
 
 #[test]
@@ -81,7 +84,8 @@ fn a_device_that_is_not_the_volume_any_more_is_not_written() {
     let answer = daemon.post("/v1/imports", &body);
     assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
     let run = answer.json()["run"].as_str().unwrap().to_owned();
-    let steps: Vec<_> = daemon.run(&run)["steps"].as_array().unwrap().iter().map(|step| step["name"].clone()).collect();
+    let steps: Vec<_> =
+        daemon.run(&run)["steps"].as_array().unwrap().iter().map(|step| step["name"].clone()).collect();
     let write = steps.iter().position(|name| name == "write_image_to_bv").unwrap();
     let release = |step: &serde_json::Value| {
         assert_eq!(daemon.post(&format!("/v1/runs/{run}/release"), &json!({"step": step})).status, 200);
@@ -113,7 +117,8 @@ fn a_device_that_is_not_the_volume_any_more_is_not_written() {
 
 #[test]
 fn a_run_makes_volumes_in_one_target_only() {
-    let two = |text: String| format!("{text}\n[target.elsewhere]\nkind = \"directory\"\npath = \"elsewhere\"\n");
+    let two =
+        |text: String| format!("{text}\n[target.elsewhere]\nkind = \"directory\"\npath = \"elsewhere\"\n");
     let (daemon, run, raw) = imported(two);
     retry(&daemon, &run, &json!({"step": "create_block_volume", "inputs": {"target": "elsewhere"}}));
     let held = daemon.until(&run, &["held"]);
@@ -128,12 +133,17 @@ fn a_run_makes_volumes_in_one_target_only() {
 
 #[test]
 fn errors_of_a_file_system_have_the_import_undone_where_they_shall() {
-    let daemon = Daemon::start(|text| text.replace("filesystem_errors = \"hold\"", "filesystem_errors = \"fail\""));
+    let daemon =
+        Daemon::start(|text| text.replace("filesystem_errors = \"hold\"", "filesystem_errors = \"fail\""));
     let raw = daemon.path("inbox/broken.raw");
     std::fs::File::create(&raw).unwrap().set_len(16 << 20).unwrap();
     let run_tool = |program: &str, arguments: &[&str]| {
         let path = raw.to_str().unwrap();
-        let done = std::process::Command::new(program).args(arguments).arg(path).output().expect("e2fsprogs is there");
+        let done = std::process::Command::new(program)
+            .args(arguments)
+            .arg(path)
+            .output()
+            .expect("e2fsprogs is there");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     };
     run_tool("mke2fs", &["-q", "-F", "-t", "ext4"]);

@@ -50,6 +50,7 @@ fn each_role_may_what_it_may() {
         ("GET", "/v1/heard".into(), "", "see"),
         ("GET", "/v1/sources/inbox/objects".into(), "", "see"),
         ("GET", "/v1/images".into(), "", "see"),
+        ("GET", "/v1/schedules".into(), "", "see"),
         ("GET", format!("{dag}/{run}"), "", "see"),
         ("POST", "/v1/imports".into(), image, "begin"),
         ("POST", dag.into(), "{\"conf\": {\"bucket_name\": \"inbox\", \"object_name\": \"a.raw\"}}", "begin"),
@@ -57,6 +58,9 @@ fn each_role_may_what_it_may() {
         ("POST", format!("/v1/runs/{run}/skip"), "{\"step\": \"get_file_head\"}", "command"),
         ("POST", format!("/v1/runs/{run}/cancel"), "{}", "command"),
         ("POST", format!("/v1/runs/{run}/undo"), "{}", "command"),
+        ("POST", "/v1/schedules/none/fire".into(), "{}", "command"),
+        ("POST", "/v1/schedules/none/pause".into(), "{}", "command"),
+        ("POST", "/v1/schedules/none/resume".into(), "{}", "command"),
         ("POST", format!("/v1/runs/{run}/release"), "{\"step\": \"get_file_head\"}", "command"),
     ];
     daemon.until(&run, &["succeeded"]);
@@ -232,6 +236,7 @@ fn the_document_of_the_api_names_every_route_that_the_pages_use() {
             let path = path
                 .replace("{run}", "01hzzzzzzzzzzzzzzzzzzzzzzz")
                 .replace("{source}", "inbox")
+                .replace("{schedule}", "nightly")
                 .replace("{image}", "web/root")
                 .replace("{dag}", "1_virtual_disk_to_oci_block_volume");
             if path == "/v1/events" {

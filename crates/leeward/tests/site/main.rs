@@ -8,4 +8,5 @@ mod daemon;
 mod imports;
 mod kills;
 mod oci;
+mod schedules;
 mod tls;

@@ -29,6 +29,16 @@ impl Config {
             check_name("target", name)?;
             check_target(target).map_err(|what| format!("[target.{name}]: {what}"))?;
         }
+        for (name, disk) in &self.disks {
+            super::disk::check_name(name)?;
+            disk.volume().map_err(|what| format!("[disk.{name}]: {what}"))?;
+        }
+        for (name, schedule) in self.schedules.iter().filter(|(_, schedule)| schedule.enabled) {
+            check_name("schedule", name)?;
+            let placed = |what: String| format!("[schedule.{name}]: {what}");
+            schedule.times(&self.name, name).map_err(placed)?;
+            schedule.job(self).map_err(placed)?;
+        }
         match self.runs.steps {
             0 => Err("[runs]: steps must be at least 1".to_owned()),
             _ if self.runs.lease_seconds < 5 => Err("[runs]: lease_seconds must be at least 5".to_owned()),

@@ -25,7 +25,7 @@ use leeward_store::bucket::RequestCounts;
 
 use super::BackupArguments;
 use crate::failure::{Code, Failure};
-use crate::limit::{LimitedSource, RateLimit};
+use crate::limit::{RateLimit, limited};
 use crate::output::Output;
 
 use crate::verb::repository::{RepositoryArgument, Watch};
@@ -383,7 +383,7 @@ fn store(
     let sources: Vec<SharedSource> = capture
         .disks()
         .iter()
-        .map(|captured| LimitedSource::wrap(Arc::clone(&captured.source) as SharedSource, limit.as_ref()))
+        .map(|captured| limited(Arc::clone(&captured.source) as SharedSource, limit.as_ref()))
         .collect();
     let members: Vec<_> = capture
         .disks()

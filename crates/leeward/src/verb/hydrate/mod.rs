@@ -17,7 +17,7 @@ use super::overlay::{self, Serving};
 use super::repository::RepositoryArgument;
 use crate::failure::{Code, Failure};
 use crate::interrupt;
-use crate::limit::{self, LimitedSource, RateLimit};
+use crate::limit::{self, RateLimit, limited};
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::size;
@@ -102,7 +102,7 @@ fn open(
     let repository = repository.open()?;
     base.check_repository(&repository, &arguments.path)?;
     let limit = arguments.limit.map(RateLimit::new);
-    let source = LimitedSource::wrap(Arc::new(repository.source(base.snapshot)?), limit.as_ref());
+    let source = limited(Arc::new(repository.source(base.snapshot)?), limit.as_ref());
     match Overlay::open(&arguments.path, source) {
         Err(leeward_disk::Error::OverlayInUse { .. }) => Ok(None),
         other => Ok(Some(other?)),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use leeward_api::server::{Audit, ListenOptions, serve, tls_config};
 use leeward_api::site::{SiteState, routes};
 use leeward_api::token::TokenBook;
+use leeward_protect::job::Opening;
 use leeward_repository::Repository;
 use leeward_site::config::{RepositoryPlace, Server};
 use leeward_site::{Config, OpenRepository, Site};
@@ -14,6 +15,8 @@ use leeward_site::{Config, OpenRepository, Site};
 use super::super::serve as listening;
 use crate::failure::{Code, Failure};
 use crate::interrupt;
+use crate::limit::{LimitedStore, RateLimit};
+use crate::location::{open_cached_store, open_examined_store};
 use crate::output::Output;
 use crate::servers::Side;
 use crate::unlock::UnlockArguments;
@@ -72,9 +75,11 @@ fn audit(server: &Server) -> Result<Audit, Failure> {
 }
 
 fn open_repository(place: RepositoryPlace) -> OpenRepository {
-    Box::new(move || {
-        let store = crate::location::open_cached_store(&place.location, Side::Own)
-            .map_err(|failure| failure.to_string())?;
+    Box::new(move |opening: &Opening| {
+        let open = if opening.examined { open_examined_store } else { open_cached_store };
+        let store = open(&place.location, Side::Own).map_err(|failure| failure.to_string())?;
+        let limit = opening.limit_write.map(RateLimit::new);
+        let store = LimitedStore::wrap(store, limit.as_ref(), None);
         let unlock = UnlockArguments::of_files(place.passphrase_file.clone(), place.key_file.clone());
         Repository::open_with(store, &unlock).map_err(|error| error.to_string())
     })

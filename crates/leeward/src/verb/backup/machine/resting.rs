@@ -18,7 +18,7 @@ use leeward_repository::{
 use super::super::BackupArguments;
 use super::{Report, group_id, note};
 use crate::failure::{Code, Failure};
-use crate::limit::{LimitedSource, RateLimit};
+use crate::limit::{RateLimit, limited};
 use crate::output::Output;
 use crate::size;
 use crate::verb::repository::{RepositoryArgument, Watch};
@@ -113,7 +113,7 @@ fn open(
     }
     let changed = modified(&disk.path);
     let source = open_source(&disk.path.display().to_string(), &options)?;
-    Ok(Opened { image, source: LimitedSource::wrap(source, limit), disk, changed })
+    Ok(Opened { image, source: limited(source, limit), disk, changed })
 }
 
 fn told(disk: &RestingDisk) -> &str {
