@@ -249,8 +249,8 @@ fn a_pack_that_lies_about_its_chunks_is_not_taken_by_either_way() {
     let pass = there.make_pass(Purpose::AddPacks, 60).unwrap();
     let before = packs(&west.store).len();
     let both = [wanted[0], moved[0]];
-    let sent = Ask { east: &here, direction: Direction::Send, pass: &pass, packs: &both, rate: None }
-        .to_its_end(2);
+    let sent =
+        Ask { east: &here, direction: Direction::Send, pass: &pass, packs: &both, rate: None }.to_its_end(2);
     assert_eq!((sent.packs_left, sent.packs_moved), (1, 1), "{sent:?}");
     assert_eq!(packs(&west.store).len(), before + 1);
     // One that is damaged where it lies is not passed on.

@@ -187,10 +187,12 @@ fn parity_that_is_missing_is_counted_and_made() {
     let (_, plan) = repository.plan_repair(&RepairOptions::default(), &Unattended).unwrap();
     assert_eq!(plan.make_parity.len(), parity.len() - 1);
     let size = |name: &String| fixture.bytes(&Path::new(common::ROOT).join("packs").join(name)).len() as u64;
-    let lacking: BTreeSet<String> = fixture.names("packs").difference(&fixture.names("parity")).cloned().collect();
+    let lacking: BTreeSet<String> =
+        fixture.names("packs").difference(&fixture.names("parity")).cloned().collect();
     assert_eq!(plan.make_parity_bytes, lacking.iter().map(size).sum::<u64>());
     // A pack that cannot be read gets none, and the others do.
-    let spoilt = Path::new(common::ROOT).join("packs").join(lacking.iter().max_by_key(|name| size(name)).unwrap());
+    let spoilt =
+        Path::new(common::ROOT).join("packs").join(lacking.iter().max_by_key(|name| size(name)).unwrap());
     fixture.machine.files.spoil(&spoilt, 70..71).unwrap();
     let outcome = repository.repair(&RepairOptions::default(), &Unattended).unwrap();
     assert_eq!(outcome.made_parity, parity.len() - 2, "{outcome:#?}");

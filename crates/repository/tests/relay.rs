@@ -179,7 +179,7 @@ fn a_collection_that_deletes_late_takes_nothing_of_what_came_back() {
     for _ in 0..3 {
         collect(&to).unwrap();
     }
-    assert!(names(&to).is_disjoint(&old) , "all of it was deleted");
+    assert!(names(&to).is_disjoint(&old), "all of it was deleted");
     send(&from, &to, &|_| Fate::Moved, &|| Ok(())).0.unwrap();
     for name in old.iter().chain(&names(&from)) {
         store_of(&to).delete(&Key::under("packs", name).unwrap()).unwrap();

@@ -124,7 +124,8 @@ fn image_of(name: &str) -> Option<ImageName> {
 }
 
 fn key_of_config() -> Result<Key, Problem> {
-    Key::new("config").ok_or_else(|| Problem::new(Code::BadRequest, "config is no key", "see docs/protocol.md"))
+    Key::new("config")
+        .ok_or_else(|| Problem::new(Code::BadRequest, "config is no key", "see docs/protocol.md"))
 }
 
 fn key_under(prefix: &str, name: &str) -> Result<Key, Problem> {

@@ -319,7 +319,8 @@ fn key_of(pack: PackId) -> Result<Key, Stop> {
 
 /// Gives a pack that was found sound a name of its own; its key.
 fn renamed(pack: PackId, bytes: &mut [u8]) -> Result<Key, Stop> {
-    let failed = |what: String| Stop::Failed { what: format!("pack {}: {what}", pack.short()), is_transient: true };
+    let failed =
+        |what: String| Stop::Failed { what: format!("pack {}: {what}", pack.short()), is_transient: true };
     key_of(rename_pack(pack, bytes).map_err(failed)?)
 }
 

@@ -160,6 +160,9 @@ mod tests {
         // Who does not know the encoding tells names as they are.
         assert_eq!(names(&page("", &["a%01b", "c+d"])), ["a%01b", "c+d"]);
         assert!(read_entries(page("", &["a\u{1}b"]).as_bytes()).is_err());
-        assert!(read_entries(b"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>").is_err());
+        assert!(
+            read_entries(b"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>")
+                .is_err()
+        );
     }
 }

@@ -123,7 +123,9 @@ mod tests {
             let mut outline = b"LEEWARDQ".to_vec();
             outline.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
             outline.extend_from_slice(&bytes.to_le_bytes());
-            [piece, count, parity, 0].iter().for_each(|field| outline.extend_from_slice(&field.to_le_bytes()));
+            [piece, count, parity, 0]
+                .iter()
+                .for_each(|field| outline.extend_from_slice(&field.to_le_bytes()));
             outline.extend_from_slice(pack.as_bytes());
             outline.resize(outline.len() + 16 * (count + parity) as usize, 0);
             let digest = stored_digest(domain::PARITY, &[&outline]);

@@ -152,7 +152,8 @@ impl Outline {
         let (pack_bytes, piece_bytes) = (le64(header, 16), le32(header, 24));
         let (count, parity) = (le32(header, 28), le32(header, 32));
         // Both bound the memory that is spent on its word: a writer makes no larger pieces, and no more of them.
-        let piece_bytes_max = pack_bytes.checked_next_multiple_of(64).unwrap_or(u64::MAX).max(PIECE_BYTES_MIN);
+        let piece_bytes_max =
+            pack_bytes.checked_next_multiple_of(64).unwrap_or(u64::MAX).max(PIECE_BYTES_MIN);
         let is_whole = piece_bytes > 0
             && piece_bytes.is_multiple_of(64)
             && u64::from(piece_bytes) <= piece_bytes_max

@@ -271,7 +271,9 @@ impl<'a> Mender<'a> {
         let Some(bytes) = bytes else {
             return Ok(Restored::Not(match peer {
                 None => "its parity was enough and is not any more: run it again".to_owned(),
-                Some(_) => "the peer that had the same pack does not give it any more: run it again".to_owned(),
+                Some(_) => {
+                    "the peer that had the same pack does not give it any more: run it again".to_owned()
+                }
             }));
         };
         let size = bytes.len() as u64;
@@ -302,10 +304,12 @@ impl<'a> Mender<'a> {
                 Ok(Restored::Not("it has gone meanwhile: run it again".to_owned()))
             }
             // Another repair was faster, with the same bytes.
-            Err(error) if error.kind() == StoreErrorKind::Conflict => match store.get(&key, bytes.len() as u64) {
-                Ok((found, _)) if found == bytes => Ok(Restored::Here),
-                _ => Err(error.into()),
-            },
+            Err(error) if error.kind() == StoreErrorKind::Conflict => {
+                match store.get(&key, bytes.len() as u64) {
+                    Ok((found, _)) if found == bytes => Ok(Restored::Here),
+                    _ => Err(error.into()),
+                }
+            }
             Err(error) if matches!(error.kind(), StoreErrorKind::Denied | StoreErrorKind::Damaged) => {
                 self.renew(pack, bytes, may_store)
             }
@@ -340,9 +344,8 @@ impl<'a> Mender<'a> {
             let (bytes, _) = self.repository.store().get(&pack_key(*new)?, size)?;
             let is_sound = pack_flaws(self.repository, *new, &bytes)?.is_ok_and(|flaws| flaws.is_empty());
             if !is_sound || !index.runs().iter().any(|run| run.packs.contains(new)) {
-                let what = format!(
-                    "it was stored again as {new} and does not read back; nothing was deleted"
-                );
+                let what =
+                    format!("it was stored again as {new} and does not read back; nothing was deleted");
                 return Err(self.repository.damaged(&format!("packs/{old}"), what));
             }
         }

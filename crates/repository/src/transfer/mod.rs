@@ -181,7 +181,9 @@ impl Transfer<'_> {
     #[must_use]
     pub fn why_not_whole(&self) -> Option<&'static str> {
         if !self.from.shares_names_with(self.to) {
-            return Some("the repositories name content differently, so all of it is named and encoded anew here");
+            return Some(
+                "the repositories name content differently, so all of it is named and encoded anew here",
+            );
         }
         (!self.from.shares_cipher_with(self.to)).then_some(
             "what is stored in the one repository cannot be passed on to the other as it is: that takes full keys, and of one \

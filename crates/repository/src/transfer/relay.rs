@@ -128,10 +128,7 @@ fn lacking(packs: &[WholePack], writer: &Writer, source: &Blobs) -> Result<Vec<W
 
 /// Those that are chosen by their directories, several of which are read at once: over a network one after the other would
 /// take its delay each.
-fn filter(
-    packs: &[WholePack],
-    choose: impl Fn(&WholePack) -> Result<bool> + Sync,
-) -> Result<Vec<WholePack>> {
+fn filter(packs: &[WholePack], choose: impl Fn(&WholePack) -> Result<bool> + Sync) -> Result<Vec<WholePack>> {
     let (next, chosen) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let failure = Mutex::new(None);
     std::thread::scope(|scope| {

@@ -119,7 +119,8 @@ impl State {
         let number = self.next_file;
         self.next_file += 1;
         self.name(path, NameOperation::Put(number))?;
-        let file = File { content: Arc::default(), is_synced: false, modified: SystemTime::now(), spoilt: None };
+        let file =
+            File { content: Arc::default(), is_synced: false, modified: SystemTime::now(), spoilt: None };
         self.files.insert(number, file);
         Ok(number)
     }
