@@ -20,8 +20,9 @@ impl Client<'_> {
         let port = self.daemon.address.rsplit_once(':').unwrap().1;
         let mut command = Command::new(LEEWARD);
         command
-            .args(arguments)
+            .args(&arguments[..1])
             .args(["--site", &format!("{}://localhost:{port}", self.scheme)])
+            .args(&arguments[1..])
             .env("LEEWARD_SITE_TOKEN_FILE", self.daemon.path("admin.token"));
         let (certificate, key) = self.certificate.clone().unzip();
         let files = [("CA_FILE", self.authority.clone()), ("CLIENT_CERT", certificate), ("CLIENT_KEY", key)];
