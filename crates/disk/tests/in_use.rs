@@ -5,7 +5,7 @@
 mod qemu;
 
 use leeward_disk::{CreateOptions, Error, create_target, in_use, open_target};
-use qemu::{has, run, serve, text};
+use qemu::{has, run, serve, text, wait_for};
 
 #[test]
 fn a_disk_that_qemu_writes_is_refused_and_one_that_it_reads_is_not() {
@@ -20,7 +20,8 @@ fn a_disk_that_qemu_writes_is_refused_and_one_that_it_reads_is_not() {
         drop(open_target(text(&image), 4 << 20).unwrap());
 
         let server = serve(&scratch.path().join(format), &["-f", format, text(&image)]);
-        assert!(in_use::is_written(&image).unwrap());
+        // It listens before it opens the image.
+        wait_for(|| in_use::is_written(&image).unwrap());
         assert!(matches!(open_target(text(&image), 4 << 20), Err(Error::InUse { .. })));
         let overwrite = CreateOptions { overwrite: true, ..CreateOptions::default() };
         assert!(matches!(create_target(text(&image), 4 << 20, &overwrite), Err(Error::InUse { .. })));

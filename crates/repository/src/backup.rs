@@ -97,6 +97,14 @@ pub trait Control: Sync {
     }
 }
 
+/// Asked right before publication: who cancelled by then gets nothing published, however far the work was.
+pub(crate) fn confirm(control: &dyn Control) -> Result<()> {
+    match control.is_cancelled() {
+        true => Err(Error::Interrupted),
+        false => control.confirm(),
+    }
+}
+
 /// Watches nothing and never stops.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unattended;
@@ -209,7 +217,7 @@ impl Repository {
                 origin: None,
             },
         });
-        writer.commit(published.collect(), || control.confirm())?;
+        writer.commit(published.collect(), || confirm(control))?;
         Ok(outcomes)
     }
 

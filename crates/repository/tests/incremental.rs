@@ -4,6 +4,7 @@
 mod common;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{
     CHUNK_BYTES, Machine, MemoryDisk, Model, backup, backup_group, backup_options, content, image, mutated,
@@ -179,4 +180,26 @@ fn a_group_is_published_whole_or_not_at_all() {
     }
     let twice = [member("x", &sources[0], None), member("x", &sources[1], None)];
     assert!(repository.backup_group(&twice, &options(), &Unattended).is_err());
+}
+
+#[test]
+fn who_cancels_when_all_is_read_gets_nothing_published() {
+    struct Late(AtomicU64);
+    impl Control for Late {
+        fn advance(&self, bytes: u64) {
+            self.0.fetch_sub(bytes, Ordering::Relaxed);
+        }
+
+        fn is_cancelled(&self) -> bool {
+            self.0.load(Ordering::Relaxed) == 0
+        }
+    }
+    let mut random = Random::new(4);
+    let repository = Machine::new().init().unwrap();
+    let disk = MemoryDisk::plain(content(&mut random, 900_000));
+    let late = Late(AtomicU64::new(900_000));
+    let stopped = repository.backup_group(&[member("late", &disk, None)], &options(), &late).unwrap_err();
+    assert!(matches!(stopped, Error::Interrupted), "{stopped}");
+    assert!(late.is_cancelled() && repository.images().unwrap().is_empty());
+    Model::default().assert_clean(&repository, "after a backup that was cancelled at its end");
 }

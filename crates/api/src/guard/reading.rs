@@ -201,13 +201,17 @@ impl Guard {
             return Ok(self.store.list(prefix)?);
         }
         let entries = match prefix {
-            "packs" | "index" | "snapshots" | "refs" | "sessions" | "condemned" | "keys" => {
+            "packs" | "parity" | "index" | "snapshots" | "refs" | "sessions" | "condemned" | "keys" => {
                 self.store.list(prefix)
             }
             _ => return Err(unknown(&key_under(prefix, "x")?)),
         };
         let entries = match entries {
-            Err(error) if error.kind() == leeward_store::ErrorKind::NotFound && prefix == "keys" => {
+            // Directories that a repository has only with the first such object.
+            Err(error)
+                if error.kind() == leeward_store::ErrorKind::NotFound
+                    && matches!(prefix, "keys" | "parity") =>
+            {
                 Vec::new()
             }
             other => other?,
@@ -254,6 +258,6 @@ pub(super) fn unknown(key: &Key) -> Problem {
     Problem::new(
         Code::Denied,
         format!("{key} is no object of a repository"),
-        "the server keeps config, keys, packs, index, snapshots, refs, sessions and condemned",
+        "the server keeps config, keys, packs, parity, index, snapshots, refs, sessions and condemned",
     )
 }

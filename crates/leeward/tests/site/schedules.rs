@@ -231,7 +231,7 @@ struct Image(String, String);
 impl Image {
     fn rbd(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new("rbd");
-        command.args(["--conf", &self.1]).args(arguments).arg("--no-progress").output().unwrap()
+        command.args(["--conf", &self.1]).args(arguments).output().unwrap()
     }
 }
 

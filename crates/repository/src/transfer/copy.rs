@@ -297,7 +297,7 @@ fn publish(
         });
         outcome.snapshots.push(candidate.travelled(id));
     }
-    writer.commit(snapshots, || control.confirm())
+    writer.commit(snapshots, || crate::backup::confirm(control))
 }
 
 /// The entry of a copy under a name.

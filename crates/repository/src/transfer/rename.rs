@@ -114,7 +114,7 @@ fn copy(
     }
     let sent: Vec<_> =
         unit.iter().zip(&snapshots).map(|(candidate, sent)| candidate.travelled(sent.entry.id)).collect();
-    writer.commit(snapshots, || control.confirm())?;
+    writer.commit(snapshots, || crate::backup::confirm(control))?;
     outcome.stored_bytes += stored;
     outcome.chunks_sent = outcome.content_bytes / to.config().chunk_bytes() as u64;
     outcome.snapshots.extend(sent);
