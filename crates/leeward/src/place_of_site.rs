@@ -11,7 +11,13 @@ use crate::servers::Side;
 pub struct SiteArgument {
     /// The site's daemon, as in https://HOST:7443; its token comes from LEEWARD_SITE_TOKEN_FILE, or LEEWARD_TOKEN_FILE or
     /// LEEWARD_TOKEN
-    #[arg(long, value_name = "URL", env = "LEEWARD_SITE", default_value = "http://127.0.0.1:7443")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "LEEWARD_SITE",
+        default_value = "http://127.0.0.1:7443"
+    )]
     site: String,
 }
 

@@ -98,31 +98,31 @@ impl Schedule {
     /// # Errors
     /// It names nothing to begin, more than one thing, or something that the site does not have; in words.
     pub(crate) fn job(&self, config: &Config) -> Result<Job, String> {
-        let mut jobs = Vec::new();
-        if let Some(backup) = &self.backup {
-            jobs.push(Job::backup(config, &backup.disks)?);
-        }
-        if let Some(check) = &self.check {
-            jobs.push(Job::check(config, check)?);
-        }
-        if let Some(retain) = &self.retain {
-            jobs.push(Job::retain(config, retain)?);
-        }
-        if let Some(state) = &self.state {
-            jobs.push(Job::state(config, state)?);
-        }
-        if let Some(import) = &self.import {
-            jobs.push(Job::import(config, import)?);
+        let given = [
+            self.backup.is_some(),
+            self.check.is_some(),
+            self.retain.is_some(),
+            self.state.is_some(),
+            self.import.is_some(),
+        ];
+        if given.into_iter().filter(|is_given| *is_given).count() > 1 {
+            return Err(format!("it begins several things: give one of {}", Job::KINDS.join(", ")));
         }
         if (self.full_cron.is_some() || self.full_every.is_some()) && self.backup.is_none() {
             return Err("full_cron and full_every are for backups".to_owned());
         }
-        match (jobs.pop(), jobs.is_empty()) {
-            (Some(job), true) => Ok(job),
-            (None, _) => Err(format!("it begins nothing: give one of {}", Job::KINDS.join(", "))),
-            (Some(_), false) => {
-                Err(format!("it begins several things: give one of {}", Job::KINDS.join(", ")))
-            }
+        if let Some(backup) = &self.backup {
+            Job::backup(config, &backup.disks)
+        } else if let Some(check) = &self.check {
+            Job::check(config, check)
+        } else if let Some(retain) = &self.retain {
+            Job::retain(config, retain)
+        } else if let Some(state) = &self.state {
+            Job::state(config, state)
+        } else if let Some(import) = &self.import {
+            Job::import(config, import)
+        } else {
+            Err(format!("it begins nothing: give one of {}", Job::KINDS.join(", ")))
         }
     }
 
