@@ -33,8 +33,15 @@ pub fn in_turn(
         flaw(found);
     }
     let result = repository.check_in_turn(&mut verified, budget, jiff::Timestamp::now(), control);
-    verified.save(record)?;
+    let saved = verified.save(record);
     let (outcome, report) = result?;
+    match saved {
+        // What was found is worth more than the turn.
+        Err(error) if !outcome.findings.is_empty() => {
+            flaw(&format!("what was verified cannot be kept: {}", leeward_store::with_causes(&error)));
+        }
+        saved => saved?,
+    }
     Ok(Turn { outcome, report })
 }
 

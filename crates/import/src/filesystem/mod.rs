@@ -186,17 +186,10 @@ fn check_volume(
             verdict
         }
         Err(Error::Cancelled) => return Err(Error::Cancelled),
-        Err(error) => Verdict::NotChecked { why: with_causes(&error) },
+        Err(error) => Verdict::NotChecked { why: leeward_store::with_causes(&error) },
     };
     report.milliseconds = started.elapsed().as_millis() as u64;
     Ok(report)
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 fn run(

@@ -2,12 +2,13 @@
 
 use leeward_cloud::ErrorKind as CloudKind;
 use leeward_runs::step::{Context, Fault};
+use leeward_store::with_causes;
 
 use crate::{Error, ErrorKind, Progress, Watch};
 
 /// A provider's failure. What may be another's turn (a conflict, a limit, rights that are not there yet) is tried again.
 pub(super) fn of_cloud(error: &leeward_cloud::Error) -> Fault {
-    let text = told(error);
+    let text = with_causes(error);
     match error.kind() {
         CloudKind::Cancelled => Fault::Stopped,
         CloudKind::Limit => {
@@ -29,7 +30,7 @@ pub(super) fn of_cloud(error: &leeward_cloud::Error) -> Fault {
 
 /// A failure of the data path.
 pub(super) fn of_import(error: &Error) -> Fault {
-    let text = told(error);
+    let text = with_causes(error);
     match error.kind() {
         ErrorKind::Cancelled => Fault::Stopped,
         ErrorKind::Replaced => {
@@ -51,7 +52,7 @@ pub(super) fn of_import(error: &Error) -> Fault {
 
 /// A source's failure.
 pub(super) fn of_store(error: &leeward_store::Error) -> Fault {
-    let text = told(error);
+    let text = with_causes(error);
     match error.kind() {
         leeward_store::ErrorKind::NotFound => {
             Fault::lasting(text, "see that the object is there and may be read, then retry the step")
@@ -66,18 +67,6 @@ pub(super) fn of_store(error: &leeward_store::Error) -> Fault {
 /// Something that the site has not, or cannot reach.
 pub(super) fn of_place(what: String) -> Fault {
     Fault::passing(what, "see the site's configuration and that the place answers, then retry the step")
-}
-
-/// An error with all its causes.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 /// A step that watches the data path.

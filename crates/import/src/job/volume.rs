@@ -50,6 +50,23 @@ struct Kept {
     made: BTreeSet<VolumeId>,
     /// Of these what a run that had succeeded has left, and which is therefore never removed.
     delivered: BTreeSet<VolumeId>,
+    /// Of which success these are: [`leeward_runs::StepRecord::delivered`].
+    #[serde(default)]
+    delivered_at: u32,
+}
+
+impl Kept {
+    /// What is kept as of now: what was made until the run last succeeded is delivered. Asked before anything that may fail,
+    /// and again by the undo: an attempt may have ended before it had written this down.
+    fn read(context: &Context) -> Result<Self, Fault> {
+        let mut kept: Self = context.kept()?.unwrap_or_default();
+        let success = context.run().step(context.step()).map_or(0, |step| step.delivered);
+        if success != kept.delivered_at {
+            kept.delivered.extend(kept.made.iter().cloned());
+            kept.delivered_at = success;
+        }
+        Ok(kept)
+    }
 }
 
 /// The step.
@@ -179,15 +196,13 @@ impl Create {
 
 impl Step for Create {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
+        let mut kept = Kept::read(context)?;
+        context.keep(&kept)?;
         let inputs: Inputs = context.inputs()?;
         let seen: Seen = context.needed("get_file_head")?;
         let image: Image = context.needed("download_image_from_bucket")?;
-        let mut kept: Kept = context.kept()?.unwrap_or_default();
         self.is_alone(context, &kept, &inputs)?;
         let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
-        if context.run().step(context.step()).is_some_and(|step| step.delivered > 0) {
-            kept.delivered.extend(kept.made.iter().cloned());
-        }
         kept.targets.insert(inputs.target.clone());
         context.keep(&kept)?;
         let domain = self.domain(context, &inputs, &target, &seen)?;
@@ -204,7 +219,7 @@ impl Step for Create {
     }
 
     fn undo(&self, context: &Context) -> Result<(), Fault> {
-        let kept: Kept = context.kept()?.unwrap_or_default();
+        let kept = Kept::read(context)?;
         for name in &kept.targets {
             let target = self.0.target(name).map_err(fault::of_place)?;
             for volume in all_mine(context, &target)? {

@@ -127,6 +127,12 @@ fn a_run_makes_volumes_in_one_target_only() {
     retry(&daemon, &run, &json!({"inputs": {"target": "volumes"}}));
     daemon.until(&run, &["succeeded"]);
     assert_holds(&daemon.volumes()[0], &raw);
+    // Held again, and cancelled as the hint says: the result of the run stays.
+    retry(&daemon, &run, &json!({"step": "create_block_volume", "inputs": {"target": "elsewhere"}}));
+    daemon.until(&run, &["held"]);
+    assert_eq!(daemon.post(&format!("/v1/runs/{run}/cancel"), &json!({})).status, 200);
+    daemon.until(&run, &["cancelled"]);
+    assert_holds(&daemon.volumes()[0], &raw);
     let elsewhere = std::fs::read_dir(daemon.path("elsewhere")).map_or(0, Iterator::count);
     assert_eq!(elsewhere, 0);
 }

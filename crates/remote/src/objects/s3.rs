@@ -5,7 +5,7 @@ use leeward_store::bucket::Condition;
 
 use super::dialect::{Dialect, Entries, Uploads, from_base64, is_hex};
 use super::{ListedObject, Metadata, ObjectVersion, StatedDigests};
-use crate::encode::decoded;
+use crate::encode::decoded_form;
 use crate::http::{Method, Request, Response};
 use crate::s3::S3;
 use crate::service::Service;
@@ -66,7 +66,7 @@ fn read_entries(body: &[u8]) -> Result<Entries, String> {
         for node in xml::children(root, "Contents") {
             let key = xml::text(node, "Key").ok_or("an entry of the listing has no key")?;
             // As in a form: some write a space as `+`. A name that is no text is none that could be asked for.
-            let name = if is_encoded { decoded(&key.replace('+', "%20")) } else { Some(key.to_owned()) };
+            let name = if is_encoded { decoded_form(key) } else { Some(key.to_owned()) };
             if let Some(name) = name {
                 objects.push(listed(node, name).ok_or("an entry of the listing has no size")?);
             }

@@ -199,8 +199,5 @@ fn read_around(object: &dyn Object, bytes: &mut [u8], offset: u64) -> std::resul
 }
 
 fn told(what: &str, error: &StoreError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{what}: {error}: {cause}"),
-        None => format!("{what}: {error}"),
-    }
+    format!("{what}: {}", leeward_store::with_causes(error))
 }

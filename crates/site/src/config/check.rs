@@ -39,6 +39,13 @@ impl Config {
             schedule.times(&self.name, name).map_err(placed)?;
             schedule.job(self).map_err(placed)?;
         }
+        let of_state =
+            self.schedules.values().filter(|schedule| schedule.enabled && schedule.state.is_some());
+        if of_state.count() > 1 {
+            return Err(
+                "several schedules store the daemon's own state: give one of them all its times".to_owned()
+            );
+        }
         match self.runs.steps {
             0 => Err("[runs]: steps must be at least 1".to_owned()),
             _ if self.runs.lease_seconds < 5 => Err("[runs]: lease_seconds must be at least 5".to_owned()),

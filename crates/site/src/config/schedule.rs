@@ -225,6 +225,10 @@ mod tests {
             (format!("every = '1h'\nretain = {{ window = 'x' }}\n{REPOSITORY}"), "window"),
             (format!("every = '1h'\nbackup = {{}}\n{REPOSITORY}"), "no disk to back up"),
             (format!("every = '1h'\nstate = {{ keep = {{}} }}\n{REPOSITORY}"), "no rule"),
+            (
+                format!("every = '1h'\nstate = {{}}\n{REPOSITORY}[schedule.b]\nevery = '1d'\nstate = {{}}\n"),
+                "several schedules",
+            ),
             (format!("every = '1h'\nbackup = {{ disks = ['b'] }}\n{REPOSITORY}{DISK}"), "no [disk.b]"),
             (format!("every = '1h'\nbackup = {{}}\n{REPOSITORY}{DISK}limit_read = '1'"), "limit_read"),
             (

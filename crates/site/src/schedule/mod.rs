@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use leeward_runs::engine::Runs;
 use leeward_runs::state::{Filter, Inserted};
-use leeward_runs::{Run, RunId, RunState};
+use leeward_runs::{Run, RunId, RunState, StepState};
 use serde::Serialize;
 
 pub use when::CatchUp;
@@ -141,7 +141,7 @@ impl Scheduler {
 
     /// Begins the run of a slot, or says why there is none.
     fn act(&self, name: &str, schedule: &Prepared, entry: &mut Entry, due: &Due) -> Result<()> {
-        let full = due.is_full || entry.full_due;
+        let full = due.is_full || entry.full_due || self.has_lost_full(entry)?;
         let missed = match (due.is_late, due.missed) {
             (false, 0) => None,
             (false, 1) => Some("one time before it was missed".to_owned()),
@@ -187,10 +187,22 @@ impl Scheduler {
         if let Some(slot) = slot {
             run.labels.insert("slot".to_owned(), slot.to_string());
         }
+        if let Some(unique) = unique {
+            run.labels.insert(KEY_LABEL.to_owned(), digest(unique));
+        }
         Ok(match self.runs.begin(&run, unique)? {
             Inserted::New => (id, true),
             Inserted::Exists(found) => (found, false),
         })
+    }
+
+    /// Whether the last run was a full one in which nothing was backed up: then the next one is full.
+    fn has_lost_full(&self, entry: &Entry) -> Result<bool> {
+        let Some(run) = &entry.run else { return Ok(false) };
+        let Some((run, _)) = self.runs.state().load(run)? else { return Ok(false) };
+        let was_full = run.inputs.get("full").and_then(serde_json::Value::as_bool).unwrap_or_default();
+        let has_ended = matches!(run.state, RunState::Failed | RunState::Cancelled);
+        Ok(was_full && has_ended && run.steps.iter().all(|step| step.state != StepState::Succeeded))
     }
 
     /// A run of the schedule that is not over, except that of a slot.
@@ -233,12 +245,23 @@ impl Scheduler {
     fn fire(&self, name: &str, full: bool, by: &str, unique: Option<&str>) -> Result<(RunId, bool)> {
         let schedule = self.schedule(name)?;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let unique = unique.map(|key| format!("fire\n{name}\n{key}"));
         if let Some((run, state)) = self.open_run(name, schedule, None)? {
+            // Who asks a second time is told what he has begun.
+            let key = unique.as_deref().map(digest);
+            let found = self.runs.state().load(&run)?;
+            if key.is_some() && found.is_some_and(|(found, _)| found.labels.get(KEY_LABEL) == key.as_ref()) {
+                return Ok((run, false));
+            }
             let what = format!("it is {}, and schedule {name} begins one run at a time", state.name());
             return Err(leeward_runs::Error::NotNow { run, what }.into());
         }
         let mut entry = self.entry(name, schedule)?;
-        let begun = self.begin(name, schedule, full || entry.full_due, by, None, unique)?;
+        let full = full || entry.full_due || self.has_lost_full(&entry)?;
+        let begun = self.begin(name, schedule, full, by, None, unique.as_deref())?;
+        if !begun.1 {
+            return Ok(begun);
+        }
         entry.run = Some(begun.0.clone());
         entry.note = Some(format!("begun by {by}"));
         entry.full_due = false;
@@ -292,6 +315,13 @@ impl Scheduler {
             note: entry.note,
         })
     }
+}
+
+/// The label of a run that tells the key under which it was begun.
+const KEY_LABEL: &str = "key";
+
+fn digest(key: &str) -> String {
+    blake3::hash(key.as_bytes()).to_hex().to_string()
 }
 
 /// The pool in which the runs of a schedule take turns.

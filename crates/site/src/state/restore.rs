@@ -206,7 +206,13 @@ impl Made {
         if let Some(kept) = kept {
             fs::rename(directory, kept).map_err(Error::io(&place, "move the present state aside"))?;
         }
-        fs::rename(&self.path, directory).map_err(Error::io(&place, "put the new state in its place"))?;
+        if let Err(error) = fs::rename(&self.path, directory) {
+            if let Some(kept) = kept {
+                // Where it cannot go back either, it stays under the name that was told.
+                let _ = fs::rename(kept, directory);
+            }
+            return Err(Error::io(&place, "put the new state in its place")(error));
+        }
         self.is_put = true;
         sync(directory.parent().unwrap_or(Path::new("."))).map_err(Error::io(&place, "write it to disk"))
     }

@@ -96,7 +96,7 @@ class LeewardStepOperator(BaseOperator):
             decision = look(fresh)
         except SiteError as error:
             self._let_pass(error)
-            self._defer(run, log.after, fresh=fresh)
+            self._defer(run, log.after, fresh=fresh and not getattr(self, "_retried", False))
         end = time.monotonic() + patience_seconds
         pause = 0.2
         while isinstance(decision, Wait) and time.monotonic() < end:
@@ -110,6 +110,9 @@ class LeewardStepOperator(BaseOperator):
         return self._conclude(run, log, decision)
 
     def _tell(self, command: Command) -> None:
+        # What was accepted once is not asked for again, also if the site cannot be seen right after it.
+        if command.verb == "retry" and command.body["step"] == self.step:
+            self._retried = True
         self.log.info("%s: %s", command.body["step"], command.why)
 
     def _let_pass(self, error: SiteError) -> None:
