@@ -53,8 +53,8 @@ export const path = (...parts) => parts.map(encodeURIComponent).join('/');
 export const authorization = () => (token.get() ? { Authorization: `Bearer ${token.get()}` } : {});
 
 /** Sends a request, and gives the answer's JSON. Throws a Problem. */
-export async function call(method, url, { body, signal, headers = {} } = {}) {
-  const answer = await send(method, url, { body, signal, headers });
+export async function call(method, url, { body, signal, headers = {}, patience } = {}) {
+  const answer = await send(method, url, { body, signal, headers, patience });
   if (answer.status === 204) return null;
   try {
     return await answer.json();
@@ -87,8 +87,8 @@ export async function send(method, url, { body, signal, headers = {}, patience =
 export const get = (url, options) => call('GET', url, options);
 
 /** A request that changes something. Its key lets the daemon know it again when it is repeated. */
-export function post(url, body = {}) {
-  return call('POST', url, { body, headers: { 'Idempotency-Key': randomKey() } });
+export function post(url, body = {}, { patience } = {}) {
+  return call('POST', url, { body, patience, headers: { 'Idempotency-Key': randomKey() } });
 }
 
 export const remove = (url) => call('DELETE', url);

@@ -3,8 +3,8 @@
 import { address, path, post } from './api.js';
 import { counted } from './format.js';
 import { html, useState } from './html.js';
-import { Dialog, Field, NotOffered, ProblemBox } from './parts.js';
-import { say } from './say.js';
+import { Field } from './parts.js';
+import { Question } from './question.js';
 
 /** Sends a command, and hands the changed run to `done`. */
 async function ask(run, command, body) {
@@ -15,31 +15,6 @@ async function ask(run, command, body) {
 export function CommandDialog({ run, command, close, done }) {
   const Body = { retry: Retry, edit: Edit, skip: Skip, cancel: Cancel, undo: Undo, release: Release }[command.name];
   return html`<${Body} run=${run} step=${command.step} close=${close} done=${done} />`;
-}
-
-/** A question with a button that does it. */
-function Question({ title, verb, tone = 'primary', close, act, done, said, children }) {
-  const [problem, setProblem] = useState(null);
-  const [isBusy, setIsBusy] = useState(false);
-  const submit = async (event) => {
-    event.preventDefault();
-    setIsBusy(true);
-    setProblem(null);
-    try {
-      const result = await act(new FormData(event.target));
-      say(said, { isShown: true });
-      close();
-      done(result);
-    } catch (failure) {
-      setProblem(failure);
-      setIsBusy(false);
-    }
-  };
-  return html`<${Dialog} title=${title} close=${close}><form onSubmit=${submit}>
-    ${children}
-    ${problem?.isNotOffered ? html`<${NotOffered} what="this" />` : html`<${ProblemBox} problem=${problem} />`}
-    <div class="buttons"><button type="button" onClick=${close}>Leave it as it is</button><button type="submit" class=${tone} disabled=${isBusy}>${verb}</button></div>
-  </form></${Dialog}>`;
 }
 
 /** The steps that wait for this one, directly or through others. */

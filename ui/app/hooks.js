@@ -10,9 +10,9 @@ const APART_MS = 2_000;
 
 /**
  * Reads an address, and reads it again when an event that matters comes, and every `every` milliseconds where that is given.
- * What was read stays while it is read again, and when that fails.
+ * What was read stays while it is read again, and when that fails. `patience` is how many milliseconds an answer may take.
  */
-export function useResource(url, { matters, every } = {}) {
+export function useResource(url, { matters, every, patience } = {}) {
   const key = url === null ? null : String(url);
   const [state, set] = useState({ data: null, problem: null, isLoading: true, key: null });
   const reader = useRef(null);
@@ -20,7 +20,7 @@ export function useResource(url, { matters, every } = {}) {
     if (key === null) return undefined;
     const control = new AbortController();
     const keep = (next) => control.signal.aborted || set((before) => ({ data: before.key === key ? before.data : null, isLoading: false, key, problem: null, ...next }));
-    reader.current = oneAtATime(() => get(key, { signal: control.signal }).then((data) => keep({ data }), (problem) => keep({ problem })));
+    reader.current = oneAtATime(() => get(key, { signal: control.signal, patience }).then((data) => keep({ data }), (problem) => keep({ problem })));
     reader.current();
     return () => control.abort();
   }, [key]);

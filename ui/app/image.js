@@ -9,7 +9,8 @@ import { Files } from './files.js';
 import { Icon } from './icons.js';
 import { Ago, Bytes, Empty, Facts, Head, Panel, Resource, Time } from './parts.js';
 import { link, replaceQuery } from './router.js';
-import { HoldDialog, holdsOf, RestoreDialog } from './snapshot.js';
+import { ExportDialog, HoldDialog, holdsOf, labelOf, RestoreDialog } from './snapshot.js';
+import { mayCommand } from './states.js';
 
 /** Digits of an id that a person needs to see. */
 const DIGITS = 10;
@@ -27,7 +28,7 @@ function Content({ image, list, query, role, reload }) {
   const sorted = [...list].sort((a, b) => Date.parse(a.time) - Date.parse(b.time));
   const chosen = list.find(({ id }) => id === query.get('snapshot')) ?? null;
   const choose = (snapshot) => replaceQuery(['images', image], { snapshot: snapshot.id === chosen?.id ? null : snapshot.id });
-  const shown = { restore: RestoreDialog, hold: HoldDialog }[dialog];
+  const shown = { restore: RestoreDialog, export: ExportDialog, hold: HoldDialog }[dialog];
   return html`
     <${Panel} title="Snapshots along time">
       <${Chart} points=${sorted.map((snapshot) => ({ at: snapshot.time, value: snapshot.stored_bytes ?? snapshot.data_bytes, mark: holdsOf(snapshot).length > 0, of: snapshot }))}
@@ -61,7 +62,7 @@ function Table({ list, chosen, choose }) {
     <tbody>${list.map((snapshot) => html`<tr key=${snapshot.id} class=${snapshot.id === chosen?.id ? 'chosen' : ''}>
       <th scope="row"><button type="button" class="link" aria-pressed=${snapshot.id === chosen?.id} onClick=${() => choose(snapshot)}><${Time} at=${snapshot.time} /></button></th>
       <td data-label="Age"><${Ago} at=${snapshot.time} /></td>
-      <td data-label="Name"><code>${snapshot.id.slice(0, DIGITS)}</code>${snapshot.label && html` <br /><span class="label">${snapshot.label}</span>`}</td>
+      <td data-label="Name"><code>${snapshot.id.slice(0, DIGITS)}</code>${labelOf(snapshot) && html` <br /><span class="label">${labelOf(snapshot)}</span>`}</td>
       <td class="number" data-label="Data"><${Bytes} count=${snapshot.data_bytes} /></td>
       ${hasStored && html`<td class="number" data-label="Stored"><${Bytes} count=${snapshot.stored_bytes} /></td>`}
       <td data-label="Hold">${holdsOf(snapshot).length > 0 ? html`<span class="state warn"><${Icon} name="lock" />${holdsOf(snapshot).join(', ')}</span>` : html`<span class="quiet">–</span>`}</td></tr>`)}</tbody></table>`;
@@ -70,7 +71,7 @@ function Table({ list, chosen, choose }) {
 function Chosen({ image, snapshot, role, open }) {
   const [showsFiles, setShowsFiles] = useState(false);
   const box = useShown();
-  const may = role !== 'reader' && role !== 'writer';
+  const may = mayCommand(role);
   return html`<${Panel} title="The chosen snapshot" name="step-panel" box=${box}>
     <${Facts} of=${[
       ['Snapshot', html`<code class="break">${snapshot.id}</code>`, 'wide'],
@@ -79,11 +80,11 @@ function Chosen({ image, snapshot, role, open }) {
       ['Data', html`<${Bytes} count=${snapshot.data_bytes} />`],
       ['Stored', snapshot.stored_bytes === undefined ? null : bytes(snapshot.stored_bytes)],
       ['Holds', holdsOf(snapshot).join(', ')],
-      ['Label', snapshot.label],
+      ['Tags', labelOf(snapshot)],
     ]} />
     <div class="buttons left">
-      ${may && html`<button type="button" class="primary" onClick=${() => open('restore')}>Restore</button><button type="button" onClick=${() => open('hold')}>${holdsOf(snapshot).length > 0 ? 'Hold or let go' : 'Hold'}</button>`}
-      <button type="button" aria-expanded=${showsFiles} onClick=${() => setShowsFiles(!showsFiles)}><${Icon} name="folder" /> Files</button>
+      ${may && html`<button type="button" class="primary" onClick=${() => open('restore')}>Restore</button><button type="button" onClick=${() => open('export')}>Export</button><button type="button" onClick=${() => open('hold')}>${holdsOf(snapshot).length > 0 ? 'Hold or let go' : 'Hold'}</button>`}
+      ${may && html`<button type="button" aria-expanded=${showsFiles} onClick=${() => setShowsFiles(!showsFiles)}><${Icon} name="folder" /> Files</button>`}
     </div>
     ${showsFiles && html`<${Files} image=${image} snapshot=${snapshot.id} />`}
   </${Panel}>`;

@@ -8,24 +8,32 @@ import { Icon } from './icons.js';
 import { ImagePage } from './image.js';
 import { Images } from './images.js';
 import { Imports } from './imports.js';
+import { Leftovers } from './leftovers.js';
 import { connect, disconnect } from './live.js';
 import { Login } from './login.js';
+import { Notices } from './notices.js';
 import { Overview } from './overview.js';
 import { Empty, Head } from './parts.js';
+import { Reports } from './reports.js';
 import { Repository } from './repository.js';
 import { link, useRoute } from './router.js';
 import { RunPage } from './run.js';
 import { Runs } from './runs.js';
 import { say, Speaker } from './say.js';
+import { Schedules } from './schedules.js';
 import { Sites } from './sites.js';
 import { applyTheme, ThemeSwitch } from './theme.js';
 
 const PAGES = [
   { name: 'overview', word: 'Overview' },
   { name: 'runs', word: 'Runs' },
+  { name: 'reports', word: 'Reports' },
+  { name: 'schedules', word: 'Schedules' },
   { name: 'imports', word: 'Imports' },
   { name: 'images', word: 'Images' },
   { name: 'repository', word: 'Repository' },
+  { name: 'notices', word: 'Notices' },
+  { name: 'leftovers', word: 'Leftovers' },
   { name: 'sites', word: 'Site' },
 ];
 
@@ -78,10 +86,14 @@ function Page({ name, parts, query, who }) {
   if (name === 'overview') return html`<${Overview} />`;
   if (name === 'runs' && rest.length > 0) return html`<${RunPage} key=${rest[0]} id=${rest[0]} query=${query} role=${who.role} />`;
   if (name === 'runs') return html`<${Runs} query=${query} />`;
+  if (name === 'reports') return html`<${Reports} query=${query} />`;
+  if (name === 'schedules') return html`<${Schedules} role=${who.role} />`;
   if (name === 'imports') return html`<${Imports} query=${query} role=${who.role} />`;
   if (name === 'images' && rest.length > 0) return html`<${ImagePage} key=${rest[0]} image=${rest[0]} query=${query} role=${who.role} />`;
   if (name === 'images') return html`<${Images} />`;
   if (name === 'repository') return html`<${Repository} />`;
+  if (name === 'notices') return html`<${Notices} query=${query} role=${who.role} />`;
+  if (name === 'leftovers') return html`<${Leftovers} role=${who.role} />`;
   if (name === 'sites') return html`<${Sites} who=${who} />`;
   return html`<${Head} title="No such page" /><${Empty}>There is nothing at this address. <a href="#/">Go to the overview</a>.</${Empty}>`;
 }

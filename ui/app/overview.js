@@ -5,9 +5,10 @@ import { coarse, duration } from './format.js';
 import { useResource } from './hooks.js';
 import { html } from './html.js';
 import { Icon } from './icons.js';
-import { Ago, Bar, Empty, Head, Panel, Resource, State } from './parts.js';
+import { Ago, Bar, Empty, Head, Mark, Panel, ProblemBox, Resource, State } from './parts.js';
 import { link } from './router.js';
-import { isLiveState, RUN_STATES } from './states.js';
+import { LastRun, useSchedules } from './schedules.js';
+import { hasMissed, isLiveState, isTroubled, MISSED, RUN_STATES } from './states.js';
 
 /** Everything that happens to runs as wholes. */
 const matters = (event) => ['created', 'moved'].includes(event.event);
@@ -29,6 +30,7 @@ function Content({ runs = [], held = [], failed = [], images = [] }) {
       <${Tile} to=${link(['runs'], { state: 'queued,running,cancelling,undoing' })} number=${live} word="under way" tone=${live ? 'active' : 'calm'} sign="play" />
     </div>
     ${held.length > 0 && html`<${Panel} title="Need a person" name="attention"><${Brief} runs=${held} /></${Panel}>`}
+    <${Troubled} />
     <div class="columns">
       <div>
         <${Panel} title="Protection" actions=${html`<a href=${link(['images'])}>All images</a>`}><${Protection} images=${images} /></${Panel}>
@@ -52,6 +54,19 @@ function Brief({ runs }) {
     <a href=${link(['runs', run.id])}><${State} name=${run.state} /><span class="subject">${run.subject}</span><span class="quiet">${run.kind} · <${Ago} at=${run.finished ?? run.created} /></span></a>
     ${run.reason && html`<p class="reason">${run.reason}</p>`}
   </li>`)}</ul>`;
+}
+
+/** Schedules that have missed a time, or whose last run failed or waits for a person; nothing where there is none. */
+function Troubled() {
+  const { data, problem, reload } = useSchedules();
+  const isAbsent = problem?.isNotOffered || problem?.status === 404;
+  const troubled = data?.schedules.filter(isTroubled) ?? [];
+  return html`${!isAbsent && html`<${ProblemBox} problem=${problem} retry=${reload} what="Schedules" />`}
+    ${troubled.length > 0 && html`<${Panel} title="Schedules that missed or failed" name="attention troubled" actions=${html`<a href=${link(['schedules'])}>All schedules</a>`}>
+      <ul class="brief">${troubled.map((schedule) => html`<li key=${schedule.name}>
+        <span class="row"><b class="break">${schedule.name}</b><span class="marks">${hasMissed(schedule) && html`<${Mark} ...${MISSED} />`}<${LastRun} schedule=${{ ...schedule, last_reason: null }} /></span></span>
+        ${[schedule.last_reason, hasMissed(schedule) && schedule.note].filter(Boolean).map((reason) => html`<p key=${reason} class="reason">${reason}</p>`)}
+      </li>`)}</ul></${Panel}>`}`;
 }
 
 /** Each image's age against its target; those that are worst come first. */

@@ -6,9 +6,11 @@ import { html, useEffect, useRef } from './html.js';
 import { Icon } from './icons.js';
 import { stateOf } from './states.js';
 
-/** A state as a sign and a word. */
-export function State({ name }) {
-  const { word, tone, sign } = stateOf(name);
+/** The state of a run or a step as a sign and a word. */
+export const State = ({ name }) => html`<${Mark} ...${stateOf(name)} />`;
+
+/** A sign and a word. */
+export function Mark({ word, tone, sign }) {
   return html`<span class=${`state ${tone}`}><${Icon} name=${sign} />${word}</span>`;
 }
 
@@ -109,7 +111,7 @@ export function Facts({ of }) {
   return html`<dl class="facts">${shown.map(([name, value, width]) => html`<div key=${name} class=${width}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
-/** A window above the page: `Esc` closes it, and the focus goes back to where it was. */
+/** A window above the page: `Esc` closes it, and the focus goes back to where it was, or to the heading where that cannot take it any more. */
 export function Dialog({ title, close, children }) {
   const element = useRef(null);
   useEffect(() => {
@@ -117,7 +119,7 @@ export function Dialog({ title, close, children }) {
     const box = element.current;
     box.showModal();
     // What lies below cannot take the focus before the window is closed.
-    return () => (box.close(), before?.isConnected && before.focus());
+    return () => (box.close(), (before?.isConnected && !before.disabled ? before : document.querySelector('main h1'))?.focus());
   }, []);
   const onCancel = (event) => (event.preventDefault(), close());
   return html`<dialog ref=${element} aria-label=${title} onCancel=${onCancel}><h2>${title}</h2>${children}</dialog>`;

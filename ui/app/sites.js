@@ -1,17 +1,14 @@
-// The site: what it is made of, and what it does on its own.
+// The site: what it is made of.
 
 import { address } from './api.js';
 import { useResource } from './hooks.js';
 import { html } from './html.js';
-import { Ago, Empty, Facts, Head, Panel, Resource, State, Time } from './parts.js';
-import { link } from './router.js';
+import { Empty, Facts, Head, Panel, Resource } from './parts.js';
 
 export function Sites({ who }) {
   const site = useResource(address('site'), { every: 60_000 });
-  const schedules = useResource(address('schedules'), { matters: (event) => event.event === 'created' || event.event === 'moved', every: 60_000 });
   return html`<${Head} title=${site.data?.name ? `Site ${site.data.name}` : 'Site'} />
-    <${Resource} of=${site} what="a description of its site">${(data) => html`<${Content} ...${data} who=${who} />`}</${Resource}>
-    <${Panel} title="Schedules"><${Resource} of=${schedules} what="schedules">${(list) => html`<${Schedules} list=${list} />`}</${Resource}></${Panel}>`;
+    <${Resource} of=${site} what="a description of its site">${(data) => html`<${Content} ...${data} who=${who} />`}</${Resource}>`;
 }
 
 function Content({ name, version, repository, targets = [], sources = [], who }) {
@@ -36,19 +33,4 @@ function Content({ name, version, repository, targets = [], sources = [], who })
 function watched(watch) {
   if (watch === true) return 'yes';
   return watch ? (typeof watch === 'string' ? watch : JSON.stringify(watch)) : 'no';
-}
-
-function Schedules({ list }) {
-  if (list.length === 0) return html`<${Empty}>Nothing is scheduled.</${Empty}>`;
-  return html`<table class="cards"><thead><tr><th scope="col">Name</th><th scope="col">Kind</th><th scope="col">Next</th><th scope="col">Last run</th></tr></thead>
-    <tbody>${list.map((schedule) => html`<tr key=${schedule.name}><th scope="row">${schedule.name}</th><td data-label="Kind">${schedule.kind}</td>
-      <td data-label="Next">${schedule.next ? html`<${Time} at=${schedule.next} /> <span class="quiet">(<${Ago} at=${schedule.next} />)</span>` : html`<span class="quiet">–</span>`}</td>
-      <td data-label="Last run"><${Last} run=${schedule.last_run} /></td></tr>`)}</tbody></table>`;
-}
-
-/** The last run: its name, or a summary of it. */
-function Last({ run }) {
-  if (!run) return html`<span class="quiet">none yet</span>`;
-  const id = typeof run === 'string' ? run : run.id;
-  return html`<a href=${link(['runs', id])}>${run.state ? html`<${State} name=${run.state} />` : id}</a>`;
 }

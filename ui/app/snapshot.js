@@ -1,4 +1,4 @@
-// What is done with a snapshot: it is restored, or held.
+// What is done with a snapshot: it is restored, exported, or held.
 
 import { address, path, post, remove } from './api.js';
 import { useResource } from './hooks.js';
@@ -14,6 +14,18 @@ export function holdsOf({ hold, holds }) {
   if (given === true) return ['held'];
   const list = Array.isArray(given) ? given : [given];
   return list.map((one) => (typeof one === 'string' ? one : one.name ?? 'held'));
+}
+
+/** What people say of a snapshot: its tags, but for that by which its run finds it again. */
+export function labelOf({ label, tags = {} }) {
+  const said = Object.entries(tags).filter(([name]) => name !== 'run');
+  return label || said.map(([name, value]) => (value ? `${name}=${value}` : name)).join(', ');
+}
+
+/** Why a snapshot is held, and since when, where that is told. */
+function reasonOf({ hold, holds }, name) {
+  const found = [holds ?? hold].flat().find((one) => one?.name === name);
+  return found && html`<span class="quiet"> ${found.reason}${found.created && html` · since <${Time} at=${found.created} />`}</span>`;
 }
 
 function useAsk(close) {
@@ -57,6 +69,34 @@ export function RestoreDialog({ image, snapshot, close }) {
     </form></${Dialog}>`;
 }
 
+const FORMATS = [['qcow2', 'qcow2'], ['raw', 'raw'], ['zst', 'raw, compressed (zstd)']];
+
+export function ExportDialog({ image, snapshot, close }) {
+  const site = useResource(address('site'));
+  const { problem, isBusy, ask } = useAsk(close);
+  const submit = async (event) => {
+    event.preventDefault();
+    const form = new FormData(event.target);
+    const object = form.get('object').trim();
+    const body = { image, snapshot: snapshot.id, bucket: form.get('bucket'), format: form.get('format'), replace: form.get('replace') === 'on', ...(object && { object }) };
+    const made = await ask(() => post(address('exports'), body), 'The export has begun.');
+    if (made?.run) go(['runs', made.run]);
+  };
+  const choose = (buckets) => (buckets.length > 0
+    ? html`<${Field} label="Bucket" name="bucket"><select id="bucket" name="bucket" required>${buckets.map(({ name, location }) => html`<option key=${name} value=${name}>${name} (${location})</option>`)}</select></${Field}>`
+    : html`<p>This site has no bucket for exports: add a <code>[bucket.NAME]</code> to its configuration.</p>`);
+  return html`<${Dialog} title="Export this snapshot?" close=${close}>
+    <form class="stack" onSubmit=${submit}>
+      <p><b>${image}</b> as it was on <${Time} at=${snapshot.time} /> becomes an object that others can read. It is read back and compared.</p>
+      <${Resource} of=${site} what="its buckets">${({ buckets = [] }) => choose(buckets)}</${Resource}>
+      <${Field} label="Format" name="format"><select id="format" name="format">${FORMATS.map(([value, label]) => html`<option key=${value} value=${value}>${label}</option>`)}</select></${Field}>
+      <${Field} label="Name of the object" name="object" hint="Otherwise the image’s name, the snapshot and the format."><input id="object" name="object" maxlength="1024" spellcheck="false" autocomplete="off" aria-describedby="object-hint" /></${Field}>
+      <label class="row"><input type="checkbox" name="replace" /> Replace an object that is there</label>
+      <${Refusal} problem=${problem} what="exports" />
+      <div class="buttons"><button type="button" onClick=${close}>Close</button><button type="submit" class="primary" disabled=${isBusy || !site.data?.buckets?.length}>Export</button></div>
+    </form></${Dialog}>`;
+}
+
 export function HoldDialog({ image, snapshot, close, done }) {
   const { problem, isBusy, ask } = useAsk(close);
   const url = (...more) => address(path('images', image, 'snapshots', snapshot.id, 'holds', ...more));
@@ -72,7 +112,7 @@ export function HoldDialog({ image, snapshot, close, done }) {
   };
   return html`<${Dialog} title="Hold this snapshot" close=${close}>
     <p>A snapshot that is held is not forgotten, whatever the rules of retention say, until it is let go.</p>
-    ${holdsOf(snapshot).map((name) => html`<p key=${name} class="row"><b>${name}</b><button type="button" class="small danger" disabled=${isBusy} onClick=${() => letGo(name)}>Let go</button></p>`)}
+    ${holdsOf(snapshot).map((name) => html`<p key=${name} class="row"><span><b>${name}</b>${reasonOf(snapshot, name)}</span><button type="button" class="small danger" disabled=${isBusy} onClick=${() => letGo(name)}>Let go</button></p>`)}
     <form class="stack" onSubmit=${submit}>
       <${Field} label="Name of the hold" name="hold-name"><input id="hold-name" name="name" required maxlength="64" pattern="[A-Za-z0-9._\\-]+" spellcheck="false" autocomplete="off" /></${Field}>
       <${Field} label="Reason" name="hold-reason"><input id="hold-reason" name="reason" maxlength="500" /></${Field}>

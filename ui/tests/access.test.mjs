@@ -8,6 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import { launch, logIn, open, PATIENCE_MS, press, see, shot, troubles, visit } from './browser.mjs';
 import { held, stuck, waiting, writing } from './scenes.mjs';
 import { onlyMock, REAL, site as start } from './site.mjs';
+import { World } from './world.mjs';
 
 const AXE = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const LOOKS = [['light', {}], ['dark', { dark: true }], ['narrow', { width: 360, height: 740 }]];
@@ -29,9 +30,13 @@ after(async () => {
 const pages = () => [
   ['overview', '#/', 'Overview'],
   ['runs', '#/runs', 'Runs'],
+  ['schedules', '#/schedules', 'Schedules'],
   ['imports', '#/imports', 'Imports'],
   ['images', '#/images', 'Images'],
   ['repository', '#/repository', 'Repository'],
+  ['reports', '#/reports', 'Reports'],
+  ['notices', '#/notices', 'Notices'],
+  ['leftovers', '#/leftovers', 'Leftovers'],
   ['sites', '#/sites', 'Site'],
   ...(REAL ? [] : [
     ['run-writing', `#/runs/${runs.writing.id}?step=write_image_to_bv`, 'debian'],
@@ -79,6 +84,42 @@ test('windows have no serious finding either', onlyMock, async () => {
   assert.deepEqual(await findings(page), []);
   await shot(page, 'dialog-dark', false);
   await page.browserContext().close();
+});
+
+test('windows of schedules, notices and leftovers neither, also when they show what came of it', onlyMock, async () => {
+  for (const [look, options] of [['dark', { dark: true }], ['narrow', { width: 360, height: 740 }]]) {
+    const page = await open(browser, options);
+    await logIn(page, site, '#/schedules');
+    await press(page, 'Fire now', '.schedules');
+    await page.waitForSelector('dialog[open]');
+    assert.deepEqual(await findings(page), []);
+    await shot(page, `dialog-fire-${look}`, false);
+    await page.keyboard.press('Escape');
+    await visit(page, '#/notices', 'Notices');
+    await press(page, 'Test', '.panel');
+    await press(page, 'Test', 'dialog');
+    await see(page, 'dialog .state', 'taken');
+    assert.deepEqual(await findings(page), []);
+    await shot(page, `dialog-test-${look}`, false);
+    await page.keyboard.press('Escape');
+    await visit(page, '#/leftovers', 'Leftovers');
+    await page.waitForSelector('.leftovers');
+    await page.$$eval('.leftovers tbody input', (all) => all.forEach((one) => one.click()));
+    await press(page, 'Remove the 4 chosen', '.choose');
+    await page.waitForSelector('dialog[open]');
+    assert.deepEqual(await findings(page), []);
+    const wide = await page.$eval('dialog', (box) => box.scrollWidth - box.clientWidth);
+    assert.ok(wide <= 0, `the window is ${wide} pixels too wide inside`);
+    await shot(page, `dialog-remove-${look}`, false);
+    await page.click('dialog [name=looked]');
+    await press(page, 'Remove for good', 'dialog');
+    await see(page, 'dialog', '3 of 4 are removed');
+    assert.deepEqual(await findings(page), []);
+    await shot(page, `dialog-removed-${look}`, false);
+    site.world.leftovers = new World().leftovers;
+    assert.deepEqual(await troubles(page), []);
+    await page.browserContext().close();
+  }
 });
 
 const focused = (page) => page.evaluate(() => document.activeElement.textContent.trim() || document.activeElement.getAttribute('aria-label') || document.activeElement.tagName);
@@ -134,6 +175,48 @@ describe('by keyboard alone', onlyMock, () => {
     await see(page, '.head .state', 'running');
     assert.equal(run.state, 'running');
     assert.deepEqual(await troubles(page), []);
+    await page.browserContext().close();
+  });
+
+  test('one pauses a schedule and resumes it, and removes what is left; the focus is never lost', async () => {
+    const page = await open(browser);
+    await logIn(page, site, '#/schedules');
+    await see(page, '.schedules', 'nightly');
+    const label = () => page.evaluate(() => document.activeElement.getAttribute('aria-label'));
+    const tabToLabel = async (text) => {
+      for (let at = 0; at < 60 && (await label()) !== text; at += 1) await page.keyboard.press('Tab');
+      assert.equal(await label(), text);
+    };
+    await tabToLabel('Pause: nightly');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('dialog[open]');
+    await tabTo(page, 'Pause', 4);
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('button[aria-label="Resume: nightly"]');
+    assert.equal(await label(), 'Resume: nightly');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('dialog[open]');
+    await tabTo(page, 'Resume', 4);
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('button[aria-label="Pause: nightly"]');
+    await visit(page, '#/leftovers', 'Leftovers');
+    await page.waitForSelector('.leftovers');
+    await tabToLabel('Choose leeward-worker-7');
+    await page.keyboard.press('Space');
+    await see(page, '.choose', 'Remove the 1 chosen');
+    await page.keyboard.down('Shift');
+    for (let at = 0; at < 10 && !(await focused(page)).startsWith('Remove the'); at += 1) await page.keyboard.press('Tab');
+    await page.keyboard.up('Shift');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('dialog[open]');
+    assert.equal(await label(), 'What is removed', 'what is removed is read first');
+    await tabTo(page, 'Remove for good', 5);
+    await page.keyboard.press('Enter');
+    await see(page, 'dialog', '1 of 1 are removed');
+    await see(page, '.panel h2', '3 leftovers');
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(() => !document.querySelector('dialog'));
+    assert.equal(await focused(page), 'Leftovers', 'its button cannot be used any more, so the heading has the focus');
     await page.browserContext().close();
   });
 
@@ -206,7 +289,13 @@ test('nothing moves for those who asked for that', onlyMock, async () => {
 
 test('states are told by words and signs, not by colour alone', onlyMock, async () => {
   const page = await open(browser);
-  await logIn(page, site, '#/runs');
+  await logIn(page, site);
+  for (const name of ['schedules', 'notices', 'leftovers']) {
+    await page.evaluate((to) => (location.hash = to), `#/${name}`);
+    await page.waitForSelector(`.${name} .state`);
+    assert.equal(await page.$$eval('main .state', (all) => all.filter((one) => !one.textContent.trim() || !one.querySelector('svg')).length), 0, name);
+  }
+  await page.evaluate(() => (location.hash = '#/runs'));
   await page.waitForSelector('.runs .state');
   const bare = await page.$$eval('.state, .chip, .tile', (all) => all.filter((one) => !one.textContent.trim() || !one.querySelector('svg')).length);
   assert.equal(bare, 0);

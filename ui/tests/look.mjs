@@ -1,6 +1,6 @@
 // Takes pictures of every page: `node look.mjs [NAME…]`. Somebody has to look at them.
 
-import { launch, logIn, open, see, SHOTS, shot, troubles, visit } from './browser.mjs';
+import { launch, logIn, open, press, see, SHOTS, shot, troubles, visit } from './browser.mjs';
 import { serve } from './mock.mjs';
 import { held, stuck, waiting, writing } from './scenes.mjs';
 import { World } from './world.mjs';
@@ -25,6 +25,11 @@ const PAGES = [
   ['images', '#/images', 'Images'],
   ['image', `#/images/${image}`, 'db-02/data'],
   ['repository', '#/repository', 'Repository'],
+  ['reports', '#/reports', 'Reports'],
+  ['files', `#/images/${image}`, 'db-02/data'],
+  ['schedules', '#/schedules', 'Schedules'],
+  ['notices', '#/notices', 'Notices'],
+  ['leftovers', '#/leftovers', 'Leftovers'],
   ['sites', '#/sites', 'Site east'],
 ];
 
@@ -41,6 +46,13 @@ for (const [look, options] of [['light', {}], ['dark', { dark: true }], ['narrow
     if (wanted.length > 0 && !wanted.includes(name)) continue;
     await visit(page, hash, heading);
     await new Promise((done) => setTimeout(done, name === 'run-writing' ? 2600 : 500));
+    if (name === 'files') {
+      await page.evaluate(() => document.querySelector('.snapshots .link').click());
+      for (const word of ['Files', '1', 'etc']) {
+        await press(page, word);
+        await new Promise((done) => setTimeout(done, 300));
+      }
+    }
     if (name === 'image') await page.evaluate(() => document.querySelector('.snapshots .link').click());
     await new Promise((done) => setTimeout(done, 300));
     await shot(page, `${name}-${look}`, name !== 'runs');

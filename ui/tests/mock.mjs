@@ -60,14 +60,16 @@ async function bodyOf(request) {
 
 async function api(world, request, response, url) {
   const parts = url.pathname.slice(4).split('/').map(decodeURIComponent);
-  world.requests.push({ method: request.method, path: url.pathname, query: Object.fromEntries(url.searchParams), headers: request.headers });
+  const entry = { method: request.method, path: url.pathname, query: Object.fromEntries(url.searchParams), headers: request.headers };
+  world.requests.push(entry);
   if (request.headers.authorization !== `Bearer ${TOKEN}`) return problem(response, 401, 'Not logged in', 'The token is unknown or has expired.', 'Ask for a new token with “leeward token add”.');
   if (world.absent.has(parts[0]) || world.absent.has(parts.at(-1))) return problem(response, 404, 'No such route', '', '', 'urn:leeward:no-such-route');
   const route = ROUTES.find(([method, shape]) => method === request.method && fits(shape, parts));
   if (!route) return problem(response, 501, 'Not implemented');
   const query = url.searchParams;
   if (world.slowMs && parts[0] === 'runs') await new Promise((done) => setTimeout(done, world.slowMs));
-  return route[2]({ world, request, response, parts, query, body: request.method === 'POST' ? await bodyOf(request) : {} });
+  entry.body = request.method === 'POST' ? await bodyOf(request) : {};
+  return route[2]({ world, request, response, parts, query, body: entry.body });
 }
 
 const fits = (shape, parts) => shape.length === parts.length && shape.every((part, at) => part === '*' || part === parts[at]);
@@ -81,7 +83,7 @@ const ofRun = (act) => (context) => {
 
 const ROUTES = [
   ['GET', ['whoami'], ({ response, world }) => json(response, { name: 'anna', role: world.role, prefixes: [] })],
-  ['GET', ['site'], ({ response }) => json(response, { name: 'east', version: '0.1.0', repository: { location: 's3://backups/east', encrypted: true }, targets: [{ name: 'volumes', kind: 'oci' }, { name: 'shelf', kind: 'directory' }], sources: [{ name: 'bucket', location: 'oci://import-bucket', watch: true }, { name: 'inbox', location: '/srv/inbox', watch: false }] })],
+  ['GET', ['site'], ({ response }) => json(response, { name: 'east', version: '0.1.0', repository: { location: 's3://backups/east', encrypted: true }, targets: [{ name: 'volumes', kind: 'oci' }, { name: 'shelf', kind: 'directory' }], sources: [{ name: 'bucket', location: 'oci://import-bucket', watch: true }, { name: 'inbox', location: '/srv/inbox', watch: false }], buckets: [{ name: 'archive', location: 's3://archive/exports' }] })],
   ['GET', ['overview'], overview],
   ['GET', ['runs'], list],
   ['GET', ['runs', '*'], ofRun(({ response, run, world }) => json(response, { run, lease: run.state === 'running' ? { owner: 'east-1', until: iso(Date.now() + 20_000) } : null, progress: Object.fromEntries(world.progress.get(run.id) ?? []) }))],
@@ -90,6 +92,7 @@ const ROUTES = [
   ['GET', ['events'], events],
   ['POST', ['imports'], begin],
   ['POST', ['restores'], ({ response, world, body }) => json(response, { run: world.make({ kind: 'restore', subject: `${body.image} to ${body.target}` }).id }, 201)],
+  ['POST', ['exports'], ({ response, world, body }) => json(response, { run: world.make({ kind: 'export', subject: `${body.image} to ${body.bucket}` }).id }, 201)],
   ['GET', ['sources', '*', 'objects'], objects],
   ['GET', ['images'], ({ response, world }) => json(response, world.images.map(({ image, snapshots }) => ({ image, snapshots: snapshots.length, latest: snapshots.at(-1).time })))],
   ['GET', ['images', '*', 'snapshots'], ({ response, world, parts }) => {
@@ -98,12 +101,29 @@ const ROUTES = [
   }],
   ['POST', ['images', '*', 'snapshots', '*', 'holds'], ({ response, world, parts, body }) => {
     const snapshot = world.images.find(({ image }) => image === parts[1]).snapshots.find(({ id }) => id === parts[3]);
-    snapshot.hold = [...(snapshot.hold ?? []), body];
+    snapshot.holds = [...snapshot.holds, { ...body, created: iso(Date.now()) }];
     return json(response, snapshot, 201);
   }],
+  ['DELETE', ['images', '*', 'snapshots', '*', 'holds', '*'], ({ response, world, parts }) => {
+    const snapshot = world.images.find(({ image }) => image === parts[1]).snapshots.find(({ id }) => id === parts[3]);
+    snapshot.holds = snapshot.holds.filter(({ name }) => name !== parts[5]);
+    return json(response, snapshot);
+  }],
   ['GET', ['images', '*', 'snapshots', '*', 'files'], files],
-  ['GET', ['repository'], ({ response, world }) => json(response, { stored_bytes: world.growth.at(-1).stored_bytes, data_bytes: 3100 * GIB, images: world.images.length, snapshots: 189, growth: world.growth })],
-  ['GET', ['schedules'], ({ response, world }) => json(response, [{ name: 'nightly', kind: 'backup', next: iso(Date.now() + 7 * 3600_000), last_run: world.runs.find((run) => run.plan.kind === 'backup')?.id ?? null }, { name: 'state', kind: 'state-backup', next: iso(Date.now() + 1200_000), last_run: null }])],
+  ['GET', ['images', '*', 'snapshots', '*', 'files', 'content'], content],
+  ['GET', ['reports'], report],
+  ['GET', ['repository'], ({ response, world }) => json(response, { stored_bytes: world.growth.at(-1).stored_bytes, counted: iso(Date.now() - 20_000), data_bytes: 3100 * GIB, images: world.images.length, snapshots: 189, forgotten: 12, growth: world.growth })],
+  ['GET', ['schedules'], ({ response, world }) => json(response, { schedules: world.schedules })],
+  ['POST', ['schedules', '*', '*'], schedule],
+  ['GET', ['notify'], ({ response, world }) => json(response, { receivers: world.receivers.map((one) => ({ ...one, ...world.countsOf(one.name) })) })],
+  ['GET', ['notify', 'deliveries'], deliveries],
+  ['POST', ['notify', '*', 'test'], ({ response, world, parts }) => {
+    const found = world.receivers.find(({ name }) => name === parts[1]);
+    if (!found) return problem(response, 404, 'There is no such thing', `this site tells nobody called ${parts[1]}`, '', 'urn:leeward:problem:not-found');
+    return json(response, { id: 'msg_test', ...(world.answers[found.name] ?? { delivered: true, answer: '204 No Content' }) });
+  }],
+  ['GET', ['leftovers'], ({ response, world }) => json(response, { leftovers: world.leftovers, problems: world.leftoverProblems })],
+  ['POST', ['leftovers', 'remove'], ({ response, world, body }) => json(response, { results: body.ids.map((id) => world.removeLeftover(id)) })],
 ];
 
 function overview({ response, world }) {
@@ -140,6 +160,30 @@ function command({ response, world, run, parts, body }) {
   return json(response, run);
 }
 
+function schedule({ response, world, parts, body }) {
+  const found = world.schedules.find(({ name }) => name === parts[1]);
+  if (!found) return problem(response, 404, 'There is no such thing', `this site has no schedule ${parts[1]}`, '', 'urn:leeward:problem:not-found');
+  if (parts[2] !== 'fire') {
+    const paused = parts[2] === 'pause';
+    Object.assign(found, { paused, paused_by: paused ? 'anna' : null, next: paused ? null : iso(Date.now() + 3_600_000) });
+    return json(response, found);
+  }
+  const open = world.find(found.last_run);
+  if (open && ['running', 'held'].includes(open.state)) return problem(response, 409, 'Not in this state', `run ${open.id}: it is ${open.state}, and schedule ${found.name} begins one run at a time`, 'look at it again and decide anew', 'urn:leeward:problem:conflict');
+  const run = world.make({ kind: found.job, subject: `${found.job} of ${found.name}`, inputs: { full: body.full === true } });
+  Object.assign(found, { last_run: run.id, last_state: run.state, last_reason: null, note: 'begun by anna' });
+  world.tell(run, { event: 'created' });
+  return json(response, { run: run.id, new: true }, 201);
+}
+
+function deliveries({ response, world, query }) {
+  const states = (query.get('state') ?? '').split(',').filter(Boolean);
+  const most = Number(query.get('most') ?? 100);
+  const fitting = world.deliveries.filter((one) => (states.length === 0 || states.includes(one.state)) && (!query.get('before') || one.number < Number(query.get('before'))));
+  const shown = fitting.slice(0, most);
+  json(response, { deliveries: shown, next: shown.length === most ? shown.at(-1).number : null });
+}
+
 function begin({ response, world, body }) {
   if (body.object.endsWith('.txt')) return problem(response, 422, 'Not an image', `${body.object} has no format that can be imported.`, 'Choose a qcow2, raw, vdi, vhdx or vmdk image.');
   const run = world.make({ subject: body.object, inputs: body });
@@ -155,8 +199,41 @@ function objects({ response, query }) {
 
 function files({ response, query }) {
   const folder = query.get('path') ?? '/';
-  const tree = { '/': [['1', 'partition'], ['2', 'partition']], '/1': [['etc', 'directory'], ['hello.txt', 'file']], '/1/etc': [['hostname', 'file'], ['localtime', 'symlink']] };
-  json(response, { entries: (tree[folder] ?? []).map(([name, kind]) => ({ name, kind, bytes: kind === 'file' ? 812 : null, modified: iso(Date.now() - 5e9) })) });
+  const many = Array.from({ length: 450 }, (_, at) => [`message-${String(at).padStart(4, '0')}`, 'file']);
+  const tree = {
+    '/': [['1', 'partition', 'ext4, Linux filesystem'], ['2', 'unreadable', 'Linux swap']],
+    '/1': [['etc', 'directory'], ['hello.txt', 'file'], ['spool', 'directory']],
+    '/1/etc': [['100% <b>sure</b>', 'directory'], ['hostname', 'file'], ['localtime', 'symlink', '/usr/share/zoneinfo/UTC'], ['ttyS0', 'device']],
+    '/1/etc/100%25 <b>sure<%2Fb>': [],
+    '/1/spool': many,
+  };
+  const encoded = (name) => name.replaceAll('%', '%25').replaceAll('/', '%2F');
+  const most = Number(query.get('most') ?? 100);
+  const all = (tree[folder] ?? []).filter(([name]) => name > (query.get('after') ?? ''));
+  const shown = all.slice(0, most);
+  const line = ([name, kind, about = null]) => ({ name, path: `${folder.replace(/\/$/, '')}/${encoded(name)}`, kind, bytes: kind === 'file' ? 812 : kind === 'partition' ? 40 * GIB : null, modified: kind === 'partition' || kind === 'unreadable' ? null : iso(Date.now() - 5e9), about });
+  json(response, { entries: shown.map(line), next: all.length > most ? shown.at(-1)[0] : null, warnings: folder === '/1' ? ['the log was not replayed: recent changes may be missing'] : [] });
+}
+
+function content({ response, query }) {
+  response.writeHead(200, { 'content-type': 'application/octet-stream', 'content-disposition': 'attachment' });
+  response.end(`bytes of ${query.get('path')}`);
+}
+
+function report({ response, world, query }) {
+  const [from, to] = [query.get('from'), query.get('to')];
+  const runs = world.runs.filter((run) => run.created >= from && run.created < to && (!query.get('kind') || run.plan.kind === query.get('kind')));
+  const groups = [...new Set(runs.map((run) => run.plan.kind))].sort().map((kind) => {
+    const own = runs.filter((run) => run.plan.kind === kind);
+    const of = (...states) => own.filter((run) => states.includes(run.state)).length;
+    const isBackup = kind === 'backup';
+    return { kind, schedule: isBackup ? 'nightly' : null, begun: own.length, succeeded: of('succeeded'), partial: 0, failed: of('failed'), cancelled: of('cancelled'), held: of('held'), undo_failed: of('undo-failed'), waiting: of('queued'), running: of('running', 'cancelling', 'undoing'), read_bytes: isBackup ? 90 * GIB : 0, stored_bytes: isBackup ? 7 * GIB : 0, written_bytes: kind === 'import' ? 300 * GIB : 0, median_seconds: 312.5, longest_seconds: 4312 };
+  });
+  const images = world.images.slice(0, 4).map(({ image, snapshots }, at) => ({ image, backups: 20 + at, stored_bytes: (at + 1) * GIB, last: snapshots.at(-1).time, longest_gap_seconds: 86_400 * (at + 1), rpo_target_seconds: at === 0 ? 43_200 : null, rpo_misses: at === 0 ? 3 : null }));
+  const answer = { from, to, since: world.since ?? from, complete: world.isComplete, runs: runs.length, groups, images };
+  if (query.get('format') !== 'csv') return json(response, answer);
+  response.writeHead(200, { 'content-type': 'text/csv' });
+  response.end(`kind,begun\r\n${groups.map((group) => `${group.kind},${group.begun}\r\n`).join('')}`);
 }
 
 function events({ request, response, world, query }) {

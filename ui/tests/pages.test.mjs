@@ -60,7 +60,7 @@ describe('the door', () => {
 });
 
 describe('every page', () => {
-  for (const [name, heading] of [['', 'Overview'], ['runs', 'Runs'], ['imports', 'Imports'], ['images', 'Images'], ['repository', 'Repository'], ['sites', 'Site'], ['nowhere', 'No such page']]) {
+  for (const [name, heading] of [['', 'Overview'], ['runs', 'Runs'], ['reports', 'Reports'], ['schedules', 'Schedules'], ['imports', 'Imports'], ['images', 'Images'], ['repository', 'Repository'], ['notices', 'Notices'], ['leftovers', 'Leftovers'], ['sites', 'Site'], ['nowhere', 'No such page']]) {
     test(`“${heading}” is shown, with its title and without trouble`, async () => {
       await logIn(page, site);
       await visit(page, `#/${name}`, heading);
@@ -286,19 +286,81 @@ describe('an image', onlyMock, () => {
     assert.equal((await page.$$('.bar-of')).length, 27);
     await see(page, '.snapshots', 'audit');
     await page.click('.snapshots .link');
+    await see(page, '.snapshots', 'nightly, by=anna');
     await press(page, 'Files', '.step-panel');
+    await see(page, '.entries', 'Linux swap');
     await press(page, '1', '.entries');
     await see(page, '.entries', 'hello.txt');
+    await see(page, '.files', 'the log was not replayed');
     await press(page, 'etc', '.entries');
     await see(page, '.entries', 'hostname');
+    await see(page, '.entries', '→ /usr/share/zoneinfo/UTC');
+    await press(page, '100% <b>sure</b>', '.entries');
+    await see(page, '.files', 'The folder is empty');
+    assert.deepEqual((await texts(page, '.trail li')).slice(-1), ['100% <b>sure</b>']);
     await press(page, 'Hold', '.step-panel');
     await page.type('#hold-name', 'case-7');
+    await page.type('#hold-reason', 'the court asked');
     await press(page, 'Hold', 'dialog');
     await see(page, '.snapshots', 'case-7');
+    await press(page, 'Hold or let go', '.step-panel');
+    await see(page, 'dialog', 'the court asked · since');
+    await press(page, 'Let go', 'dialog');
+    await page.waitForFunction(() => !document.querySelector('.snapshots').textContent.includes('case-7'), { timeout: PATIENCE_MS });
+    assert.ok(asked('DELETE', '/holds/case-7').length === 1);
     await press(page, 'Restore', '.step-panel');
     await page.waitForSelector('dialog select');
     await press(page, 'Restore', 'dialog');
     await see(page, 'main h1', 'db-02/data to volumes');
+  });
+
+  test('has folders with more than a page shows, and files that are taken', async () => {
+    await logIn(page, site, `#/images/${encodeURIComponent('db-02/data')}`);
+    await page.waitForSelector('.snapshots .link');
+    await page.click('.snapshots .link');
+    await press(page, 'Files', '.step-panel');
+    await press(page, '1', '.entries');
+    await press(page, 'spool', '.entries');
+    const rows = () => page.$$eval('.entries li', (all) => all.length);
+    await see(page, '.entries', 'message-0199');
+    for (const [last, count] of [['message-0399', 400], ['message-0449', 450]]) {
+      await press(page, 'Show more', '.files');
+      await see(page, '.entries', last);
+      assert.equal(await rows(), count);
+    }
+    assert.equal(await page.$('.files .more'), null);
+    await page.evaluate(() => {
+      globalThis.saved = [];
+      HTMLAnchorElement.prototype.click = function click() {
+        globalThis.saved.push(this.download);
+      };
+      document.querySelector('.trail button').click();
+    });
+    await press(page, '1', '.entries');
+    await press(page, 'hello.txt', '.entries');
+    await page.waitForFunction(() => globalThis.saved.length === 1, { timeout: PATIENCE_MS });
+    assert.equal(await page.evaluate(() => globalThis.saved[0]), 'hello.txt');
+    assert.equal(asked('GET', '/files/content').at(-1).query.path, '/1/hello.txt');
+  });
+
+  test('shows those who may only see neither its files nor holds', async () => {
+    site.world.role = 'reader';
+    await logIn(page, site, `#/images/${encodeURIComponent('db-02/data')}`);
+    await page.waitForSelector('.snapshots .link');
+    await page.click('.snapshots .link');
+    await see(page, '.step-panel', 'Size of the disk');
+    assert.deepEqual(await texts(page, '.step-panel button'), []);
+  });
+
+  test('is exported to a bucket', async () => {
+    await logIn(page, site, `#/images/${encodeURIComponent('db-02/data')}`);
+    await see(page, '.panel h2', '27 snapshots');
+    await page.click('.snapshots .link');
+    await press(page, 'Export', '.step-panel');
+    await page.waitForSelector('dialog #bucket');
+    assert.equal(await page.$eval('#format', (field) => field.value), 'qcow2');
+    await press(page, 'Export', 'dialog');
+    await see(page, 'main h1', 'db-02/data to archive');
   });
 
   test('is found by name', async () => {
@@ -307,6 +369,238 @@ describe('an image', onlyMock, () => {
     await page.type('main input[type=search]', 'WEB');
     await see(page, '.sum', '2 images');
   });
+});
+
+describe('reports', onlyMock, () => {
+  test('say what became of runs, from when on that is whole, and are saved as CSV', async () => {
+    await logIn(page, site, '#/reports');
+    await see(page, '.panel h2', 'By kind and schedule');
+    await see(page, '.report', 'nightly');
+    assert.match(await rowOf('backup'), /nightly.*7\.0 GiB/);
+    assert.match(await rowOf('web-01/root'), /20.*1 d/);
+    assert.deepEqual(await texts(page, 'main .reason'), []);
+    await page.$eval('input[name=kind]', (field) => {
+      field.value = 'import';
+      field.dispatchEvent(new Event('change', { bubbles: true }));
+    });
+    await page.waitForFunction(() => document.querySelectorAll('.report')[0]?.querySelectorAll('tbody tr').length === 1, { timeout: PATIENCE_MS });
+    const { query } = asked('GET', '/v1/reports').at(-1);
+    assert.equal(query.kind, 'import');
+    assert.ok(Date.parse(query.to) > Date.now() && Date.parse(query.to) - Date.parse(query.from) > 29 * 86_400_000, JSON.stringify(query));
+    await page.evaluate(() => {
+      globalThis.saved = [];
+      HTMLAnchorElement.prototype.click = function click() {
+        globalThis.saved.push(this.download);
+      };
+    });
+    await press(page, 'Save as CSV');
+    await page.waitForFunction(() => globalThis.saved.length === 1, { timeout: PATIENCE_MS });
+    assert.equal(asked('GET', '/v1/reports').at(-1).query.format, 'csv');
+    site.world.since = new Date(Date.now() - 86_400_000).toISOString();
+    await page.$eval('input[name=kind]', (field) => {
+      field.value = '';
+      field.dispatchEvent(new Event('change', { bubbles: true }));
+    });
+    await see(page, 'main .reason', 'may be forgotten');
+  });
+});
+
+/** The row of a table that begins with this name, as text. */
+const rowOf = (name) => page.evaluate((wanted) => [...document.querySelectorAll('main tbody tr')].find((row) => row.querySelector('th').textContent.startsWith(wanted))?.textContent, name);
+/** Presses a button of the row with this name. */
+const pressOf = async (name, word) => {
+  await page.waitForSelector(`button[aria-label="${word}: ${name}"]`);
+  await page.click(`button[aria-label="${word}: ${name}"]`);
+  await page.waitForSelector('dialog[open]');
+};
+
+describe('schedules', onlyMock, () => {
+  test('say what they do, when, and what came of the last time', async () => {
+    await logIn(page, site, '#/schedules');
+    await see(page, '.panel h2', '5 schedules');
+    assert.match(await rowOf('nightly'), /backs up disks.*30 2 \* \* \* full every 30d \(Europe\/Berlin\), up to 10 min later.*on.*in 6 h.*17 h ago.*succeeded/);
+    assert.match(await rowOf('noon'), /missed.*its time was missed, and 2 before it/);
+    assert.match(await rowOf('look'), /failed.*the service answers 500/);
+    assert.match(await rowOf('tidy'), /paused.*by bert.*–.*forgotten/);
+    assert.match(await rowOf('state'), /none yet/);
+    await page.click('.schedules tbody a');
+    await see(page, 'main .state', 'failed');
+  });
+
+  test('are fired after a question, fully where that is asked for; it leads to the run', async () => {
+    await logIn(page, site, '#/schedules');
+    await pressOf('nightly', 'Fire now');
+    await see(page, 'dialog', 'A run begins at once: it backs up disks. The times of the schedule stay as they are.');
+    await press(page, 'Leave it as it is', 'dialog');
+    assert.equal(asked('POST', '/fire').length, 0, 'leaving changes nothing');
+    await pressOf('nightly', 'Fire now');
+    await page.click('dialog [name=full]');
+    await press(page, 'Fire now', 'dialog');
+    await see(page, 'main h1', 'backup of nightly');
+    const [request] = asked('POST', '/fire');
+    assert.equal(request.path, '/v1/schedules/nightly/fire');
+    assert.deepEqual(request.body, { full: true });
+    assert.match(request.headers['idempotency-key'], /^[0-9a-f]{32}$/);
+    await visit(page, '#/schedules', 'Schedules');
+    await see(page, '.schedules .state', 'queued');
+    assert.equal((await page.$$('button[aria-label="Fire now: nightly"]')).length, 0, 'a run of it is not over');
+    await pressOf('look', 'Fire now');
+    assert.equal((await page.$$('dialog [name=full]')).length, 0, 'only backups are full ones');
+    const look = site.world.schedules[0];
+    site.world.find(look.last_run).state = 'running';
+    await press(page, 'Fire now', 'dialog');
+    await see(page, 'dialog .problem', 'begins one run at a time');
+    await see(page, 'dialog .problem .hint', 'decide anew');
+    assert.deepEqual(asked('POST', '/fire')[1].body, {});
+  });
+
+  test('are paused and resumed, each after a question that says what that does', async () => {
+    await logIn(page, site, '#/schedules');
+    await pressOf('nightly', 'Pause');
+    await see(page, 'dialog', 'the images grow older than they should be');
+    await see(page, 'dialog', 'not made up for');
+    await press(page, 'Pause', 'dialog');
+    await see(page, '[role=status]', 'nightly is paused');
+    await page.waitForSelector('button[aria-label="Resume: nightly"]');
+    assert.match(await rowOf('nightly'), /paused.*by anna/);
+    await pressOf('nightly', 'Resume');
+    await see(page, 'dialog', 'What passed while it was paused by anna is not made up for');
+    await press(page, 'Resume', 'dialog');
+    await page.waitForSelector('button[aria-label="Pause: nightly"]');
+    assert.deepEqual([...asked('POST', '/pause'), ...asked('POST', '/resume')].map(({ path, body }) => [path, body]), [['/v1/schedules/nightly/pause', {}], ['/v1/schedules/nightly/resume', {}]]);
+  });
+
+  test('that missed or failed are on the overview; without any there is nothing of it', async () => {
+    await logIn(page, site);
+    await see(page, '.troubled', 'look');
+    await see(page, '.troubled', 'its time was missed, and 2 before it');
+    assert.deepEqual(await texts(page, '.troubled b'), ['look', 'noon']);
+    for (const schedule of site.world.schedules) Object.assign(schedule, { note: 'begun by missed', last_state: schedule.last_state && 'succeeded' });
+    await page.reload();
+    await see(page, '.tile', 'under way');
+    await visit(page, '#/schedules', 'Schedules');
+    await see(page, '.schedules', 'begun by missed');
+    await visit(page, '#/', 'Overview');
+    await see(page, '.tile', 'under way');
+    assert.equal((await page.$$('.troubled')).length, 0);
+  });
+
+  test('where there is none, how to make one is said', async () => {
+    site.world.schedules = [];
+    await logIn(page, site, '#/schedules');
+    await see(page, '.empty', '[schedule.NAME]');
+  });
+});
+
+describe('notices', onlyMock, () => {
+  test('say who is told, what waits, what was given up and why', async () => {
+    await logIn(page, site, '#/notices');
+    await see(page, '.notices', '503 Service Unavailable');
+    assert.match(await rowOf('operators'), /webhook.*failed, held, undo failed, missed, trouble/);
+    assert.equal((await texts(page, '.notices tbody tr')).length, 3);
+    assert.match(await rowOf('schedule noon'), /not yet.*due now/);
+    await page.select('select[name=state]', 'failed');
+    await page.waitForFunction(() => document.querySelectorAll('.notices tbody tr').length === 1);
+    await see(page, '.notices', 'relaying denied');
+    assert.match(await page.evaluate(() => location.hash), /state=failed/);
+    await page.select('select[name=state]', 'all');
+    await page.waitForFunction(() => document.querySelectorAll('.notices tbody tr').length === 50);
+    await press(page, 'Older');
+    await page.waitForFunction(() => document.querySelectorAll('.notices tbody tr').length === 23);
+    await press(page, 'Newer');
+    await page.waitForFunction(() => document.querySelectorAll('.notices tbody tr').length === 50);
+    await page.click('.notices tbody a');
+    await see(page, 'main h1', '#');
+  });
+
+  test('a receiver is tested after a question, and its answer is shown', async () => {
+    await logIn(page, site, '#/notices');
+    await pressOf('operators', 'Test');
+    await see(page, 'dialog', 'It says that it is a test');
+    await press(page, 'Test', 'dialog');
+    await see(page, 'dialog .state', 'taken');
+    await see(page, 'dialog .said', '204 No Content');
+    await page.waitForFunction(() => document.activeElement.textContent === 'Close');
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(() => !document.querySelector('dialog'));
+    await pressOf('storage-team', 'Test');
+    await press(page, 'Test', 'dialog');
+    await see(page, 'dialog .state', 'not taken');
+    await see(page, 'dialog .said', 'relaying denied');
+    await see(page, 'dialog', '[notify.storage-team]');
+    assert.deepEqual(asked('POST', '/test').map(({ path, body }) => [path, body]), [['/v1/notify/operators/test', {}], ['/v1/notify/storage-team/test', {}]]);
+    await press(page, 'Close', 'dialog');
+    site.world.receivers = [];
+    await pressOf('operators', 'Test');
+    await press(page, 'Test', 'dialog');
+    await see(page, 'dialog .problem', 'this site tells nobody called operators');
+  });
+
+  test('where nobody is told, how to change that is said', async () => {
+    Object.assign(site.world, { receivers: [], deliveries: [] });
+    await logIn(page, site, '#/notices');
+    await see(page, '.empty', '[notify.NAME]');
+    await see(page, '.empty', 'No notice is like that');
+  });
+});
+
+describe('leftovers', onlyMock, () => {
+  test('say what is left, where, since when, of which run and why, and which targets did not answer', async () => {
+    site.world.leftoverProblems = [{ target: 'far', what: 'the service answers 401' }];
+    await logIn(page, site, '#/leftovers');
+    await see(page, '.panel h2', '4 leftovers');
+    assert.match(await rowOf('debian-13'), /volume, AVAILABLE, 50\.0 GiBocid1.*volumes.*9 d.*failed.*removable.*its run has ended without it/);
+    assert.match(await rowOf('db-02-data'), /400 d.*not known here.*only by its id.*may be what it delivered/);
+    assert.match(await rowOf('mail-root'), /shelfattached to i-0a1b2c3d.*not known/);
+    await see(page, '.problem', 'Target far could not be asked');
+    site.world.leftovers = [];
+    await press(page, 'Look again');
+    await see(page, '.empty', 'Nothing is left in the targets that answered');
+    assert.equal(asked('GET', '/leftovers').length, 2, 'clouds are asked when a person asks');
+  });
+
+  test('those that are chosen are removed after a question that names them; what became of each is shown', async () => {
+    await logIn(page, site, '#/leftovers');
+    await press(page, 'Choose all removable');
+    await press(page, 'Remove the 2 chosen');
+    assert.deepEqual(await texts(page, 'dialog .named b'), ['debian-13.qcow2', 'leeward-worker-7']);
+    assert.equal((await page.$$('dialog [name=looked]')).length, 0);
+    await press(page, 'Leave it as it is', 'dialog');
+    await press(page, 'Choose none');
+    for (const name of ['debian-13.qcow2', 'mail-root']) await page.click(`input[aria-label="Choose ${name}"]`);
+    await press(page, 'Remove the 2 chosen');
+    await see(page, 'dialog', 'They cannot be brought back');
+    await see(page, 'dialog .named', 'only by its id');
+    await press(page, 'Remove for good', 'dialog');
+    assert.equal(asked('POST', '/remove').length, 0, 'who has not looked does not remove');
+    await page.click('dialog [name=looked]');
+    await press(page, 'Remove for good', 'dialog');
+    await see(page, 'dialog', '1 of 2 are removed');
+    await see(page, 'dialog .named', 'it is attached to i-0a1b2c3d');
+    assert.deepEqual(asked('POST', '/remove')[0].body, { ids: ['ocid1.volume.oc1.eu-frankfurt-1.abtheljraaaa4nvq5z3example', 'vol-attached'] });
+    await press(page, 'Close', 'dialog');
+    await see(page, '.panel h2', '3 leftovers');
+    await press(page, 'Choose none');
+    await press(page, 'Choose all removable');
+    await press(page, 'Remove the 1 chosen');
+    await press(page, 'Remove for good', 'dialog');
+    await see(page, 'dialog', '1 of 1 are removed');
+    assert.equal(asked('POST', '/remove')[1].body.target, 'volumes');
+  });
+});
+
+test('readers see schedules, notices and leftovers, and no button that changes them', onlyMock, async () => {
+  site.world.role = 'reader';
+  await logIn(page, site, '#/schedules');
+  await see(page, '.schedules', 'nightly');
+  assert.deepEqual(await texts(page, 'main button'), []);
+  await visit(page, '#/notices', 'Notices');
+  await see(page, '.notices', '503');
+  assert.deepEqual(await texts(page, 'main button'), []);
+  await visit(page, '#/leftovers', 'Leftovers');
+  await see(page, '.leftovers', 'debian-13');
+  assert.deepEqual(await texts(page, 'main button'), ['Look again']);
+  assert.equal((await page.$$('main input')).length, 0);
 });
 
 describe('what comes from outside', onlyMock, () => {
@@ -320,9 +614,24 @@ describe('what comes from outside', onlyMock, () => {
     site.world.say(run, 'get_file_head', evil, 'error');
     run.reason = evil;
     site.world.images[0].image = evil;
-    site.world.images[0].snapshots.at(-1).label = evil;
+    site.world.images[0].snapshots.at(-1).tags = { [evil]: '' };
+    Object.assign(site.world.schedules[0], { name: evil, times: evil, note: `no run: ${evil}`, last_reason: evil, paused: true, paused_by: evil });
+    Object.assign(site.world.receivers[0], { name: evil, way: evil, on: [evil] });
+    Object.assign(site.world.deliveries[0], { title: evil, outcome: evil, receiver: evil, about: evil });
+    Object.assign(site.world.leftovers[0], { name: evil, id: evil, target: evil, why: evil, run: evil, attached_to: [evil] });
+    site.world.leftoverProblems = [{ target: evil, what: evil }];
     await logIn(page, site);
     await see(page, '.attention', '<img src=x');
+    await see(page, '.troubled', '<img src=x');
+    for (const [name, heading] of [['schedules', 'Schedules'], ['notices', 'Notices'], ['leftovers', 'Leftovers']]) {
+      await visit(page, `#/${name}`, heading);
+      await see(page, `main table.cards`, '<img src=x');
+    }
+    await see(page, '.problem', '<script>');
+    await page.click('.leftovers tbody input');
+    await press(page, 'Remove the 1 chosen', '.choose');
+    await see(page, 'dialog .named', '<img src=x');
+    await press(page, 'Leave it as it is', 'dialog');
     await visit(page, '#/runs', 'Runs');
     await see(page, '.runs', '<img src=x');
     await visit(page, `#/runs/${run.id}?step=get_file_head`, '<img src=x');
@@ -347,13 +656,19 @@ describe('what comes from outside', onlyMock, () => {
 
 describe('a daemon that lacks things', onlyMock, () => {
   test('leaves the pages usable, and they say so', async () => {
-    for (const name of ['overview', 'schedules', 'events', 'objects', 'log', 'repository', 'files', 'images', 'snapshots']) site.world.absent.add(name);
+    for (const name of ['overview', 'reports', 'schedules', 'notify', 'leftovers', 'events', 'objects', 'log', 'repository', 'files', 'images', 'snapshots']) site.world.absent.add(name);
     const run = held(site.world);
     await logIn(page, site);
     await see(page, '.not-offered', 'does not offer an overview');
     await see(page, '.connection', 'no live events');
-    await visit(page, '#/sites', 'Site east');
+    await visit(page, '#/schedules', 'Schedules');
     await see(page, '.not-offered', 'does not offer schedules');
+    await visit(page, '#/notices', 'Notices');
+    await see(page, '.not-offered', 'does not offer notices');
+    await visit(page, '#/leftovers', 'Leftovers');
+    await see(page, '.not-offered', 'does not offer leftovers');
+    assert.deepEqual(await texts(page, '.actions button'), []);
+    await visit(page, '#/sites', 'Site east');
     await see(page, 'main', 's3://backups/east');
     await visit(page, '#/repository', 'Repository');
     await see(page, '.not-offered', 'does not offer figures of its repository');

@@ -10,7 +10,7 @@ const { bytes, coarse, duration, percent, utc } = await import('../app/format.js
 const { inOrder, layout } = await import('../app/layout.js');
 const { Rates } = await import('../app/rates.js');
 const { axis, nearest, timeTicks } = await import('../app/scale.js');
-const { commandsOf, stepCommandsOf } = await import('../app/states.js');
+const { commandsOf, hasMissed, isTroubled, scheduleCommandsOf, scheduleStateOf, stepCommandsOf } = await import('../app/states.js');
 const { Problem } = await import('../app/api.js');
 const { parser } = await import('../app/live.js');
 
@@ -115,4 +115,16 @@ test('the vendored library is the one that was noted', async () => {
   const file = await readFile(new URL('../vendor/htm-preact-standalone.module.js', import.meta.url));
   const note = await readFile(new URL('../vendor/README.md', import.meta.url), 'utf8');
   assert.ok(note.includes(createHash('sha256').update(file).digest('hex')));
+});
+
+test('a schedule has missed something when its note says so, whoever began it', () => {
+  const is = (note) => hasMissed({ note });
+  assert.deepEqual(['its time was missed', '3 times before it were missed', 'no run: run 01k is held', 'begun by missed', null].map(is), [true, true, true, false, false]);
+  assert.ok(isTroubled({ note: null, last_state: 'held' }) && !isTroubled({ note: null, last_state: 'running' }));
+});
+
+test('a schedule is fired while no run of it is open, by those who may', () => {
+  const can = (state, role = 'operator', paused = false) => Object.entries(scheduleCommandsOf({ paused, last_state: state }, role)).filter(([, is]) => is).map(([name]) => name);
+  assert.deepEqual([can('succeeded'), can(null), can('held'), can('failed', 'admin', true), can(null, 'reader'), can(null, 'writer')], [['fire', 'pause'], ['fire', 'pause'], ['pause'], ['fire', 'resume'], [], []]);
+  assert.equal(scheduleStateOf({ paused: false, next: null }).word, 'no more times');
 });

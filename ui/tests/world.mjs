@@ -56,8 +56,18 @@ export class World {
   logs = new Map();
   progress = new Map();
   absent = new Set();
+  receivers = [
+    { name: 'operators', way: 'webhook', on: ['failed', 'held', 'undo-failed', 'missed', 'trouble'] },
+    { name: 'storage-team', way: 'mail', on: ['failed', 'succeeded'] },
+  ];
+  /** What receivers answer to a test, where it is not that they take it. */
+  answers = { 'storage-team': { delivered: false, answer: '550 5.7.1 storage@example.org: relaying denied' } };
+  leftoverProblems = [];
   requests = [];
   isDown = false;
+  /** From when on a report is whole, where that is later than asked; and whether all runs were counted. */
+  since = null;
+  isComplete = true;
   /** How long answers take, in milliseconds. */
   slowMs = 0;
   role = 'operator';
@@ -74,6 +84,9 @@ export class World {
       this.#finish(run, state, created + random() * 40 * MINUTE);
     }
     this.images = this.#images(now, random);
+    this.schedules = this.#schedules(now);
+    this.deliveries = this.#deliveries(now);
+    this.leftovers = this.#leftovers(now);
     this.growth = Array.from({ length: 90 }, (_, at) => ({ time: iso(now - (90 - at) * DAY), stored_bytes: Math.round(GIB * (120 + at * 1.7 + 12 * Math.sin(at / 6))) }));
   }
 
@@ -120,11 +133,63 @@ export class World {
         virtual_bytes: (40 + index * 20) * GIB,
         data_bytes: Math.round(GIB * (9 + index * 3 + at * 0.1)),
         stored_bytes: Math.round(GIB * (at === 0 ? 5 + index : 0.1 + random() * 0.9)),
-        hold: at === 3 ? [{ name: 'audit', reason: 'year end' }] : null,
-        label: at === count - 1 ? 'nightly' : null,
+        holds: at === 3 ? [{ name: 'audit', reason: 'year end', created: iso(now - 20 * DAY) }] : [],
+        tags: at === count - 1 ? { run: 'lw', nightly: '', by: 'anna' } : { run: 'lw' },
       }));
       return { image, snapshots };
     });
+  }
+
+  /** One that does well, one that missed, one that failed, one that is paused, one that has not begun yet. */
+  #schedules(now) {
+    const last = (state) => this.runs.find((run) => run.state === state);
+    const make = (name, job, times, more = {}) => ({ name, job, times, jitter_seconds: 0, catch_up: 'once', paused: false, paused_by: null, next: iso(now + 7 * 60 * MINUTE), last_slot: iso(now - 17 * 60 * MINUTE), last_run: null, last_state: null, last_reason: null, note: null, ...more });
+    const of = (run) => (run ? { last_run: run.id, last_state: run.state, last_reason: run.reason } : {});
+    return [
+      make('look', 'check', 'every 1d', of(last('failed'))),
+      make('nightly', 'backup', '30 2 * * * full every 30d (Europe/Berlin)', { jitter_seconds: 600, ...of(last('succeeded')) }),
+      make('noon', 'import', '0 12 * * MON-FRI (Europe/Berlin)', { note: 'its time was missed, and 2 before it', ...of(last('succeeded')) }),
+      make('state', 'state', 'every 1h', { next: iso(now + 20 * MINUTE), last_slot: null }),
+      make('tidy', 'retain', 'every 1d', { paused: true, paused_by: 'bert', next: null, last_run: identity(now - 90 * DAY, 1) }),
+    ];
+  }
+
+  #deliveries(now) {
+    const [run] = this.runs;
+    const make = (number, state, receiver, more) => ({ number, receiver, id: `msg_${number}`, kind: 'leeward.run.failed', about: run?.id ?? null, title: 'backup of db-02/data failed', made: iso(now - (80 - number) * MINUTE), state, due: null, attempts: 1, outcome: '204 No Content', ended: iso(now - (80 - number) * MINUTE), ...more });
+    const taken = Array.from({ length: 70 }, (_, at) => make(70 - at, 'delivered', 'storage-team', { kind: 'leeward.run.succeeded', title: `backup of web-01/root #${70 - at} succeeded` }));
+    return [
+      make(73, 'waiting', 'operators', { due: iso(now + 5 * MINUTE), attempts: 4, outcome: 'https://hooks.example.org/leeward answers 503 Service Unavailable', ended: null }),
+      make(72, 'waiting', 'operators', { kind: 'leeward.schedule.missed', about: 'noon', title: 'schedule noon missed a time', due: iso(now - 1000), attempts: 0, outcome: null, ended: null }),
+      make(71, 'failed', 'storage-team', { attempts: 9, outcome: '550 5.7.1 storage@example.org: relaying denied' }),
+      ...taken,
+    ];
+  }
+
+  #leftovers(now) {
+    const failed = this.runs.find((run) => run.state === 'failed');
+    const make = (id, name, more) => ({ id, kind: 'volume', name, target: 'volumes', state: 'AVAILABLE', bytes: 50 * GIB, created: iso(now - 9 * DAY), age_seconds: 9 * 86400, run: failed?.id ?? 'gone', run_state: failed ? 'failed' : null, attached_to: [], why: 'its run has ended without it', removable: true, ...more });
+    return [
+      make('ocid1.volume.oc1.eu-frankfurt-1.abtheljraaaa4nvq5z3example', 'debian-13.qcow2', {}),
+      make('ocid1.instance.oc1.eu-frankfurt-1.antheljraaaa7cxample', 'leeward-worker-7', { kind: 'instance', state: 'RUNNING', bytes: null, attached_to: null }),
+      make('ocid1.volume.oc1.eu-frankfurt-1.abtheljrbbbb6mexample', 'db-02-data', { bytes: 500 * GIB, created: iso(now - 400 * DAY), age_seconds: 400 * 86400, run: identity(now - 400 * DAY, 9), run_state: null, removable: false, why: 'no run of that name is known here: its history is forgotten, or it is another daemon’s; it may be what it delivered' }),
+      make('vol-attached', 'mail-root', { target: 'shelf', created: null, age_seconds: null, attached_to: ['i-0a1b2c3d'], removable: false, why: 'its run has ended without it, but it is in use' }),
+    ];
+  }
+
+  /** How many notices stand where. */
+  countsOf(receiver) {
+    const count = (state) => this.deliveries.filter((one) => one.receiver === receiver && one.state === state).length;
+    return { waiting: count('waiting'), failed: count('failed'), delivered: count('delivered') };
+  }
+
+  /** What is attached to a foreign machine stays. */
+  removeLeftover(id) {
+    const found = this.leftovers.find((one) => one.id === id);
+    if (!found) return { id, target: null, removed: false, what: 'it is no leftover: it is not there, or in use, or what a run has delivered' };
+    const removed = !found.attached_to?.length;
+    if (removed) this.leftovers = this.leftovers.filter((one) => one !== found);
+    return { id, target: found.target, removed, what: removed ? found.why : `it is attached to ${found.attached_to[0]}, which is not this site's: detach it there first` };
   }
 
   find(id) {

@@ -4,7 +4,7 @@
 //!   what the objects themselves say, how much, and the log of changes;
 //! - [`site`]: the routes of a site's daemon;
 //! - [`guard`]: what a role may do with an object, decided by looking at the objects, without any key of the repository;
-//! - [`token`]: who may ask;
+//! - [`token`]: who may ask; [`oidc`]: whom else a site lets in, because a provider of OpenID Connect vouches for them;
 //! - [`client`]: the store on the other side of the wire;
 //! - [`witness`]: what a client remembers of refs, so that a store cannot show it an older state unnoticed.
 //!
@@ -19,6 +19,7 @@ pub mod client;
 pub mod guard;
 mod ledger;
 mod limits;
+pub mod oidc;
 mod payers;
 mod problem;
 pub mod server;

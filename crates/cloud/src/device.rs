@@ -56,7 +56,13 @@ impl BlockDevice {
     #[must_use]
     pub fn cloud(self) -> Cloud {
         let this = Arc::new(self);
-        Cloud { volumes: Arc::clone(&this) as _, attachments: this, instances: None, policies: None }
+        Cloud {
+            volumes: Arc::clone(&this) as _,
+            attachments: Some(this),
+            images: None,
+            instances: None,
+            policies: None,
+        }
     }
 
     /// Its size in bytes.

@@ -31,7 +31,7 @@ fn a_folder_keeps_every_promise_of_volumes() {
 #[test]
 fn a_folder_keeps_every_promise_of_attachments() {
     let (_folder, cloud) = folder();
-    let here = cloud.attachments.here().unwrap().unwrap();
+    let here = cloud.attachments().unwrap().here().unwrap().unwrap();
     conformance::attachments(&cloud, &here.instance);
 }
 
@@ -143,16 +143,19 @@ fn a_device_is_lent_and_kept() {
     assert_eq!(larger.kind(), ErrorKind::Limit, "{larger}");
     let attachment = AttachmentSpec {
         volume: volume.id.clone(),
-        instance: cloud.attachments.here().unwrap().unwrap().instance,
+        instance: cloud.attachments().unwrap().here().unwrap().unwrap().instance,
         kind: AttachmentKind::Paravirtualized,
         device: None,
         read_only: false,
         owner: owner("attach"),
     };
-    let attached = cloud.attachments.attach(&attachment).unwrap();
+    let attached = cloud.attachments().unwrap().attach(&attachment).unwrap();
     assert_eq!(attached.device, Some(Device::Path(file.path().canonicalize().unwrap())));
-    cloud.attachments.detach(&attached.id).unwrap();
-    assert_eq!(cloud.attachments.attachment(&attached.id).unwrap_err().kind(), ErrorKind::NotFound);
+    cloud.attachments().unwrap().detach(&attached.id).unwrap();
+    assert_eq!(
+        cloud.attachments().unwrap().attachment(&attached.id).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
     cloud.volumes.delete_volume(&volume.id).unwrap();
     assert_eq!(fs::read(file.path()).unwrap(), vec![5; 1 << 20]);
     assert_eq!(BlockDevice::at("/dev/null").unwrap_err().kind(), ErrorKind::Refused);

@@ -37,7 +37,7 @@ fn an_instance_signs_with_a_token_for_its_certificate() {
     assert_eq!(cloud.volumes.domains().unwrap().len(), 3);
     cloud.volumes.volumes().unwrap();
     assert_eq!(stand_in.tokens(), 1, "one token serves many requests");
-    let here = cloud.attachments.here().unwrap().unwrap();
+    let here = cloud.attachments().unwrap().here().unwrap().unwrap();
     assert_eq!((here.instance.as_str(), here.domain.as_deref()), ("ocid1.instance.oc1..me", Some("AD-1")));
     // The service forgets the token: there is another one.
     stand_in.forget_keys(&bed);
@@ -86,7 +86,7 @@ fn away_from_oci_there_is_no_instance() {
     for address in [format!("http://{free}/opc/v2"), format!("{}/opc/v2", bed.endpoint)] {
         let elsewhere = Settings { metadata_endpoint: Some(address), ..bed.settings() };
         let by_key = Oci::connect(&elsewhere, &bed.environment("DEFAULT")).unwrap().cloud();
-        assert_eq!(by_key.attachments.here().unwrap(), None);
+        assert_eq!(by_key.attachments().unwrap().here().unwrap(), None);
         let by_instance = Settings { auth: Some(Auth::InstancePrincipal), ..elsewhere };
         let told = Oci::connect(&by_instance, &nothing()).err().unwrap();
         assert!(told.to_string().contains("instance"), "{told}");

@@ -40,7 +40,7 @@ fn a_pool_keeps_every_promise_of_volumes() {
 #[test]
 fn a_pool_keeps_every_promise_of_attachments() {
     let Some((cloud, _)) = bed() else { return };
-    let here = cloud.attachments.here().unwrap().unwrap();
+    let here = cloud.attachments().unwrap().here().unwrap().unwrap();
     conformance::attachments(&cloud, &here.instance);
 }
 
@@ -63,15 +63,16 @@ fn an_image_without_a_record_is_taken_over_and_others_are_left_alone() {
     assert_eq!(live(&cloud, &wanted.owner.run).len(), 1);
     let attachment = AttachmentSpec {
         volume: volume.id.clone(),
-        instance: cloud.attachments.here().unwrap().unwrap().instance,
+        instance: cloud.attachments().unwrap().here().unwrap().unwrap().instance,
         kind: AttachmentKind::Paravirtualized,
         device: None,
         read_only: false,
         owner: owner("attach"),
     };
-    let attached = cloud.attachments.attach(&attachment).unwrap();
-    assert_eq!(attached.device, Some(Device::Rbd(format!("rbd:{image}"))));
-    cloud.attachments.detach(&attached.id).unwrap();
+    let attached = cloud.attachments().unwrap().attach(&attachment).unwrap();
+    let address = format!("rbd:{image}?conf={}&id=admin", configuration.display());
+    assert_eq!(attached.device, Some(Device::Rbd(address)));
+    cloud.attachments().unwrap().detach(&attached.id).unwrap();
     // A snapshot, which somebody else made, stands in the way of removing.
     assert!(rbd(&["snap", "create", "--no-progress", &format!("{image}@theirs")]).0);
     let refused = cloud.volumes.delete_volume(&volume.id).unwrap_err();

@@ -17,6 +17,7 @@ mod ext;
 mod fat;
 mod guard;
 mod lvm;
+mod names;
 mod ntfs;
 mod open;
 mod path;
@@ -25,6 +26,7 @@ mod volumes;
 mod xfs;
 
 pub use error::{Error, ErrorKind, Result};
+pub use names::shown;
 pub use open::{OpenOptions, identify, open};
 pub use path::{Follow, lookup};
 pub use types::{

@@ -57,6 +57,9 @@ pub enum Error {
         /// What was found.
         found: String,
     },
+    /// The volume, or the way to it, cannot be used.
+    #[error(transparent)]
+    Device(leeward_cloud::Error),
     /// The volume cannot be used.
     #[error("{}: cannot {action}", .path.display())]
     Volume {
@@ -144,6 +147,7 @@ impl Error {
             Self::Replaced { .. } => ErrorKind::Replaced,
             Self::Objects(error) => of_store(error.kind()),
             Self::Disk(error) => of_disk(error),
+            Self::Device(error) => of_cloud(error.kind()),
             Self::Image { .. } | Self::Expands { .. } | Self::Digest { .. } | Self::Table { .. } => {
                 ErrorKind::Object
             }
@@ -176,10 +180,25 @@ fn of_store(kind: leeward_store::ErrorKind) -> ErrorKind {
     }
 }
 
+fn of_cloud(kind: leeward_cloud::ErrorKind) -> ErrorKind {
+    use leeward_cloud::ErrorKind as Cloud;
+    match kind {
+        Cloud::Limit => ErrorKind::Space,
+        Cloud::Refused => ErrorKind::Usage,
+        Cloud::Denied => ErrorKind::Access,
+        Cloud::Cancelled => ErrorKind::Cancelled,
+        _ => ErrorKind::Io,
+    }
+}
+
 fn of_disk(error: &leeward_disk::Error) -> ErrorKind {
     use leeward_disk::ErrorKind as Disk;
     if let Some(store) = store_error(error) {
         return of_store(store.kind());
+    }
+    if matches!(error, leeward_disk::Error::InUse { .. }) {
+        // Whoever has it may be a worker that was taken for lost, and that ends when it learns of it.
+        return ErrorKind::Io;
     }
     match error.kind() {
         Disk::Io | Disk::Busy => ErrorKind::Io,

@@ -47,7 +47,8 @@ impl Digest {
         Self(blake3::hash(unit).into())
     }
 
-    fn then(self, unit: Self) -> Self {
+    /// The digest of a chain of units, and another unit.
+    pub(crate) fn then(self, unit: Self) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.0).update(&unit.0);
         Self(hasher.finalize().into())

@@ -19,6 +19,7 @@
 //! - memory is bounded: see [`write::WriteOptions`].
 
 mod digest;
+mod direct;
 mod error;
 pub mod filesystem;
 pub mod gpt;
@@ -30,9 +31,12 @@ pub mod metadata;
 pub mod names;
 mod plan;
 mod pool;
+mod pour;
+mod read_back;
 mod target;
 pub mod verify;
 mod watch;
+pub mod work;
 pub mod write;
 
 pub use digest::{DigestCheck, DigestKind};

@@ -106,3 +106,26 @@ impl Feed for ExtentFeed<'_> {
         Ok(Some(Work::Data { offset, length: self.position - offset, content: None }))
     }
 }
+
+/// Fills the buffer with the disk from `offset` on: data is read, all else is zero. `pay` is asked before each read.
+pub(crate) fn read_unit(
+    source: &dyn Source,
+    buffer: &mut [u8],
+    offset: u64,
+    pay: &dyn Fn(u64) -> Result<()>,
+) -> Result<()> {
+    let end = (offset + buffer.len() as u64).min(source.virtual_size());
+    let mut position = offset;
+    buffer.fill(0);
+    while position < end {
+        for extent in source.extents(position, end - position)? {
+            let start = (extent.offset - offset) as usize;
+            if extent.kind.is_data() {
+                pay(extent.length)?;
+                source.read_at(&mut buffer[start..start + extent.length as usize], extent.offset)?;
+            }
+            position = extent.end();
+        }
+    }
+    Ok(())
+}

@@ -25,8 +25,8 @@ use leeward_protect::size;
 
 use verb::{
     backup, cancel, changed_blocks, check, clone, disk, export, files, groups, hydrate, import, key, label,
-    lock, mount, push, quickstart, repository, restore, retain, runs, schedule, seed, serve, server,
-    snapshots, sync, thaw, token,
+    lock, mount, notify, push, quickstart, repository, restore, retain, runs, schedule, seed, serve, server,
+    snapshots, sweep, sync, thaw, token, upload, worker,
 };
 
 /// Leeward brings virtual machines through a disaster: it keeps content-addressed copies of their disks and gives them
@@ -63,6 +63,7 @@ enum Verb {
     VerifyRestore(restore::VerifyArguments),
     Mount(mount::MountArguments),
     Export(export::ExportArguments),
+    Upload(upload::UploadArguments),
     Hydrate(hydrate::HydrateArguments),
     Tag(label::TagArguments),
     Hold(label::HoldArguments),
@@ -84,9 +85,12 @@ enum Verb {
     RebuildIndex,
     Serve(serve::ServeArguments),
     Server(server::ServerArguments),
+    Worker(worker::WorkerArguments),
     Run(runs::RunsArguments),
     Schedule(schedule::ScheduleArguments),
     Import(import::ImportArguments),
+    Notify(notify::NotifyArguments),
+    Sweep(sweep::SweepArguments),
     #[command(subcommand)]
     Token(token::TokenVerb),
     #[command(subcommand)]
@@ -124,6 +128,7 @@ fn main() -> ExitCode {
         Verb::VerifyRestore(arguments) => restore::verify(&arguments, repository, &output),
         Verb::Mount(arguments) => mount::run(&arguments, repository, &output),
         Verb::Export(arguments) => export::run(&arguments, repository, &output),
+        Verb::Upload(arguments) => upload::run(&arguments, &output),
         Verb::Hydrate(arguments) => hydrate::run(&arguments, repository, &output),
         Verb::Tag(arguments) => label::tag(&arguments, repository, &output),
         Verb::Hold(arguments) => label::hold(&arguments, repository, &output),
@@ -141,9 +146,12 @@ fn main() -> ExitCode {
         Verb::Stats => check::stats(repository, &output),
         Verb::RebuildIndex => check::rebuild_index(repository, &output),
         Verb::Server(arguments) => server::run(&arguments, repository, &output),
+        Verb::Worker(arguments) => worker::run(&arguments, &output),
         Verb::Run(arguments) => runs::run(&arguments, &output),
         Verb::Schedule(arguments) => schedule::run(&arguments, &output),
         Verb::Import(arguments) => import::run(&arguments, &output),
+        Verb::Notify(arguments) => notify::run(&arguments, &output),
+        Verb::Sweep(arguments) => sweep::run(&arguments, &output),
         Verb::Serve(arguments) => serve::run(&arguments, repository, &output),
         Verb::Token(verb) => token::run(verb, &output),
         Verb::ChangedBlocks(verb) => changed_blocks::run(&verb, &output),

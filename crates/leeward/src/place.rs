@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use leeward_cloud::rbd::{Cluster, Location, RbdDisk, Use};
+use leeward_cloud::bridge::{BridgedDisk, Use};
+use leeward_cloud::rbd::{Cluster, Location};
 use leeward_disk::{CreateOptions, OpenOptions, SharedSource, SharedTarget};
 
 use crate::failure::{Code, Failure};
@@ -39,7 +40,7 @@ pub fn create_target(
     match Cluster::of(&location).info() {
         Err(leeward_cloud::Error::NotFound { .. }) => {
             Cluster::of(&location).create_image(virtual_size)?;
-            Ok(Arc::new(RbdDisk::open(&location, Use::Write { is_blank: true })?))
+            Ok(Arc::new(BridgedDisk::rbd(&location, Use::Write { is_blank: true })?))
         }
         Err(error) => Err(error.into()),
         Ok(_) if options.overwrite => existing(&location, virtual_size),
@@ -54,7 +55,7 @@ fn existing(location: &Location, virtual_size: u64) -> Result<SharedTarget, Fail
         let what = format!("{location}: the image has {} bytes, the disk needs {virtual_size}", info.size);
         return Err(Failure::new(Code::Refused, what).hint("grow it with: rbd resize"));
     }
-    Ok(Arc::new(RbdDisk::open(location, Use::Write { is_blank: false })?))
+    Ok(Arc::new(BridgedDisk::rbd(location, Use::Write { is_blank: false })?))
 }
 
 fn writable(spec: &str, location: Location) -> Result<Location, Failure> {

@@ -103,6 +103,8 @@ fn exit_codes_tell_what_went_wrong_and_a_hint_what_to_do() {
     fs::create_dir(&other).unwrap();
     fs::write(other.join("file"), "x").unwrap();
     bench.fails(&["-r", other.to_str().unwrap(), "repo", "init"], 5);
+    let lost = bench.fails(&["-r", bench.path("no/such").to_str().unwrap(), "repo", "init"], 6);
+    assert!(lost.stderr.contains("create that one first"), "{}", lost.stderr);
 }
 
 #[test]

@@ -10,6 +10,9 @@ pub trait Attendant: Sync {
     /// Something that a person should know, and what to do about it. The work goes on.
     fn warns(&self, what: &str, hint: &str);
 
+    /// Something that a person may want to know.
+    fn says(&self, _what: &str) {}
+
     /// Whether to stop as soon as possible.
     fn is_cancelled(&self) -> bool;
 }

@@ -8,6 +8,7 @@ pub mod check;
 mod error;
 pub mod job;
 mod limit;
+mod machine;
 mod moment;
 mod mounted;
 mod place;
@@ -18,5 +19,9 @@ mod volume;
 pub use attendant::{Alone, Attendant};
 pub use error::{Error, ErrorKind, Result};
 pub use limit::LimitedSource;
+pub use machine::{
+    CaptureSettings, DiskDone, FREEZE_LIMIT, Found, MachineBackup, MachineDone, MachinePlace, MachinePlan,
+    PlannedDisk, Running, group_id,
+};
 pub use place::{open_source, rbd, refuse_format};
 pub use volume::{Done, Planned, Volume};

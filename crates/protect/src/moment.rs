@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 
-use leeward_cloud::rbd::{
-    Cluster, ImageInfo, Known, Location, Mode, Moment, RbdDisk, RbdSnapshot, Use, decide,
-};
+use leeward_cloud::bridge::{BridgedDisk, Use};
+use leeward_cloud::rbd::{Cluster, ImageInfo, Known, Location, Mode, Moment, RbdSnapshot, decide};
 use leeward_disk::{References, default_threads};
 use leeward_repository::{
     BackupOutcome, CaptureMode, CaptureRecord, Changed, Consistency, GroupOptions, Member, Repository,
@@ -155,7 +154,7 @@ impl<'a> RbdBackup<'a> {
             (Mode::Since(_), None) => (None, None),
             (Mode::Full(reason), _) => (None, Some(reason.clone())),
         };
-        let disk = RbdDisk::open(&self.image.at(&to.name), Use::Read)?;
+        let disk = BridgedDisk::rbd(&self.image.at(&to.name), Use::Read)?;
         let stop = || attendant.is_cancelled();
         let source = LimitedSource::new(Arc::new(disk), self.volume.limit_read.clone(), &stop);
         let changed_bytes =

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use leeward_cloud::rbd::{Location, RbdDisk, Use};
+use leeward_cloud::bridge::{BridgedDisk, Use};
+use leeward_cloud::rbd::Location;
 use leeward_disk::{Format, OpenOptions, SharedSource};
 
 use crate::{Error, ErrorKind, Result};
@@ -29,7 +30,7 @@ pub fn open_source(spec: &str, options: &OpenOptions) -> Result<SharedSource> {
         None => Ok(leeward_disk::open_source(spec, options)?),
         Some(location) => {
             refuse_format(spec, options.format)?;
-            Ok(Arc::new(RbdDisk::open(&location?, Use::Read)?))
+            Ok(Arc::new(BridgedDisk::rbd(&location?, Use::Read)?))
         }
     }
 }

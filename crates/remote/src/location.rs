@@ -151,33 +151,34 @@ impl Location {
     /// # Errors
     /// It is no address, or not safe.
     pub fn origin(&self, endpoint: &str) -> Result<String> {
-        let endpoint = endpoint.trim_end_matches('/');
-        let url: url::Url = endpoint
-            .parse()
-            .map_err(|error| self.wrong(format!("the endpoint {endpoint} is no address ({error})")))?;
-        let host = url.host_str().ok_or_else(|| self.wrong("the endpoint names no host"))?;
-        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            return Err(
-                self.wrong("an endpoint is scheme, host and port; credentials come from the environment")
-            );
-        }
-        let is_here = host == "localhost"
-            || host
-                .trim_matches(['[', ']'])
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback());
-        match url.scheme() {
-            "https" => {}
-            "http" if is_here || self.flag("allow-http")? == Some(true) => {}
-            "http" => {
-                return Err(self.wrong(format!(
-                    "{endpoint} is not encrypted: anybody on the way could read and change what is sent; use https, or add \
-                     allow-http=true to the location"
-                )));
-            }
-            _ => return Err(self.wrong("an endpoint begins with https:// or http://")),
-        }
-        Ok(endpoint.to_owned())
+        let is_plain_fine = self.flag("allow-http")? == Some(true);
+        safe_origin(endpoint, is_plain_fine, "add allow-http=true to the location")
+            .map_err(|what| self.wrong(what))
+    }
+}
+
+/// An endpoint's scheme, host and port, if secrets may be sent there: by TLS, to this machine, or where it `is_plain_fine`;
+/// `how` says how one asks for that.
+pub(crate) fn safe_origin(endpoint: &str, is_plain_fine: bool, how: &str) -> Result<String, String> {
+    let endpoint = endpoint.trim_end_matches('/');
+    let url: url::Url =
+        endpoint.parse().map_err(|error| format!("the endpoint {endpoint} is no address ({error})"))?;
+    let host = url.host_str().ok_or("the endpoint names no host")?;
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+        return Err("an endpoint is scheme, host and port; credentials come from the environment".to_owned());
+    }
+    let is_here = host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
+    match url.scheme() {
+        "https" => Ok(endpoint.to_owned()),
+        "http" if is_here || is_plain_fine => Ok(endpoint.to_owned()),
+        "http" => Err(format!(
+            "{endpoint} is not encrypted: anybody on the way could read and change what is sent; use https, or {how}"
+        )),
+        _ => Err("an endpoint begins with https:// or http://".to_owned()),
     }
 }
 

@@ -32,6 +32,14 @@ pub(crate) fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + '
     receiver.recv().ok()
 }
 
+/// Runs a future beside the caller; `false` when this machine gives the process no threads.
+pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> bool {
+    runtime().is_some_and(|runtime| {
+        runtime.spawn(future);
+        true
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::wait;

@@ -6,7 +6,8 @@ mod beds;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use beds::{Server, answers, beds, skipped};
-use leeward_remote::objects::{DirectoryObjects, Metadata, Objects, open};
+use leeward_remote::http::Bytes;
+use leeward_remote::objects::{DirectoryObjects, Existing, Metadata, Objects, Part, open};
 use leeward_remote::{Environment, Location, connect};
 use leeward_store::ErrorKind;
 
@@ -86,6 +87,72 @@ fn conforms(objects: &dyn Objects) {
     println!("{}: {:?}", objects.name(), objects.requests().map(|counts| counts.to_string()));
 }
 
+/// What every place promises that takes objects in parts.
+fn comes_in_parts(objects: &dyn Objects) {
+    let parts = objects.parts().unwrap();
+    let whole = content((10 << 20) * 2 + 4321);
+    let told = metadata(&[("leeward-export", "run-1")]);
+    let name = "in parts/a b+%.qcow2";
+    let send = |upload: &str, order: &[u32]| -> Vec<String> {
+        let mut tags = std::collections::BTreeMap::new();
+        for number in order {
+            let offset = (*number as usize - 1) * (10 << 20);
+            let piece = &whole[offset..whole.len().min(offset + (10 << 20))];
+            let part =
+                Part { number: *number, offset: offset as u64, content: Bytes::copy_from_slice(piece) };
+            tags.insert(*number, parts.send(name, upload, &part).unwrap());
+        }
+        tags.into_values().collect()
+    };
+    let bytes = whole.len() as u64;
+    assert!(parts.unfinished(name).unwrap().is_empty());
+    let given_up = parts.begin(name, &told).unwrap();
+    let upload = parts.begin(name, &told).unwrap();
+    let other = parts.begin("in parts/a b+%.qcow2.other", &told).unwrap();
+    let mut found = parts.unfinished(name).unwrap();
+    found.sort();
+    let mut expected = vec![given_up.clone(), upload.clone()];
+    expected.sort();
+    assert_eq!(found, expected);
+    send(&given_up, &[1]);
+    // In any order, and again.
+    let tags = send(&upload, &[3, 1, 2, 1]);
+    assert_eq!(objects.head(name).unwrap_err().kind(), ErrorKind::NotFound, "nobody sees anything yet");
+    assert!(objects.list("in parts/", None).unwrap().objects.is_empty());
+    let version = parts.complete(name, &upload, &tags, bytes, Existing::Keep).unwrap();
+    let head = objects.head(name).unwrap();
+    let same = |one: &str, other: &str| one.trim_matches('"') == other.trim_matches('"');
+    assert!(same(&head.version.0, &version.0), "{head:?} {version:?}");
+    assert_eq!((head.bytes, &head.metadata), (bytes, &told));
+    let read: Vec<u8> = [0..5 << 20, 5 << 20..bytes]
+        .into_iter()
+        .flat_map(|range| objects.read(name, range, &head.version).unwrap())
+        .collect();
+    assert!(read == whole);
+
+    // What is there stays, unless it is to be replaced.
+    let tags = send(&given_up, &[1, 2, 3]);
+    let refused = parts.complete(name, &given_up, &tags, bytes, Existing::Keep).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AlreadyExists, "{refused}");
+    assert!(same(&objects.head(name).unwrap().version.0, &head.version.0));
+    let again = parts.begin(name, &told).unwrap();
+    let tags = send(&again, &[1, 2, 3]);
+    parts.complete(name, &again, &tags[..], bytes, Existing::Replace).unwrap();
+
+    for upload in parts.unfinished(name).unwrap() {
+        parts.abort(name, &upload).unwrap();
+        parts.abort(name, &upload).unwrap();
+    }
+    parts.abort(name, &given_up).unwrap();
+    assert!(parts.unfinished(name).unwrap().is_empty());
+    assert_eq!(parts.unfinished("in parts/a b+%.qcow2.other").unwrap(), std::slice::from_ref(&other));
+    parts.abort("in parts/a b+%.qcow2.other", &other).unwrap();
+    let part = Part { number: 1, offset: 0, content: Bytes::from_static(b"late") };
+    assert!(parts.send(name, &given_up, &part).is_err(), "it was given up");
+    assert!(parts.begin("../x", &told).is_err());
+    objects.delete(name).unwrap();
+}
+
 fn prefix() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("objects-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst))
@@ -94,7 +161,16 @@ fn prefix() -> String {
 #[test]
 fn a_directory_holds_objects() {
     let folder = tempfile::tempdir().unwrap();
-    conforms(&DirectoryObjects::open(folder.path()).unwrap());
+    let objects = DirectoryObjects::open(folder.path()).unwrap();
+    conforms(&objects);
+    comes_in_parts(&objects);
+    let left: Vec<_> = std::fs::read_dir(folder.path().join("in parts")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    // Nothing else is opened by the name of an upload.
+    let part = Part { number: 1, offset: 0, content: Bytes::from_static(b"x") };
+    for hostile in ["../x", "", "large.raw", "/etc/passwd"] {
+        assert!(objects.parts().unwrap().send("a", hostile, &part).is_err(), "{hostile:?}");
+    }
 }
 
 #[test]
@@ -132,7 +208,9 @@ fn links_pipes_and_hidden_files_are_no_objects() {
 fn the_gateway_of_ceph_holds_objects_for_s3_and_swift() {
     let Some(server) = Server::ceph() else { return };
     let location = server.location(&server.bucket, &prefix()).to_string();
-    conforms(open(&location, &server.environment()).unwrap().as_ref());
+    let objects = open(&location, &server.environment()).unwrap();
+    conforms(objects.as_ref());
+    comes_in_parts(objects.as_ref());
     let text = std::fs::read_to_string(beds().join("ceph/env")).unwrap();
     let value = |name: &str| {
         let at = text.find(&format!("{name}=")).unwrap() + name.len() + 1;
@@ -142,6 +220,7 @@ fn the_gateway_of_ceph_holds_objects_for_s3_and_swift() {
     let environment = Environment::of(&[("ST_AUTH", &auth), ("ST_USER", &user), ("ST_KEY", &key)]);
     let location = format!("swift://leeward-tests/{}", prefix());
     let swift = open(&location, &environment).unwrap();
+    assert!(swift.parts().is_none(), "nothing is promised that is not done");
     let small = content(1000);
     let version = swift.put("x y.raw", &mut small.as_slice(), &metadata(&[("ad_number", "1")])).unwrap();
     let head = swift.head("x y.raw").unwrap();
@@ -172,5 +251,7 @@ fn oci_holds_objects() {
     let namespace = site["namespace"].as_str().unwrap();
     let location = format!("oci://leeward-tests@{namespace}/{}?endpoint={endpoint}", prefix());
     connect(&Location::parse(&location).unwrap().unwrap(), &environment).unwrap().bare.make().unwrap();
-    conforms(open(&location, &environment).unwrap().as_ref());
+    let objects = open(&location, &environment).unwrap();
+    conforms(objects.as_ref());
+    comes_in_parts(objects.as_ref());
 }

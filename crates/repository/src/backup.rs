@@ -10,6 +10,8 @@
 //! taken over: whole subtrees by their names, without looking at them.
 
 mod job;
+mod storing;
+mod stream;
 mod tree;
 
 use std::collections::{BTreeMap, HashSet};
@@ -27,6 +29,8 @@ use crate::snapshot::{
 use crate::writer::Writer;
 use crate::{Error, ErrorKind, Result};
 use job::{Job, Read};
+use storing::{Counters, Root, Storing};
+pub use stream::{Give, Given, Take};
 use tree::{Base, Tree};
 
 /// What is to be backed up, and how.
@@ -56,6 +60,20 @@ pub struct Member<'a> {
     pub changed: Option<Changed>,
     /// How it was captured, for the manifest; a fall-back to reading the whole disk is noted in it.
     pub capture: Option<CaptureRecord>,
+}
+
+/// One disk that comes from its first byte to its last.
+pub struct Stream<'a> {
+    /// The image to which the snapshot is added.
+    pub image: ImageName,
+    /// Size of the disk that a guest sees, in bytes.
+    pub virtual_size: u64,
+    /// Where the content comes from, for the manifest.
+    pub record: SourceRecord,
+    /// Names and values beside those of the group.
+    pub tags: BTreeMap<String, String>,
+    /// Gives its bytes.
+    pub give: Box<Give<'a>>,
 }
 
 /// What has changed on a disk since a snapshot was taken of it.
@@ -169,14 +187,47 @@ impl Repository {
         options: &GroupOptions,
         control: &dyn Control,
     ) -> Result<Vec<BackupOutcome>> {
+        let disks = members.iter().map(|member| (&member.image, member.source.virtual_size()));
+        check_disks(disks)?;
+        let images = members.iter().map(|member| member.image.clone()).collect();
+        self.publish_group(images, options, control, &mut |number, writer| {
+            self.capture(&members[number], options, writer, control)
+        })
+    }
+
+    /// As [`Repository::backup_group`], of disks that come from their first byte to their last, one after the other. Each
+    /// is compared with its image's last snapshot by digests as it comes; nothing of it is kept elsewhere.
+    ///
+    /// # Errors
+    /// As [`Repository::backup`]; two disks have one image; a disk has another size than was said; or who gives failed.
+    pub fn backup_streams(
+        &self,
+        streams: &mut [Stream<'_>],
+        options: &GroupOptions,
+        control: &dyn Control,
+    ) -> Result<Vec<BackupOutcome>> {
+        check_disks(streams.iter().map(|stream| (&stream.image, stream.virtual_size)))?;
+        let images = streams.iter().map(|stream| stream.image.clone()).collect();
+        self.publish_group(images, options, control, &mut |number, writer| {
+            self.take_stream(&mut streams[number], options, writer, control)
+        })
+    }
+
+    /// Has each disk of a group captured, in order, and publishes their snapshots at once.
+    fn publish_group(
+        &self,
+        images: Vec<ImageName>,
+        options: &GroupOptions,
+        control: &dyn Control,
+        capture: &mut dyn FnMut(usize, &Writer) -> Result<Snapshot>,
+    ) -> Result<Vec<BackupOutcome>> {
         let created = self.now();
-        check_members(members)?;
-        let names: Vec<&str> = members.iter().map(|member| member.image.as_str()).collect();
+        let names: Vec<&str> = images.iter().map(ImageName::as_str).collect();
         let mut writer = Writer::begin(self, format!("backup of {}", names.join(", ")))?;
         self.complete_sessions_leniently()?;
-        let mut drafts = Vec::with_capacity(members.len());
-        for member in members {
-            match self.capture(member, options, &writer, control) {
+        let mut drafts = Vec::with_capacity(images.len());
+        for number in 0..images.len() {
+            match capture(number, &writer) {
                 Ok(draft) => drafts.push(draft),
                 Err(error) => {
                     // What is stored so far is kept for the next run; the first error is the one to tell.
@@ -187,10 +238,10 @@ impl Repository {
         }
         writer.flush()?;
         share_stored(&mut drafts, writer.stored_bytes());
-        let group = options.group.clone().map(|group| GroupRecord {
-            images: members.iter().map(|member| member.image.to_string()).collect(),
-            ..group
-        });
+        let group = options
+            .group
+            .clone()
+            .map(|group| GroupRecord { images: images.iter().map(ToString::to_string).collect(), ..group });
         let mut outcomes: Vec<BackupOutcome> = Vec::with_capacity(drafts.len());
         for mut snapshot in drafts {
             snapshot.group.clone_from(&group);
@@ -205,20 +256,44 @@ impl Repository {
                 }
             }
         }
-        let published = members.iter().zip(&outcomes).map(|(member, outcome)| Published {
-            image: member.image.clone(),
+        let published = images.into_iter().zip(&outcomes).map(|(image, outcome)| Published {
+            image,
             entry: SnapshotEntry {
                 id: outcome.id,
                 created,
                 virtual_size: outcome.snapshot.virtual_size,
                 group: group.as_ref().map(|group| group.id.clone()),
-                tags: options.tags.clone(),
+                tags: outcome.snapshot.tags.clone(),
                 holds: Vec::new(),
                 origin: None,
             },
         });
         writer.commit(published.collect(), || confirm(control))?;
         Ok(outcomes)
+    }
+
+    /// Stores what is new of a disk as it comes, and returns the manifest but for what the group fills in.
+    fn take_stream(
+        &self,
+        stream: &mut Stream<'_>,
+        options: &GroupOptions,
+        writer: &Writer,
+        control: &dyn Control,
+    ) -> Result<Snapshot> {
+        // Read after the session was registered: what this ref holds cannot be collected from here on.
+        let image = self.read_ref(&stream.image)?.map(|(image, _)| image);
+        let last = image.as_ref().and_then(|image| image.snapshots.last()).map(|entry| entry.id);
+        let hint = self.parent_tree(last, writer)?;
+        let storing = Storing::new(self, writer, stream.virtual_size, hint, control);
+        let root = stream::store(&storing, options.threads.max(1), stream.give.as_mut())?;
+        let mut tags = options.tags.clone();
+        tags.extend(stream.tags.clone());
+        Ok(self.draft(
+            (&stream.image, stream.virtual_size),
+            (root, storing.into_counters()),
+            (last, None),
+            (stream.record.clone(), options.consistency, tags),
+        ))
     }
 
     /// Reads one disk, stores what is new, and returns the manifest but for what the group fills in.
@@ -262,7 +337,7 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        let ((root, root_level), counters) = match attempt {
+        let made = match attempt {
             Some(done) => done,
             None => {
                 let hint = self.parent_tree(last, writer)?;
@@ -271,11 +346,27 @@ impl Repository {
                 (tree, job.into_counters())
             }
         };
+        Ok(self.draft(
+            (&member.image, member.source.virtual_size()),
+            made,
+            (parent, capture),
+            (member.record.clone(), options.consistency, options.tags.clone()),
+        ))
+    }
+
+    /// The manifest of a disk, but for what the group fills in.
+    fn draft(
+        &self,
+        (image, virtual_size): (&ImageName, u64),
+        ((root, root_level), counters): (Root, Counters),
+        (parent, capture): (Option<SnapshotId>, Option<CaptureRecord>),
+        (source, consistency, tags): (SourceRecord, Consistency, BTreeMap<String, String>),
+    ) -> Snapshot {
         let config = self.config();
-        Ok(Snapshot {
+        Snapshot {
             manifest_version: MANIFEST_VERSION,
-            image: member.image.to_string(),
-            virtual_size: member.source.virtual_size(),
+            image: image.to_string(),
+            virtual_size,
             chunk_bits: config.chunk_bits,
             fanout_bits: config.fanout_bits,
             root_level,
@@ -283,9 +374,9 @@ impl Repository {
             parents: parent.into_iter().collect(),
             group: None,
             capture,
-            source: member.record.clone(),
-            consistency: options.consistency,
-            tags: options.tags.clone(),
+            source,
+            consistency,
+            tags,
             origin: None,
             created: String::new(),
             session: String::new(),
@@ -296,7 +387,7 @@ impl Repository {
                 new_bytes: counters.new,
                 stored_bytes: 0,
             },
-        })
+        }
     }
 
     /// As [`Repository::complete_sessions`], but a damaged record of somebody else does not stop a backup.
@@ -369,20 +460,16 @@ fn is_unfit(error: &Error) -> bool {
     error.is_not_found() || matches!(error, Error::Unfit { .. })
 }
 
-fn check_members(members: &[Member<'_>]) -> Result<()> {
+fn check_disks<'a>(disks: impl Iterator<Item = (&'a ImageName, u64)>) -> Result<()> {
     let mut seen = HashSet::new();
-    for member in members {
-        if member.source.virtual_size() > VIRTUAL_SIZE_MAX {
+    for (image, virtual_size) in disks {
+        if virtual_size > VIRTUAL_SIZE_MAX {
             return Err(Error::Invalid(format!(
-                "the disk says that it has {} bytes, more than any disk can have",
-                member.source.virtual_size()
+                "the disk says that it has {virtual_size} bytes, more than any disk can have"
             )));
         }
-        if !seen.insert(&member.image) {
-            return Err(Error::Invalid(format!(
-                "two disks of the group are to become image {}",
-                member.image
-            )));
+        if !seen.insert(image) {
+            return Err(Error::Invalid(format!("two disks of the group are to become image {image}")));
         }
     }
     Ok(())

@@ -57,7 +57,10 @@ mod walk;
 mod window;
 mod writer;
 
-pub use backup::{BackupOptions, BackupOutcome, Changed, Control, GroupOptions, Member, Unattended};
+pub use backup::{
+    BackupOptions, BackupOutcome, Changed, Control, Give, Given, GroupOptions, Member, Stream, Take,
+    Unattended,
+};
 pub use check::{CheckOutcome, Finding, ReadData};
 pub use collect::{CollectOptions, CollectOutcome};
 pub use config::{Config, FORMAT_VERSION, InitOptions, tool};
@@ -84,6 +87,7 @@ pub use retention::{Decision, KeepRules, plan_by_writer, plan_retention};
 pub use session::{Process, host_name};
 pub use snapshot::{
     BackupStatistics, CaptureMode, CaptureRecord, Consistency, GroupRecord, Snapshot, SourceRecord,
+    VIRTUAL_SIZE_MAX,
 };
 pub use source::{ReadOptions, SnapshotReader, SnapshotSource, SpillOptions};
 pub use statistics::{ImageStatistics, Statistics};

@@ -289,8 +289,12 @@ impl Repository {
         Ok(())
     }
 
-    /// Brings into the refs what dead writers had published, and removes the sessions that have come to an end.
-    pub(crate) fn complete_sessions(&self) -> Result<()> {
+    /// Brings into the refs what dead writers had published, and removes the sessions that have come to an end. Who looks
+    /// for what an earlier process has published asks for this before.
+    ///
+    /// # Errors
+    /// A record is damaged, or the store fails.
+    pub fn complete_sessions(&self) -> Result<()> {
         for session in self.sessions()? {
             match &session.record.state {
                 State::Open => {}

@@ -11,7 +11,7 @@ use crate::id::{BlobId, PackId};
 use crate::image::{ImageName, REFS};
 use crate::index::{Index, visit_sorted};
 use crate::mark::Seen;
-use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS};
+use crate::repository::{INDEX, PACKS, PREFIXES, Repository, SNAPSHOTS};
 use crate::walk::{Stretch, walk};
 
 /// What snapshots hold, alone or together.
@@ -93,6 +93,21 @@ impl Repository {
         }
         statistics.total = all.sums;
         Ok(statistics)
+    }
+}
+
+impl Repository {
+    /// Bytes of all objects of the repository in the store, which are listed for it; of other programs' objects beside them
+    /// nothing counts.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn store_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for prefix in PREFIXES {
+            bytes += self.store().list(prefix)?.iter().map(|entry| entry.size).sum::<u64>();
+        }
+        Ok(bytes)
     }
 }
 

@@ -59,7 +59,7 @@ fn not_now<T>(run: &Run, what: impl Into<String>) -> Result<T> {
 fn known<'a>(run: &Run, step: &'a str) -> Result<&'a str> {
     match run.step(step) {
         Some(_) => Ok(step),
-        None => Err(Error::Invalid(format!("run {} has no step {step}", run.id))),
+        None => Err(Error::NoStep { run: run.id.clone(), step: step.to_owned() }),
     }
 }
 

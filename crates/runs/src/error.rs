@@ -37,6 +37,14 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// The run has no such step.
+    #[error("run {run} has no step {step}")]
+    NoStep {
+        /// The run.
+        run: RunId,
+        /// What was asked for.
+        step: String,
+    },
     /// There is no such run.
     #[error("there is no run {0}")]
     NoRun(RunId),
@@ -80,7 +88,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Database { .. } | Self::Busy(_) => ErrorKind::Passing,
-            Self::NoRun(_) => ErrorKind::NotFound,
+            Self::NoRun(_) | Self::NoStep { .. } => ErrorKind::NotFound,
             Self::Invalid(_) => ErrorKind::Invalid,
             Self::NotNow { .. } => ErrorKind::Conflict,
             Self::Newer { .. } | Self::Damaged { .. } | Self::Random(_) => ErrorKind::Lasting,

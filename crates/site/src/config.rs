@@ -3,24 +3,42 @@
 //! Every key has a place in [`TEMPLATE`], which `leeward server init` writes; a test keeps the two together. A key that is not
 //! known is an error: a misspelt one would otherwise be a default that nobody wanted.
 
+mod bucket;
 mod check;
+mod database;
 mod disk;
+mod machine;
 mod network;
+mod notify;
+mod oidc;
+mod rpo;
+mod runs;
 mod schedule;
 mod source;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use leeward_cloud::provider::AttachmentKind;
 use serde::Deserialize;
 
 pub use network::Network;
+pub(crate) use notify::Safety;
+pub use notify::{Mail, Notify, Webhook};
+pub use oidc::{ClaimPath, Provider, ProviderRole, SignatureAlgorithm, TokenKind, endpoint};
+pub use runs::{RunSettings, SweepPolicy};
 pub use source::Place;
 
 use crate::{Error, Result};
 
+pub use bucket::Bucket;
+pub use database::SharedDatabase;
 pub use disk::Disk;
+pub use machine::{Machine, MachineConsistency};
+pub use rpo::RpoTargets;
 pub use schedule::{BackupJob, Schedule};
+pub use worker::{StandingWorker, TemporaryWorker};
 
 /// What `leeward server init` writes: every key, with what it is for.
 pub const TEMPLATE: &str = include_str!("config/template.toml");
@@ -51,15 +69,33 @@ pub struct Config {
     /// Where images come from.
     #[serde(default, rename = "source")]
     pub sources: BTreeMap<String, Source>,
+    /// Where snapshots are exported to.
+    #[serde(default, rename = "bucket")]
+    pub buckets: BTreeMap<String, Bucket>,
     /// Where volumes are made.
     #[serde(default, rename = "target")]
     pub targets: BTreeMap<String, Target>,
+    /// Machines other than the daemon's that write volumes.
+    #[serde(default, rename = "worker")]
+    pub workers: BTreeMap<String, StandingWorker>,
     /// Disks that are backed up.
     #[serde(default, rename = "disk")]
     pub disks: BTreeMap<String, Disk>,
+    /// The database that several daemons share; files in `state` where absent.
+    #[serde(default)]
+    pub database: Option<SharedDatabase>,
+    /// How old the newest snapshots of images may be.
+    #[serde(default)]
+    pub rpo: RpoTargets,
+    /// Machines that are backed up, each with all its disks at one moment.
+    #[serde(default, rename = "machine")]
+    pub machines: BTreeMap<String, Machine>,
     /// What is begun at what times.
     #[serde(default, rename = "schedule")]
     pub schedules: BTreeMap<String, Schedule>,
+    /// Who is told of what happens.
+    #[serde(default, rename = "notify")]
+    pub receivers: BTreeMap<String, Notify>,
 }
 
 /// How the daemon is reached.
@@ -82,6 +118,10 @@ pub struct Server {
     pub allow_from: Vec<Network>,
     /// Where changes are logged; the error output where absent.
     pub audit_log: Option<PathBuf>,
+    /// Where people's browsers find it: what links in notices begin with.
+    pub url: Option<String>,
+    /// Providers of OpenID Connect whose tokens are taken beside the site's own.
+    pub oidc: BTreeMap<String, Provider>,
 }
 
 impl Default for Server {
@@ -95,6 +135,8 @@ impl Default for Server {
             client_ca: None,
             allow_from: Vec::new(),
             audit_log: None,
+            url: None,
+            oidc: BTreeMap::new(),
         }
     }
 }
@@ -111,31 +153,6 @@ pub struct RepositoryPlace {
     /// A file with a key of an encrypted one.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
-}
-
-/// How runs are done.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RunSettings {
-    /// Steps at once.
-    pub steps: usize,
-    /// Runs at once in a pool: `imports`, and `target:NAME` for each target.
-    pub pools: BTreeMap<String, u32>,
-    /// Days for which ended runs are kept.
-    pub keep_days: u32,
-    /// Seconds for which a run stays this daemon's without a word.
-    pub lease_seconds: u64,
-}
-
-impl Default for RunSettings {
-    fn default() -> Self {
-        Self {
-            steps: 32,
-            pools: BTreeMap::from([("imports".to_owned(), 3)]),
-            keep_days: 90,
-            lease_seconds: 30,
-        }
-    }
 }
 
 /// A bucket or directory with images.
@@ -217,6 +234,9 @@ pub struct Target {
     /// How OCI is reached, of kind `oci`.
     #[serde(default)]
     pub oci: Option<leeward_cloud::oci::Settings>,
+    /// How OpenStack is reached, and what is made there, of kind `openstack`.
+    #[serde(default)]
+    pub openstack: Option<leeward_cloud::openstack::Settings>,
     /// The machine that writes volumes: this daemon runs on it.
     #[serde(default)]
     pub instance: Option<String>,
@@ -226,6 +246,18 @@ pub struct Target {
     /// The device as which a volume shows.
     #[serde(default)]
     pub device: Option<PathBuf>,
+    /// How a volume comes to that machine, of kind `oci`; paravirtualized where absent.
+    #[serde(default)]
+    pub attachment: Option<AttachmentKind>,
+    /// The pool of kind `rbd`: `POOL` or `POOL/NAMESPACE`.
+    #[serde(default)]
+    pub pool: Option<String>,
+    /// The configuration file of the pool's cluster; the usual one where absent.
+    #[serde(default)]
+    pub ceph_conf: Option<PathBuf>,
+    /// The cluster's user, as in `client.USER`; the usual one where absent.
+    #[serde(default)]
+    pub ceph_user: Option<String>,
     /// Performance while writing, in VPU per GB.
     #[serde(default)]
     pub import_vpus: Option<u32>,
@@ -247,6 +279,21 @@ pub struct Target {
     /// Bytes per second that an import reads at most.
     #[serde(default)]
     pub limit_bytes_per_second: Option<u64>,
+    /// Who writes: the name of a worker, or `temporary`; this daemon where absent.
+    #[serde(default)]
+    pub worker: Option<String>,
+    /// Seconds for which a worker may go without a word.
+    #[serde(default = "worker::default_lost")]
+    pub worker_lost_seconds: u64,
+    /// Seconds that a worker may take to come.
+    #[serde(default = "worker::default_start")]
+    pub worker_start_seconds: u64,
+    /// How a temporary worker is launched.
+    #[serde(default)]
+    pub temporary: Option<TemporaryWorker>,
+    /// What the images of kind `repository` are called: a template, as `imports/{name}`.
+    #[serde(default)]
+    pub image: Option<String>,
 }
 
 /// A kind of target.
@@ -259,6 +306,28 @@ pub enum TargetKind {
     Device,
     /// Volumes of OCI.
     Oci,
+    /// Volumes are images in a pool of RBD.
+    Rbd,
+    /// Volumes of OpenStack, made of images.
+    Openstack,
+    /// No volumes, but snapshots in the site's own repository.
+    Repository,
+}
+
+impl Target {
+    /// What the images of kind `repository` are called.
+    ///
+    /// # Errors
+    /// The template makes no names: in words.
+    pub fn image_template(&self) -> Result<leeward_import::job::ImageTemplate, String> {
+        self.image.as_deref().map_or_else(|| Ok(Default::default()), str::parse)
+    }
+
+    /// Whether a worker is launched for each run.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        self.worker.as_deref() == Some(worker::TEMPORARY)
+    }
 }
 
 impl TargetKind {
@@ -269,6 +338,9 @@ impl TargetKind {
             Self::Directory => "directory",
             Self::Device => "device",
             Self::Oci => "oci",
+            Self::Rbd => "rbd",
+            Self::Openstack => "openstack",
+            Self::Repository => "repository",
         }
     }
 }
@@ -316,9 +388,20 @@ impl Config {
         ] {
             path.iter_mut().for_each(resolve);
         }
+        self.database.iter_mut().for_each(|database| database.resolve(base));
+        server.oidc.values_mut().for_each(|provider| provider.resolve(base));
         self.disks.values_mut().for_each(|disk| disk.resolve(base));
+        self.machines.values_mut().for_each(|machine| machine.resolve(base));
+        self.receivers.values_mut().for_each(|receiver| receiver.resolve(base));
         for target in self.targets.values_mut() {
             target.path.iter_mut().for_each(resolve);
+            target.ceph_conf.iter_mut().for_each(resolve);
+            let openstack = target.openstack.iter_mut();
+            openstack.filter_map(|settings| settings.authority.as_mut()).for_each(resolve);
+            target.temporary.iter_mut().for_each(|temporary| temporary.resolve(base));
+        }
+        for bucket in self.buckets.values_mut().filter(|bucket| bucket.is_directory()) {
+            bucket.location = base.join(&bucket.location).display().to_string();
         }
         for source in self.sources.values_mut() {
             source.event_token_file.iter_mut().for_each(resolve);
@@ -336,11 +419,20 @@ impl Config {
     }
 
     /// How many runs may be under way at once in each pool: as configured, and one for a target that can be written by one
-    /// only, because all its volumes are one device, or show as one.
+    /// only, because all its volumes are one device, or show as one; and for the repository, as each that writes to it uses all
+    /// processors, and memory.
     #[must_use]
     pub fn pools(&self) -> BTreeMap<String, u32> {
         let mut pools = self.runs.pools.clone();
-        let is_single = |target: &Target| target.kind == TargetKind::Device || target.device.is_some();
+        // Each of them takes memory and the repository's time.
+        for (pool, places) in [("restores", 3), ("exports", 2)] {
+            pools.entry(pool.to_owned()).or_insert(places);
+        }
+        // A worker for each run has a device of its own.
+        let is_single = |target: &Target| {
+            matches!(target.kind, TargetKind::Device | TargetKind::Repository)
+                || (target.device.is_some() && !target.is_temporary())
+        };
         for (name, _) in self.targets.iter().filter(|(_, target)| is_single(target)) {
             pools.entry(format!("target:{name}")).or_insert(1);
         }
@@ -384,7 +476,7 @@ mod tests {
         let config = Config::parse(TEMPLATE, Path::new("/srv")).unwrap();
         assert_eq!(config.targets["volumes"].path.as_deref(), Some(Path::new("/srv/volumes")));
         // A certificate is named or made, not both.
-        for other in [&["#tls_dir", "#tls_names"], &["#tls_cert", "#tls_key"]] {
+        for other in [&["#tls_dir", "#tls_names", "#url_variable"], &["#tls_cert", "#tls_key", "#url_file"]] {
             let lines = TEMPLATE.lines().filter(|line| !other.iter().any(|key| line.starts_with(key)));
             let whole: String = lines
                 .map(|line| match line.strip_prefix('#') {
@@ -396,6 +488,7 @@ mod tests {
             let config = Config::parse(&whole, Path::new("/srv")).unwrap();
             assert_eq!(config.targets["oracle"].import_vpus, Some(20));
             assert_eq!(config.pools()["target:oracle"], 1);
+            assert_eq!(config.targets["pool"].ceph_user.as_deref(), Some("leeward"));
             assert!(config.repository.is_some());
         }
     }
@@ -403,6 +496,8 @@ mod tests {
     #[test]
     fn a_target_of_one_device_is_written_by_one_run_unless_it_is_said_otherwise() {
         let targets = "[target.disk]\nkind='device'\npath='/dev/x'\n[target.fixed]\nkind='oci'\ndevice='/dev/y'\n\
+                       [target.many]\nkind='oci'\ndevice='/dev/y'\nworker='temporary'\n\
+                       temporary={ shape='s', image='i', subnet='n', server='https://d' }\n\
                        [target.free]\nkind='oci'\n[target.files]\nkind='directory'\npath='v'\n";
         let pools = |runs: &str| {
             let text = format!("name='a'\nstate='s'\n{runs}\n{targets}");
@@ -411,9 +506,57 @@ mod tests {
         let of = |pairs: &[(&str, u32)]| -> BTreeMap<String, u32> {
             pairs.iter().map(|(name, limit)| ((*name).to_owned(), *limit)).collect()
         };
-        assert_eq!(pools(""), of(&[("imports", 3), ("target:disk", 1), ("target:fixed", 1)]));
+        let usual =
+            [("exports", 2), ("imports", 3), ("restores", 3), ("target:disk", 1), ("target:fixed", 1)];
+        assert_eq!(pools(""), of(&usual));
         let configured = "[runs.pools]\n'target:fixed' = 2\n'target:free' = 5";
-        assert_eq!(pools(configured), of(&[("target:disk", 1), ("target:fixed", 2), ("target:free", 5)]));
+        let more =
+            [("exports", 2), ("restores", 3), ("target:disk", 1), ("target:fixed", 2), ("target:free", 5)];
+        assert_eq!(pools(configured), of(&more));
+    }
+
+    #[test]
+    fn a_target_has_the_keys_of_its_kind() {
+        let target = |keys: &str| {
+            let text = format!("name='a'\nstate='s'\n[target.t]\n{keys}");
+            Config::parse(&text, Path::new("/srv")).map(|config| config.targets["t"].clone())
+        };
+        let pool = target("kind='rbd'\npool='vms/team'\nceph_conf='b.conf'\nceph_user='leeward'").unwrap();
+        assert_eq!(pool.ceph_conf.as_deref(), Some(Path::new("/srv/b.conf")));
+        let iscsi = target("kind='oci'\nattachment='iscsi'").unwrap();
+        assert_eq!(iscsi.attachment, Some(AttachmentKind::Iscsi));
+        let repository = "[repository]\nlocation='r'\n";
+        let vault = |keys: &str| {
+            let text = format!("name='a'\nstate='s'\n{repository}[target.t]\nkind='repository'\n{keys}");
+            Config::parse(&text, Path::new("/srv")).map(|config| config.pools()["target:t"])
+        };
+        assert_eq!(vault("image='{source}/{folder}/{stem}'").unwrap(), 1);
+        vault("").unwrap();
+        for (wrong, why) in [
+            ("image='imports/all'", "all disks would be one"),
+            ("image='leeward/{name}'", "the site's own"),
+            ("path='v'", "no path"),
+            ("move_gpt=true", "no move_gpt"),
+            ("worker='w'\n[worker.w]", "no worker"),
+        ] {
+            let told = vault(wrong).unwrap_err();
+            assert!(told.contains(why), "{wrong}: {told}");
+        }
+        for (wrong, why) in [
+            ("kind='repository'", "[repository]"),
+            ("kind='directory'\npath='v'\nimage='{name}'", "for kind \"repository\""),
+            ("kind='rbd'", "needs its name"),
+            ("kind='rbd'\npool='a/b/c'", "find the pool"),
+            ("kind='rbd'\npool='vms'\nimport_vpus=20", "no import_vpus"),
+            ("kind='rbd'\npool='vms'\nattachment='iscsi'", "no attachment"),
+            ("kind='oci'\npool='vms'", "for kind \"rbd\""),
+            ("kind='oci'\nattachment='iscsi'\ndevice='/dev/x'", "leave `device` out"),
+            ("kind='oci'\nattachment='nvme'", "nvme"),
+            ("kind='directory'\npath='v'\nattachment='iscsi'", "for kind \"oci\""),
+        ] {
+            let told = target(wrong).unwrap_err();
+            assert!(told.contains(why), "{wrong}: {told}");
+        }
     }
 
     #[test]
@@ -452,5 +595,20 @@ mod tests {
         assert!(wrong("name='a'\nstate='s'\n[source.x]\nlocation='ftp://x'").contains("[source.x]"));
         assert!(wrong("name='a/b'\nstate='s'").contains("a/b"));
         assert!(wrong("name='a'\nstate='s'\n[target.t]\nkind='directory'").contains("needs its path"));
+        let cloud = "name='a'\nstate='s'\n[target.t]\nkind='openstack'\n";
+        Config::parse(&format!("{cloud}openstack={{cloud='private'}}"), Path::new("/")).unwrap();
+        for (key, why) in [
+            ("import_vpus=20", "volume_type"),
+            ("kms_key='k'", "volume_type"),
+            ("device='/dev/vdb'", "attached"),
+            ("instance='i'", "attached"),
+            ("move_gpt=true", "attached"),
+            ("backup_policy='gold'", "backup"),
+            ("openstack={clouds='x'}", "clouds"),
+        ] {
+            let told = wrong(&format!("{cloud}{key}"));
+            assert!(told.contains(why), "{key}: {told}");
+        }
+        assert!(wrong("name='a'\nstate='s'\n[target.t]\nkind='oci'\nopenstack={}").contains("openstack"));
     }
 }

@@ -29,12 +29,21 @@ pub enum Error {
     /// What was asked for makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// Something is there that would be overwritten.
+    #[error("{0}")]
+    Exists(String),
     /// The site has no such thing configured.
     #[error("this site has no {what}")]
     NotOffered {
         /// What.
         what: &'static str,
     },
+    /// It is not in the state for what was asked.
+    #[error("{0}")]
+    Conflict(String),
+    /// Files in a snapshot.
+    #[error(transparent)]
+    Files(#[from] leeward_files::Error),
     /// Runs.
     #[error(transparent)]
     Runs(#[from] leeward_runs::Error),
@@ -65,7 +74,7 @@ pub enum Error {
         action: &'static str,
         /// The database's reason.
         #[source]
-        source: rusqlite::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Anything that the caller's own code said, as who opens the repository.
     #[error("{0}")]
@@ -83,6 +92,8 @@ pub enum ErrorKind {
     Conflict,
     /// Not configured here.
     NotOffered,
+    /// What a disk holds is damaged, or of a kind that is not read here.
+    Unreadable,
     /// Of another release, or damaged.
     Unfit,
     /// Something outside failed; trying again may help.
@@ -104,7 +115,10 @@ impl Error {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Invalid(_) | Self::Config { .. } | Self::Remote(_) => ErrorKind::Invalid,
+            Self::Exists(_) => ErrorKind::Conflict,
             Self::NotOffered { .. } => ErrorKind::NotOffered,
+            Self::Conflict(_) => ErrorKind::Conflict,
+            Self::Files(error) => of_files(error.kind()),
             Self::Unfit { .. } => ErrorKind::Unfit,
             Self::Runs(error) => match error.kind() {
                 Runs::Passing => ErrorKind::Passing,
@@ -118,11 +132,29 @@ impl Error {
                 _ => ErrorKind::Passing,
             },
             Self::Cloud(_) | Self::Catalog { .. } => ErrorKind::Passing,
-            Self::Repository(error) if error.kind() == leeward_repository::ErrorKind::NotFound => {
-                ErrorKind::NotFound
-            }
-            Self::Io { .. } | Self::Repository(_) | Self::Other(_) => ErrorKind::Lasting,
+            Self::Repository(error) => match error.kind() {
+                leeward_repository::ErrorKind::NotFound => ErrorKind::NotFound,
+                leeward_repository::ErrorKind::Io | leeward_repository::ErrorKind::Conflict => {
+                    ErrorKind::Passing
+                }
+                _ => ErrorKind::Lasting,
+            },
+            Self::Io { .. } | Self::Other(_) => ErrorKind::Lasting,
         }
+    }
+}
+
+/// What is wrong with a guest's disk is nothing of the daemon's; that the disk cannot be had is.
+pub(crate) fn of_files(kind: leeward_files::ErrorKind) -> ErrorKind {
+    use leeward_disk::ErrorKind as Disk;
+    use leeward_files::ErrorKind as Files;
+    match kind {
+        Files::NotFound => ErrorKind::NotFound,
+        Files::Corrupt | Files::Unsupported | Files::Disk(Disk::Usage | Disk::Unsupported) => {
+            ErrorKind::Unreadable
+        }
+        Files::Io | Files::Cancelled | Files::Disk(Disk::Io | Disk::Cancelled) => ErrorKind::Passing,
+        _ => ErrorKind::Lasting,
     }
 }
 

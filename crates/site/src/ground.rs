@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use leeward_protect::job::{Disk, Ground, Opening};
+use leeward_protect::job::{Disk, Ground, Machine, Opening};
 use leeward_repository::Repository;
 
 use crate::{Config, OpenRepository};
@@ -29,6 +29,12 @@ impl Ground for SiteGround {
     fn disk(&self, name: &str) -> Result<Disk, String> {
         let found = self.config.disks.get(name).ok_or_else(|| format!("this site has no disk {name}"))?;
         found.volume().map_err(|what| format!("[disk.{name}]: {what}"))
+    }
+
+    fn machine(&self, name: &str) -> Result<Machine, String> {
+        let found =
+            self.config.machines.get(name).ok_or_else(|| format!("this site has no machine {name}"))?;
+        found.backup().map_err(|what| format!("[machine.{name}]: {what}"))
     }
 
     fn verified(&self) -> PathBuf {

@@ -36,6 +36,10 @@ pub(crate) fn work(site: &Arc<Inner>, stop: &AtomicBool) {
         .map(|(name, _)| (name.clone(), None))
         .collect();
     while !stop.load(Ordering::Acquire) {
+        if !site.leads() {
+            site.hints.wait(Duration::from_millis(500));
+            continue;
+        }
         for (name, looked) in &mut looks {
             let period = site.config.sources.get(name).map_or(60, |source| source.poll_seconds);
             if looked.is_none_or(|looked| looked.elapsed() >= Duration::from_secs(period)) {

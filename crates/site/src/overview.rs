@@ -1,12 +1,11 @@
 //! What a person wants to see first.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use leeward_protect::job::Opening;
-use leeward_repository::{ImageName, Repository, SnapshotEntry};
+use leeward_repository::{ImageName, Repository};
 use leeward_runs::RunState;
 use leeward_runs::state::{Filter, Summary};
 use serde::Serialize;
@@ -53,27 +52,10 @@ pub struct ImageLine {
     pub latest: Option<Timestamp>,
     /// The age of that, in seconds.
     pub age_seconds: Option<i64>,
-    /// Whether there is a snapshot at all.
+    /// How old it may be, where the configuration says so.
+    pub rpo_target_seconds: Option<i64>,
+    /// Whether there is a snapshot, and it is not older than it may be.
     pub protected: bool,
-}
-
-/// A snapshot of an image.
-#[derive(Debug, Serialize)]
-pub struct SnapshotLine {
-    /// Its name.
-    pub id: String,
-    /// When its backup began.
-    pub time: Timestamp,
-    /// Size of the disk that a guest sees, in bytes.
-    pub virtual_bytes: u64,
-    /// Bytes of the disk that hold something.
-    pub data_bytes: u64,
-    /// Bytes that its backup added to the repository.
-    pub stored_bytes: u64,
-    /// Names of the holds on it.
-    pub holds: Vec<String>,
-    /// What people say of it.
-    pub tags: BTreeMap<String, String>,
 }
 
 impl Site {
@@ -102,7 +84,7 @@ impl Site {
         })
     }
 
-    /// The images of the repository.
+    /// The images of the repository, and those that are configured to be in it and are not.
     ///
     /// # Errors
     /// The site has no repository, or it cannot be read.
@@ -113,40 +95,41 @@ impl Site {
         for name in repository.images()? {
             let image = repository.image(&name)?;
             let latest = image.snapshots.last().map(|entry| entry.created);
-            lines.push(ImageLine {
-                snapshots: image.snapshots.len(),
-                age_seconds: latest.map(|created| now.duration_since(created).as_secs()),
-                protected: latest.is_some(),
-                latest,
-                image: name,
-            });
+            lines.push(self.line(name, image.snapshots.len(), latest, now));
         }
+        let missing: Vec<ImageName> = self.missing(&lines).cloned().collect();
+        lines.extend(missing.into_iter().map(|name| self.line(name, 0, None, now)));
+        lines.sort_by(|one, other| one.image.as_str().cmp(other.image.as_str()));
+        lines.dedup_by(|one, other| one.image == other.image);
         Ok(lines)
     }
 
-    /// The snapshots of an image, newest first.
-    ///
-    /// # Errors
-    /// There is no such image or repository, or it cannot be read.
-    pub fn image(&self, name: &ImageName) -> Result<Vec<SnapshotLine>> {
-        let repository = self.repository()?;
-        let image = repository.image(name)?;
-        let line = |entry: &SnapshotEntry| {
-            let statistics = repository.snapshot(entry.id)?.statistics;
-            Ok(SnapshotLine {
-                id: entry.id.to_string(),
-                time: entry.created,
-                virtual_bytes: entry.virtual_size,
-                data_bytes: statistics.data_bytes,
-                stored_bytes: statistics.stored_bytes,
-                holds: entry.holds.iter().map(|hold| hold.name.clone()).collect(),
-                tags: entry.tags.clone(),
-            })
-        };
-        image.snapshots.iter().rev().map(line).collect()
+    /// The images that the configuration wants and that are not there: those of disks, and of machines without any disk below
+    /// them.
+    fn missing<'a>(&'a self, lines: &'a [ImageLine]) -> impl Iterator<Item = &'a ImageName> {
+        let config = self.config();
+        let disks = config.disks.values().map(|disk| &disk.image);
+        let machines = config.machines.values().map(|machine| &machine.image);
+        let disks = disks.filter(|wanted| lines.iter().all(|line| line.image != **wanted));
+        disks.chain(machines.filter(|wanted| !has_disks(wanted, lines)))
     }
 
-    fn repository(&self) -> Result<Arc<Repository>> {
+    fn line(
+        &self,
+        image: ImageName,
+        snapshots: usize,
+        latest: Option<Timestamp>,
+        now: Timestamp,
+    ) -> ImageLine {
+        let age_seconds = latest.map(|created| now.duration_since(created).as_secs());
+        let rpo_target_seconds = self.config().rpo.seconds_of(image.as_str());
+        let is_young = |age: i64| rpo_target_seconds.is_none_or(|target| age <= target);
+        let protected = age_seconds.is_some_and(is_young);
+        ImageLine { image, snapshots, latest, age_seconds, rpo_target_seconds, protected }
+    }
+
+    /// The repository, opened anew now and then.
+    pub(crate) fn repository(&self) -> Result<Arc<Repository>> {
         let inner = self.inner();
         let open = inner.open_repository.as_ref().ok_or(Error::NotOffered { what: "repository" })?;
         let mut opened = inner.repository.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,4 +141,11 @@ impl Site {
         *opened = Some((Instant::now(), Arc::clone(&repository)));
         Ok(repository)
     }
+}
+
+/// Whether there are images below a machine's.
+fn has_disks(machine: &ImageName, lines: &[ImageLine]) -> bool {
+    let below =
+        |line: &ImageLine| line.image.as_str().strip_prefix(machine.as_str())?.strip_prefix('/').map(drop);
+    lines.iter().any(|line| below(line).is_some())
 }

@@ -9,24 +9,29 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use leeward_import::job::{ImportKind, Inputs, Places, Verdict, plan};
+use leeward_import::job::{ExportKind, ImportKind, Inputs, Origin, Places, RestoreKind, Verdict, plan};
+use leeward_import::work::Board;
 use leeward_protect::job::{Ground, Opening};
 use leeward_remote::objects::ListPage;
 use leeward_repository::Repository;
 use leeward_runs::engine::{Engine, EngineOptions, Runs};
-use leeward_runs::state::{Inserted, SqliteState, State};
+use leeward_runs::state::{Inserted, PostgresState, SqliteState, State};
 use leeward_runs::{Run, RunId};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Catalog, Hint, NewHint};
+use crate::browse::Browser;
+use crate::catalog::{Catalog, Hint, Lead, NewHint, lead};
 use crate::config::Place;
 use crate::ground::SiteGround;
+use crate::images::Figures;
+use crate::notify::{self, Notifier};
 use crate::places::SitePlaces;
 use crate::schedule::Scheduler;
 use crate::state::StateKind;
-use crate::{Config, Error, Result, event, intake, schedule, trouble};
+use crate::sweep::{self, LastLook};
+use crate::{Config, Error, Result, event, intake, schedule, trouble, work};
 
 /// How often ended runs are looked through for such as may be forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
@@ -96,11 +101,17 @@ pub(crate) struct Inner {
     pub config: Config,
     pub places: Arc<dyn Places>,
     pub catalog: Arc<Catalog>,
+    pub board: Arc<Board>,
     pub runs: Runs,
     pub scheduler: Scheduler,
+    pub notifier: Arc<Notifier>,
+    pub last_look: LastLook,
+    pub lead: Lead,
     pub hints: Bell,
     pub open_repository: Option<Arc<OpenRepository>>,
     pub repository: Mutex<Option<(Instant, Arc<Repository>)>>,
+    pub figures: Figures,
+    pub browser: Browser,
 }
 
 /// One configured site. Dropping it ends it as [`Site::stop`] does.
@@ -122,41 +133,62 @@ impl Site {
         let place = config.state.display().to_string();
         make_private(&config.state).map_err(Error::io(&place, "make the directory of the daemon's state"))?;
         let alone = be_alone(&config.state)?;
-        let state = SqliteState::open(&config.runs_file())?;
-        state.end_leases()?;
-        let state: Arc<dyn State> = Arc::new(state);
-        let catalog = Arc::new(Catalog::open(&config.catalog_file())?);
-        let places: Arc<dyn Places> = Arc::new(SitePlaces::new(&config));
+        let (state, catalog) = databases(&config)?;
+        let (owner, catalog) = (daemon_name(owner, &catalog)?, Arc::new(catalog));
+        let notifier = Arc::new(Notifier::new(&config, Arc::clone(&catalog)));
+        notifier.begin(state.as_ref())?;
+        let board: Arc<Board> = Arc::default();
+        let open_repository = open_repository.map(Arc::new);
+        let places: Arc<dyn Places> =
+            Arc::new(SitePlaces::new(&config, &board, &catalog, open_repository.clone()));
         let options = EngineOptions {
             lease: Duration::from_secs(config.runs.lease_seconds),
             steps: config.runs.steps,
             pools: config.pools().into_iter().chain(schedule::pools(&config)).collect(),
-            ..EngineOptions::new(owner)
+            ..EngineOptions::new(&owner)
         };
-        let open_repository = open_repository.map(Arc::new);
         let ground: Arc<dyn Ground> = Arc::new(SiteGround::new(&config, open_repository.clone()));
-        let mut kinds: Vec<Arc<dyn leeward_runs::step::Kind>> = vec![Arc::new(ImportKind::new(&places))];
+        let mut kinds: Vec<Arc<dyn leeward_runs::step::Kind>> = vec![
+            Arc::new(ImportKind::new(&places)),
+            Arc::new(RestoreKind::new(&places)),
+            Arc::new(ExportKind::new(&places)),
+        ];
         kinds.extend(leeward_protect::job::kinds(&ground));
         kinds.push(Arc::new(StateKind::new(&config, &ground)));
         let engine =
             Engine::start(state, kinds, options).map_err(Error::io(&place, "start the threads of"))?;
-        let scheduler = Scheduler::new(&config, engine.runs().clone(), Arc::clone(&catalog))?;
+        let told = Arc::clone(&notifier);
+        let scheduler = Scheduler::new(&config, engine.runs().clone(), Arc::clone(&catalog), told)?;
         let inner = Arc::new(Inner {
             runs: engine.runs().clone(),
             scheduler,
+            notifier,
+            last_look: LastLook::default(),
+            lead: Lead::new(owner),
             config,
             places,
             catalog,
+            board,
             hints: Bell::default(),
             open_repository,
             repository: Mutex::default(),
+            figures: Figures::default(),
+            browser: Browser::default(),
         });
         let mut site =
             Self { inner, engine: Some(engine), stop: Arc::default(), threads: Vec::new(), _alone: alone };
+        site.spawn("lead", |inner, stop| lead::work(inner, stop))?;
         site.spawn("intake", intake::work)?;
         site.spawn("history", forget)?;
         site.spawn("troubles", trouble::work)?;
         site.spawn("schedules", schedule::work)?;
+        site.spawn("notices", notify::decide)?;
+        site.spawn("sweeper", sweep::work)?;
+        let receivers: Vec<_> = site.inner.notifier.receivers.values().cloned().collect();
+        for receiver in receivers {
+            site.spawn("notify", move |inner, stop| notify::deliver(inner, &receiver, stop))?;
+        }
+        site.spawn("workers", work::sweep)?;
         Ok(site)
     }
 
@@ -280,6 +312,30 @@ impl Drop for Site {
     }
 }
 
+/// Where runs are, and the catalog: in files of this daemon's own, or in the database that it shares with others.
+fn databases(config: &Config) -> Result<(Arc<dyn State>, Catalog)> {
+    if let Some(database) = &config.database {
+        let options = database.options()?;
+        let catalog = Catalog::open_shared(&options)?;
+        return Ok((Arc::new(PostgresState::open(&options)?), catalog));
+    }
+    let state = SqliteState::open(&config.runs_file())?;
+    state.end_leases()?;
+    Ok((Arc::new(state), Catalog::open(&config.catalog_file())?))
+}
+
+/// What the daemon is called among those that share a database: containers may all have the same host name and process
+/// number.
+fn daemon_name(owner: &str, catalog: &Catalog) -> Result<String> {
+    if !catalog.is_shared() {
+        return Ok(owner.to_owned());
+    }
+    let mut random = [0; 4];
+    aws_lc_rs::rand::fill(&mut random)
+        .map_err(|_| Error::Other("the system gives no random bytes".to_owned()))?;
+    Ok(format!("{owner}:{:08x}", u32::from_be_bytes(random)))
+}
+
 /// Holds the state for this process alone; the kernel lets go of it however the process ends.
 pub(crate) fn be_alone(directory: &Path) -> Result<File> {
     let path = directory.join("daemon.lock");
@@ -304,15 +360,20 @@ fn make_private(path: &Path) -> std::io::Result<()> {
 fn forget(site: &Arc<Inner>, stop: &AtomicBool) {
     let mut done: Option<Instant> = None;
     while !stop.load(Ordering::Acquire) {
-        if done.is_none_or(|done| done.elapsed() > FORGET_EVERY) {
+        if done.is_none_or(|done| done.elapsed() > FORGET_EVERY) && site.leads() {
             done = Some(Instant::now());
             let days = i64::from(site.config.runs.keep_days);
             let before = Timestamp::now() - SignedDuration::from_hours(24 * days);
             let forgotten = site.runs.state().forget_ended_before(before).map_err(Error::from);
-            if let Err(error) = forgotten.and_then(|_| site.catalog.forget_before(before)) {
-                site.complain(&format!("old runs cannot be forgotten: {error}"));
+            let receivers: Vec<_> = site.notifier.receivers.keys().map(String::as_str).collect();
+            let forgotten = forgotten
+                .and_then(|_| site.catalog.forget_before(before))
+                .and_then(|()| site.catalog.forget_deliveries(&receivers, before, Timestamp::now()));
+            if let Err(error) = forgotten {
+                site.complain(&format!("what is old cannot be forgotten: {error}"));
             }
         }
+        site.browser.close_idle();
         std::thread::sleep(Duration::from_millis(200));
     }
 }
@@ -336,6 +397,7 @@ pub(crate) fn import_inputs(config: &Config, request: &ImportRequest) -> Result<
         .map_err(|error| Error::Invalid(error.to_string()))?;
     let options = request.options.clone();
     Ok(Inputs {
+        origin: Origin::Object,
         source: request.source.clone(),
         object: request.object.clone(),
         target,
@@ -366,6 +428,11 @@ impl Inner {
             Inserted::New => (id, true),
             Inserted::Exists(found) => (found, false),
         })
+    }
+
+    /// Whether this daemon does what only one is to do, of those that share a database.
+    pub fn leads(&self) -> bool {
+        self.lead.is_held(&self.catalog)
     }
 
     /// A line for who operates the daemon.

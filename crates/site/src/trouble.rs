@@ -1,4 +1,4 @@
-//! Says on standard error what keeps the engine of runs from its work: nobody else would.
+//! Says what keeps the engine of runs from its work: on standard error at once, and to who wants to be told when it lasts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,12 +12,19 @@ use crate::site::Inner;
 
 /// How often what lasts is said.
 const SAY_EVERY: Duration = Duration::from_secs(60);
+/// How long it lasts before people are told: a database that is busy for a moment is nothing to be woken for.
+const TELL_AFTER: Duration = Duration::from_secs(30);
 
 pub(crate) fn work(site: &Arc<Inner>, stop: &AtomicBool) {
     let mut said = Said::default();
+    let mut told = Told::default();
     while !stop.load(Ordering::Acquire) {
-        let lines = said.lines(&site.runs.troubles(), Instant::now());
+        let troubles = site.runs.troubles();
+        let lines = said.lines(&troubles, Instant::now());
         lines.iter().for_each(|line| site.complain(line));
+        for (trouble, is_over) in told.news(&troubles, Instant::now()) {
+            site.notifier.trouble(trouble.run.as_ref(), &trouble.what, trouble.since, is_over);
+        }
         std::thread::sleep(Duration::from_millis(200));
     }
 }
@@ -52,10 +59,59 @@ impl Said {
     }
 }
 
+/// What lasts, since when it was seen, and whether people were told.
+#[derive(Default)]
+struct Told(Vec<(Trouble, Instant, bool)>);
+
+impl Told {
+    /// What people are to be told now, and whether it is over.
+    fn news(&mut self, troubles: &[Trouble], now: Instant) -> Vec<(Trouble, bool)> {
+        let mut news = Vec::new();
+        self.0.retain(|(known, _, is_told)| {
+            let lasts = troubles.iter().any(|trouble| trouble.run == known.run);
+            if !lasts && *is_told {
+                news.push((known.clone(), true));
+            }
+            lasts
+        });
+        for trouble in troubles {
+            match self.0.iter_mut().find(|(known, _, _)| known.run == trouble.run) {
+                None => self.0.push((trouble.clone(), now, false)),
+                Some((_, seen, is_told)) if !*is_told && now.duration_since(*seen) >= TELL_AFTER => {
+                    *is_told = true;
+                    news.push((trouble.clone(), false));
+                }
+                Some(_) => {}
+            }
+        }
+        news
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use jiff::Timestamp;
+
+    #[test]
+    fn people_are_told_of_what_lasts_and_of_its_end_and_of_nothing_else() {
+        let now = Instant::now();
+        let at = |seconds: u64| now + Duration::from_secs(seconds);
+        let trouble = Trouble {
+            run: None,
+            what: "the disk is full".to_owned(),
+            since: Timestamp::UNIX_EPOCH,
+            last: Timestamp::UNIX_EPOCH,
+        };
+        let troubles = std::slice::from_ref(&trouble);
+        let mut told = Told::default();
+        assert!(told.news(troubles, at(0)).is_empty() && told.news(troubles, at(29)).is_empty());
+        assert!(told.news(&[], at(29)).is_empty(), "it was over soon");
+        assert!(told.news(troubles, at(30)).is_empty());
+        assert_eq!(told.news(troubles, at(60)), [(trouble.clone(), false)]);
+        assert!(told.news(troubles, at(999)).is_empty());
+        assert_eq!(told.news(&[], at(1000)), [(trouble.clone(), true)]);
+    }
 
     #[test]
     fn a_trouble_is_said_once_a_minute_and_so_is_its_end() {

@@ -63,10 +63,16 @@ impl DirectoryStore {
     pub fn create_on(file_system: Arc<dyn FileSystem>, root: &Path, prefixes: &[&str]) -> Result<Self> {
         let store = Self { root: root.to_owned(), name: root.display().to_string(), file_system };
         let make = |path: &Path| {
-            store
-                .file_system
-                .create_directory(path)
-                .map_err(|source| store.error("create", "the directory", source))
+            store.file_system.create_directory(path).map_err(|source| match source.kind() {
+                // There is nothing yet that could be looked for in vain.
+                io::ErrorKind::NotFound => Error::Io {
+                    store: store.name.clone(),
+                    action: "create",
+                    key: "the directory".to_owned(),
+                    source: io::Error::other("the directory above it is missing: create that one first"),
+                },
+                _ => store.error("create", "the directory", source),
+            })
         };
         make(root)?;
         make(&root.join(TEMPORARY))?;

@@ -15,12 +15,14 @@ mod site;
 mod tls;
 mod transport;
 mod trust;
+mod work;
 
 pub use control::{PACKS_OF_TRANSFER_MAX, PassText, ServerControl, TransferOrder};
 pub use location::Location;
 pub use retry::Patience;
 pub use site::{SiteClient, SiteError};
 pub use tls::{Trust, check_trust};
+pub use work::{OrderObjects, WorkClient};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -123,7 +123,7 @@ impl SiteClient {
     ) -> Result<T, SiteError> {
         let site = self.location.to_string();
         let nonsense = |what: String| SiteError::Nonsense { site: site.clone(), what };
-        let (status, bytes) = self.runtime.block_on(self.talk(method, path, body))?;
+        let (status, bytes) = self.runtime.block_on(self.talk(method, path, body, &[]))?;
         if (200..300).contains(&status) {
             return serde_json::from_slice(&bytes)
                 .map_err(|error| nonsense(format!("the answer makes no sense: {error}")));
@@ -139,19 +139,32 @@ impl SiteClient {
         })
     }
 
+    /// Asks for bytes, with headers; returns the status and what came.
+    ///
+    /// # Errors
+    /// The site cannot be reached.
+    pub(super) fn fetch(&self, path: &str, headers: &[(&str, &str)]) -> Result<(u16, Bytes), SiteError> {
+        self.runtime.block_on(self.talk(Method::GET, path, None, headers))
+    }
+
     async fn talk(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
+        headers: &[(&str, &str)],
     ) -> Result<(u16, Bytes), SiteError> {
         let site = || self.location.to_string();
         let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(self.location.url(path))
             .header(header::AUTHORIZATION, self.authorization.clone())
-            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request
             .body(Full::new(bytes))
             .map_err(|error| SiteError::Nonsense { site: site(), what: error.to_string() })?;
         let unreachable = |what: String| SiteError::Unreachable { site: site(), what };

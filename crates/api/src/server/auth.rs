@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::{Asking, Caller, ServerState, passes};
 use crate::problem::{Code, Problem};
-use crate::token::TokenText;
+use crate::token::{Role, TokenText};
 
 const FAILURES_MAX: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(60);
@@ -85,6 +85,13 @@ pub(super) fn authenticate(
     };
     if token.has_expired(Timestamp::now()) {
         return Err(failed(format!("token {:?} has expired", token.name)));
+    }
+    if token.role == Role::Worker {
+        let what = format!(
+            "token {:?} is of a site's worker, which has nothing to do with a repository",
+            token.name
+        );
+        return Err(Problem::new(Code::Denied, what, "use a token of another role"));
     }
     let token = Arc::new(token.clone());
     Ok(Caller { token, tokens, purpose: None })

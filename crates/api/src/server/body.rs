@@ -62,9 +62,16 @@ pub(super) async fn take(mut body: Body, length: u64, pace: Pace) -> Result<Vec<
 }
 
 /// A body whose pieces are read from the store while it is sent.
-pub(super) struct Pieces {
+pub(crate) struct Pieces {
     pieces: mpsc::Receiver<Result<Bytes, std::io::Error>>,
     left: u64,
+}
+
+impl Pieces {
+    /// A body of `left` bytes that come as pieces.
+    pub(crate) fn new(pieces: mpsc::Receiver<Result<Bytes, std::io::Error>>, left: u64) -> Self {
+        Self { pieces, left }
+    }
 }
 
 impl http_body::Body for Pieces {
@@ -115,7 +122,7 @@ pub(super) fn send(
             peer.cut.notify_one();
         }
     });
-    Body::new(Pieces { pieces, left })
+    Body::new(Pieces::new(pieces, left))
 }
 
 /// Reads pieces and hands them on; `false` when they were taken too slowly.

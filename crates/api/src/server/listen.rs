@@ -170,7 +170,12 @@ impl Shared {
     }
 
     async fn speak(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, address: SocketAddr) {
-        let peer = Peer { address: address.ip(), cut: Arc::new(Notify::new()), activity: Activity::new() };
+        let peer = Peer {
+            address: address.ip(),
+            cut: Arc::new(Notify::new()),
+            activity: Activity::new(),
+            stop: self.stop.clone(),
+        };
         let (cut, activity) = (Arc::clone(&peer.cut), Arc::clone(&peer.activity));
         let router = self.router.clone();
         let service = tower_service(router, peer);

@@ -20,6 +20,8 @@ mod tls;
 mod transfers;
 
 pub use audit::Audit;
+pub(crate) use body::Pieces;
+pub(crate) use listen::Inside;
 pub use listen::{ListenOptions, serve};
 pub use passes::Purpose;
 pub use peers::PeerServer;
@@ -38,7 +40,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{any, get};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::guard::Guard;
 use crate::limits::Pace;
@@ -147,6 +149,8 @@ pub struct Peer {
     pub(crate) cut: Arc<Notify>,
     /// When a request of it was last let in, for the listener.
     pub(crate) activity: Arc<listen::Activity>,
+    /// Whether the listener is to end: answers that have no end of their own end then.
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// A request on its way.

@@ -13,10 +13,12 @@ use serde_json::{Value, json};
 
 use super::access::{self, Caller, Right};
 use super::problem::Problem;
-use super::{Asking, SiteState, body_of};
+use super::{Asking, SiteState, body_of, body_with};
 use super::{json as answer, only};
 use crate::token::TokenText;
 
+/// The longest id of a DAG's run, in characters, as Airflow has it.
+const DAG_RUN_ID_MAX: usize = 250;
 /// The DAG that people know.
 pub(super) const DAG: &str = "1_virtual_disk_to_oci_block_volume";
 
@@ -30,7 +32,7 @@ struct LogIn {
 pub(super) async fn token(state: &SiteState, asking: &Asking, body: Body) -> Result<Response, Problem> {
     only(asking, &[Method::POST])?;
     let given: LogIn = body_of(body).await?;
-    access::find(state, asking, &TokenText::new(given.password.clone()))?;
+    access::find(state, asking, &TokenText::new(given.password.clone())).await?.role()?;
     let mut response = answer(&json!({ "access_token": given.password }));
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)
@@ -68,7 +70,7 @@ pub(super) async fn handle(
     match (rest, asking.method.as_str()) {
         (["dagRuns"], "POST") => {
             caller.needs(Right::Begin)?;
-            begin(state, caller, body_of(body).await?).await
+            begin(state, caller, body_with(body, &["conf"]).await?).await
         }
         (["dagRuns", id], "GET") => {
             caller.needs(Right::See)?;
@@ -82,6 +84,7 @@ pub(super) async fn handle(
             Ok(answer(&of_run(&run)))
         }
         (["dagRuns" | "dagRuns/"], _) => Err(Problem::method(&[Method::POST])),
+        (["dagRuns", _], _) => Err(Problem::method(&[Method::GET])),
         _ => Err(Problem::no_route(&asking.path)),
     }
 }
@@ -91,6 +94,9 @@ async fn begin(state: &SiteState, caller: &Caller, trigger: Trigger) -> Result<R
     if conf.object_name.is_empty() {
         return Err(Problem::invalid("conf has no object_name"));
     }
+    if trigger.dag_run_id.as_ref().is_some_and(|id| id.chars().count() > DAG_RUN_ID_MAX) {
+        return Err(Problem::invalid(format!("a dag_run_id has at most {DAG_RUN_ID_MAX} characters")));
+    }
     let (source, object) = source_of(state, &conf.bucket_name, &conf.object_name)?;
     let request = ImportRequest {
         source,
@@ -98,8 +104,8 @@ async fn begin(state: &SiteState, caller: &Caller, trigger: Trigger) -> Result<R
         options: ImportOptions { ad_number: number(conf.ad_number.as_ref())?, ..ImportOptions::default() },
         ..ImportRequest::default()
     };
-    let unique = trigger.dag_run_id.map(|id| format!("dag\n{}\n{id}", caller.token.id));
-    let by = caller.token.name.clone();
+    let unique = trigger.dag_run_id.map(|id| format!("dag\n{}\n{id}", caller.id));
+    let by = caller.by();
     let run = state
         .call(move |site| {
             let (id, _) = site.import(&request, &by, unique.as_deref())?;
@@ -126,7 +132,7 @@ fn source_of(state: &SiteState, bucket: &str, object: &str) -> Result<(String, S
             Err(Problem::invalid(format!("no source of this site in bucket {bucket:?} has {object:?}")))
         }
         true => Ok((bucket.to_owned(), object.to_owned())),
-        false => Err(Problem::invalid(format!("no source of this site is bucket {bucket:?}"))),
+        false => Err(Problem::not_found(format!("no source of this site is bucket {bucket:?}"))),
     }
 }
 

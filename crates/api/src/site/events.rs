@@ -13,15 +13,17 @@ use axum::http::{HeaderValue, Method, header};
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::Frame;
+use jiff::Timestamp;
 use leeward_runs::RunId;
 use leeward_runs::state::{State, StoredEvent};
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
 use super::access::{Caller, Right};
 use super::feed::{Feed, News, WATCHERS_MAX, Watcher};
 use super::problem::Problem;
 use super::query::Query;
 use super::{Asking, SiteState, only};
+use crate::server::Inside;
 
 /// How often a comment is sent, so that both sides see that the connection lives.
 const BEAT: Duration = Duration::from_secs(15);
@@ -40,8 +42,11 @@ pub(super) async fn handle(state: &SiteState, asking: &Asking, caller: &Caller) 
                 .map_err(|_| Problem::invalid(format!("Last-Event-ID {text:?} is no number")))?,
         ),
     };
-    let pieces = watch(&state.0.feed, run, after).await?;
-    let mut response = Response::new(Body::new(Pieces(pieces)));
+    let end = End { stop: asking.peer.as_ref().map(|peer| peer.stop.clone()), until: caller.until };
+    let pieces = begin(&state.0.feed, run, after, end).await?;
+    // Who watches is no idle client, however long nothing happens.
+    let inside = asking.peer.as_ref().map(|peer| peer.activity.enter());
+    let mut response = Response::new(Body::new(Pieces { pieces, _inside: inside }));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -50,10 +55,11 @@ pub(super) async fn handle(state: &SiteState, asking: &Asking, caller: &Caller) 
 }
 
 /// Begins to tell what happens after a number, or from now on.
-async fn watch(
+async fn begin(
     feed: &Feed,
     run: Option<RunId>,
     after: Option<u64>,
+    end: End,
 ) -> Result<mpsc::Receiver<Bytes>, Problem> {
     let (watcher, receiver) =
         feed.watch().ok_or_else(|| Problem::busy(format!("{WATCHERS_MAX} watch already")))?;
@@ -63,7 +69,7 @@ async fn watch(
         None => last_event(&state).await?,
     };
     let (sender, pieces) = mpsc::channel(64);
-    tokio::spawn(tell(Telling { state, readers, run, after, sender, _watcher: watcher }, receiver));
+    tokio::spawn(tell(Telling { state, readers, run, after, sender, _watcher: watcher }, receiver, end));
     Ok(pieces)
 }
 
@@ -83,7 +89,41 @@ struct Telling {
     _watcher: Watcher,
 }
 
-async fn tell(mut telling: Telling, mut receiver: broadcast::Receiver<News>) {
+/// What ends the telling. Who still watches then comes back with the number of the last event, and with a token that is valid.
+#[derive(Default)]
+struct End {
+    /// The daemon ends.
+    stop: Option<watch::Receiver<bool>>,
+    /// The token ends.
+    until: Option<Timestamp>,
+}
+
+impl End {
+    async fn comes(&mut self) {
+        let stop = async {
+            match &mut self.stop {
+                Some(stop) => drop(stop.wait_for(|is_ending| *is_ending).await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop => {}
+            () = passed(self.until) => {}
+        }
+    }
+}
+
+/// Until a time has come, by the clock on the wall: a machine that slept meanwhile has missed nothing.
+async fn passed(until: Option<Timestamp>) {
+    let Some(until) = until else { return std::future::pending().await };
+    while let Ok(left) = Duration::try_from(until.duration_since(Timestamp::now()))
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(BEAT)).await;
+    }
+}
+
+async fn tell(mut telling: Telling, mut receiver: broadcast::Receiver<News>, mut end: End) {
     if !telling.comment("watching").await || !telling.replay().await {
         return;
     }
@@ -91,6 +131,7 @@ async fn tell(mut telling: Telling, mut receiver: broadcast::Receiver<News>) {
         let news = tokio::select! {
             // Who went away keeps no place among the watchers until the next event.
             () = telling.sender.closed() => return,
+            () = end.comes() => return,
             news = tokio::time::timeout(BEAT, receiver.recv()) => news,
         };
         let goes_on = match news {
@@ -147,7 +188,10 @@ impl Telling {
 }
 
 /// A body of pieces that come over a channel.
-struct Pieces(mpsc::Receiver<Bytes>);
+struct Pieces {
+    pieces: mpsc::Receiver<Bytes>,
+    _inside: Option<Inside>,
+}
 
 impl http_body::Body for Pieces {
     type Data = Bytes;
@@ -157,7 +201,7 @@ impl http_body::Body for Pieces {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+        self.pieces.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 
@@ -218,7 +262,7 @@ mod tests {
     /// Watches for a while; returns after which number, and what was told.
     async fn visit(feed: Arc<Feed>, state: Arc<dyn State>, stay: Duration) -> (u64, Vec<u64>) {
         let after = newest(&state).await;
-        let mut pieces = watch(&feed, None, Some(after)).await.unwrap();
+        let mut pieces = begin(&feed, None, Some(after), End::default()).await.unwrap();
         let mut told = Vec::new();
         let end = tokio::time::Instant::now() + stay;
         while let Ok(piece) = tokio::time::timeout_at(end, pieces.recv()).await {
@@ -289,7 +333,7 @@ mod tests {
         runtime.block_on(async {
             let feed = Feed::new(Arc::clone(&state));
             for _ in 0..3 {
-                let mut pieces = watch(&feed, None, None).await.unwrap();
+                let mut pieces = begin(&feed, None, None, End::default()).await.unwrap();
                 assert_eq!(pieces.recv().await.unwrap(), ": watching\n\n");
                 happen(state.as_ref());
                 let number = newest(&state).await;

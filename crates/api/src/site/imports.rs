@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::access::{self, Caller, Right};
 use super::problem::Problem;
 use super::query::Query;
-use super::{Asking, SiteState, body_of, json, only};
+use super::{Asking, SiteState, body_with, bytes_of, json, only};
 use crate::token::TokenText;
 
 /// What was begun.
@@ -29,9 +29,9 @@ pub(super) async fn begin(
 ) -> Result<Response, Problem> {
     only(asking, &[Method::POST])?;
     caller.needs(Right::Begin)?;
-    let request: ImportRequest = body_of(body).await?;
-    let unique = unique_key(asking, caller)?;
-    let by = caller.token.name.clone();
+    let request: ImportRequest = body_with(body, &["options"]).await?;
+    let unique = unique_key(asking, caller, "asked")?;
+    let by = caller.by();
     let (run, new) = state.call(move |site| Ok(site.import(&request, &by, unique.as_deref())?)).await?;
     let mut response = json(&Begun { run: run.to_string(), new });
     *response.status_mut() = if new { StatusCode::CREATED } else { StatusCode::OK };
@@ -41,11 +41,11 @@ pub(super) async fn begin(
     Ok(response)
 }
 
-/// The caller's key for asking once: its own among all callers'.
-pub(super) fn unique_key(asking: &Asking, caller: &Caller) -> Result<Option<String>, Problem> {
+/// The caller's key for asking once for something (`asked` for an import): its own among all callers'.
+pub(super) fn unique_key(asking: &Asking, caller: &Caller, what: &str) -> Result<Option<String>, Problem> {
     match asking.header("idempotency-key") {
         None => Ok(None),
-        Some(key) if (1..=128).contains(&key.len()) => Ok(Some(format!("asked\n{}\n{key}", caller.token.id))),
+        Some(key) if (1..=128).contains(&key.len()) => Ok(Some(format!("{what}\n{}\n{key}", caller.id))),
         Some(_) => Err(Problem::invalid("an idempotency key has 1 to 128 characters")),
     }
 }
@@ -68,9 +68,14 @@ pub(super) async fn hear(
     let query = Query::parse(&asking.query, &["token"])?;
     match query.text("token") {
         Some(text) => check_secret(state, asking, source, text)?,
-        None => access::caller(state, asking)?.needs(Right::Begin)?,
+        None => access::caller(state, asking).await?.needs(Right::Begin)?,
     }
-    let message: serde_json::Value = body_of(body).await?;
+    let message = bytes_of(body).await?;
+    let message: serde_json::Value = serde_json::from_slice(&message)
+        .map_err(|error| Problem::invalid(format!("the event makes no sense: {error}")))?;
+    if !message.is_object() {
+        return Err(Problem::invalid("the event makes no sense: it is no object"));
+    }
     let source = source.to_owned();
     let heard = state.call(move |site| Ok(site.hear(&source, &message)?)).await?;
     let mut response = json(&Heard { heard });

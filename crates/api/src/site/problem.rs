@@ -15,7 +15,8 @@ pub(super) struct Problem {
     title: &'static str,
     detail: String,
     hint: String,
-    allow: Option<String>,
+    /// A header that says what there is instead.
+    header: Option<Box<(header::HeaderName, String)>>,
 }
 
 /// What is sent (RFC 9457, section 3; `hint` and `request` are extensions).
@@ -31,7 +32,7 @@ struct Document<'a> {
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, title, detail: detail.into(), hint: String::new(), allow: None }
+        Self { status, kind, title, detail: detail.into(), hint: String::new(), header: None }
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -84,6 +85,11 @@ impl Problem {
             .hint("look at it again and decide anew")
     }
 
+    pub fn gone(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "gone", "It is somebody else's now, or over", detail)
+            .hint("stop at once, and ask for work anew")
+    }
+
     pub fn changed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PRECONDITION_FAILED, "changed", "It was changed in the meantime", detail)
             .hint("look at it again and decide anew")
@@ -101,6 +107,25 @@ impl Problem {
     pub fn not_offered(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-offered", "Not configured here", detail)
             .hint("add it to the site's configuration")
+    }
+
+    /// A disk holds something that cannot be read: that is so, and no failure of the daemon.
+    pub fn unreadable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "unreadable", "This cannot be read", detail)
+            .hint("see docs/user-guide.md for the file systems that are read; a restore gives the whole disk")
+    }
+
+    pub fn no_range(bytes: u64) -> Self {
+        let detail = format!("it has {bytes} bytes");
+        let mut problem = Self::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "no-range",
+            "Nothing of it is in that range",
+            detail,
+        )
+        .hint("ask for a range that begins within it, or for all of it");
+        problem.header = Some(Box::new((header::CONTENT_RANGE, format!("bytes */{bytes}"))));
+        problem
     }
 
     pub fn too_large(most: usize) -> Self {
@@ -130,7 +155,7 @@ impl Problem {
         let mut problem =
             Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", "Another method is needed", detail)
                 .hint("see /v1/openapi.json");
-        problem.allow = Some(allow);
+        problem.header = Some(Box::new((header::ALLOW, allow)));
         problem
     }
 
@@ -160,8 +185,10 @@ impl Problem {
             }
             _ => {}
         }
-        if let Some(Ok(allow)) = self.allow.as_deref().map(HeaderValue::from_str) {
-            headers.insert(header::ALLOW, allow);
+        if let Some((name, value)) = self.header.as_deref()
+            && let Ok(value) = HeaderValue::from_str(value)
+        {
+            headers.insert(name, value);
         }
         response
     }
@@ -175,6 +202,7 @@ impl From<leeward_site::Error> for Problem {
             ErrorKind::Invalid => Self::invalid(text),
             ErrorKind::Conflict => Self::conflict(text),
             ErrorKind::NotOffered => Self::not_offered(text),
+            ErrorKind::Unreadable => Self::unreadable(text),
             ErrorKind::Passing => {
                 complain(&error);
                 Self::busy("something that the daemon needs does not answer; its log says more")

@@ -31,19 +31,25 @@ impl Query {
         Ok(Self(values))
     }
 
-    /// A value; an empty one is none.
+    /// A text; an empty one is none: it filters nothing.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// A value of some other type.
+    /// What stands between commas; nothing where the name is not given. Where it is, no part is empty.
+    pub fn list<T: std::str::FromStr<Err = String>>(&self, name: &str) -> Result<Vec<T>, Problem> {
+        let parts = self.0.get(name).into_iter().flat_map(|text| text.split(','));
+        parts.map(|part| part.parse().map_err(Problem::invalid)).collect()
+    }
+
+    /// A value of some other type, of which no value is empty text.
     pub fn value<T: std::str::FromStr<Err: std::fmt::Display>>(
         &self,
         name: &str,
     ) -> Result<Option<T>, Problem> {
         let parse =
             |text: &str| text.parse().map_err(|error| Problem::invalid(format!("{name}={text}: {error}")));
-        self.text(name).map(parse).transpose()
+        self.0.get(name).map(String::as_str).map(parse).transpose()
     }
 
     /// How many entries a page is to have: 1 to 1000, 100 where nothing is said.

@@ -6,7 +6,7 @@ use axum::response::Response;
 use leeward_runs::state::{Filter, Lease, LoggedLine, Progress};
 use leeward_runs::{Command, Run, RunId, RunState};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::access::{Caller, Right};
 use super::problem::Problem;
@@ -56,10 +56,9 @@ async fn list(state: &SiteState, asking: &Asking, caller: &Caller) -> Result<Res
     only(asking, &[Method::GET])?;
     caller.needs(Right::See)?;
     let query = Query::parse(&asking.query, &["state", "kind", "text", "past", "most"])?;
-    let states = query.text("state").unwrap_or_default().split(',').filter(|name| !name.is_empty());
     let filter = Filter {
         kind: query.text("kind").map(str::to_owned),
-        states: states.map(str::parse::<RunState>).collect::<Result<_, _>>().map_err(Problem::invalid)?,
+        states: query.list::<RunState>("state")?,
         text: query.text("text").map(str::to_owned),
         past: query.value("past")?,
         most: query.most()?,
@@ -125,7 +124,7 @@ async fn log(state: &SiteState, asking: &Asking, caller: &Caller, id: &RunId) ->
 #[serde(deny_unknown_fields, default)]
 struct RetryBody {
     step: Option<String>,
-    inputs: Option<Value>,
+    inputs: Option<Map<String, Value>>,
 }
 
 #[derive(Deserialize)]
@@ -150,7 +149,7 @@ async fn command_of(verb: &str, body: Body) -> Result<Command, Problem> {
     Ok(match verb {
         "retry" => {
             let RetryBody { step, inputs } = body_of(body).await?;
-            Command::Retry { step, inputs }
+            Command::Retry { step, inputs: inputs.map(Value::Object) }
         }
         "skip" => {
             let SkipBody { step, reason } = body_of(body).await?;

@@ -43,7 +43,7 @@ pub(super) async fn handle(
             caller.needs(Right::Command)?;
             body_of::<NoBody>(body).await?;
             let (name, paused) = ((*name).to_owned(), *verb == "pause");
-            let by = caller.token.name.clone();
+            let by = caller.by();
             Ok(json(&state.call(move |site| Ok(site.pause(&name, paused, &by)?)).await?))
         }
         _ => Err(Problem::no_route(&asking.path)),
@@ -68,8 +68,8 @@ async fn fire(
     only(asking, &[Method::POST])?;
     caller.needs(Right::Command)?;
     let FireBody { full } = body_of(body).await?;
-    let unique = unique_key(asking, caller)?;
-    let (name, by) = (name.to_owned(), caller.token.name.clone());
+    let unique = unique_key(asking, caller, "asked")?;
+    let (name, by) = (name.to_owned(), caller.by());
     let (run, new) = state.call(move |site| Ok(site.fire(&name, full, &by, unique.as_deref())?)).await?;
     let mut response = json(&Begun { run: run.to_string(), new });
     *response.status_mut() = if new { StatusCode::CREATED } else { StatusCode::OK };

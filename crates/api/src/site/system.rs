@@ -5,12 +5,13 @@ use std::fmt::Write;
 use axum::http::{HeaderValue, Method, header};
 use axum::response::Response;
 use leeward_runs::engine::Trouble;
-use leeward_site::Overview;
+use leeward_site::{Leftovers, Overview, ReceiverView};
 use serde::Serialize;
 
 use super::access::{Caller, Right};
 use super::problem::Problem;
 use super::{Asking, SiteState, json, only, text};
+use crate::oidc::ProviderState;
 
 /// What the API is, as OpenAPI 3.1 has it.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -22,7 +23,8 @@ pub(super) fn openapi() -> Response {
 }
 
 /// Whether the state of runs can be read: what a load balancer asks. Nothing is written for it, and nobody else is asked.
-pub(super) async fn ready(state: &SiteState) -> Result<Response, Problem> {
+pub(super) async fn ready(state: &SiteState, asking: &Asking) -> Result<Response, Problem> {
+    only(asking, &[Method::GET])?;
     state.call(|site| Ok(site.runs().state().last_event()?)).await?;
     // A run that makes no sense is no reason to send callers elsewhere.
     match state.0.site.runs().troubles().iter().all(|trouble| trouble.run.is_some()) {
@@ -36,12 +38,23 @@ struct Who<'a> {
     name: &'a str,
     role: &'a str,
     prefixes: &'a [String],
+    /// Who vouches for whom, where the token is a provider's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
 }
 
 pub(super) fn whoami(asking: &Asking, caller: &Caller) -> Result<Response, Problem> {
     only(asking, &[Method::GET])?;
-    let token = &caller.token;
-    Ok(json(&Who { name: &token.name, role: token.role.name(), prefixes: &token.prefixes }))
+    let vouched = caller.vouched.as_ref();
+    Ok(json(&Who {
+        name: &caller.name,
+        role: caller.role_name(),
+        prefixes: &caller.prefixes,
+        issuer: vouched.map(|vouched| vouched.issuer.as_str()),
+        subject: vouched.map(|vouched| vouched.subject.as_str()),
+    }))
 }
 
 #[derive(Serialize)]
@@ -51,6 +64,7 @@ struct SiteView<'a> {
     repository: Option<RepositoryView<'a>>,
     targets: Vec<TargetView<'a>>,
     sources: Vec<SourceView<'a>>,
+    buckets: Vec<BucketView<'a>>,
 }
 
 #[derive(Serialize)]
@@ -73,6 +87,12 @@ struct SourceView<'a> {
     target: Option<&'a str>,
 }
 
+#[derive(Serialize)]
+struct BucketView<'a> {
+    name: &'a str,
+    location: &'a str,
+}
+
 pub(super) async fn site(state: &SiteState, asking: &Asking, caller: &Caller) -> Result<Response, Problem> {
     only(asking, &[Method::GET])?;
     caller.needs(Right::See)?;
@@ -84,6 +104,7 @@ pub(super) async fn site(state: &SiteState, asking: &Asking, caller: &Caller) ->
         watch: Some(source.watch.name()).filter(|name| *name != "off"),
         target: source.target.as_deref(),
     });
+    let buckets = config.buckets.iter().map(|(name, bucket)| BucketView { name, location: &bucket.location });
     Ok(json(&SiteView {
         name: &config.name,
         version: env!("CARGO_PKG_VERSION"),
@@ -93,6 +114,7 @@ pub(super) async fn site(state: &SiteState, asking: &Asking, caller: &Caller) ->
         }),
         targets: targets.collect(),
         sources: sources.collect(),
+        buckets: buckets.collect(),
     }))
 }
 
@@ -119,6 +141,10 @@ pub(super) async fn metrics(
     // Writing to a string cannot fail.
     let _ = write_figures(&mut figures, &overview, state.0.started.elapsed().as_secs());
     let _ = write_troubles(&mut figures, &state.0.site.runs().troubles());
+    let _ = write_leftovers(&mut figures, state.0.site.last_leftovers().as_ref());
+    let receivers = state.call(|site| Ok(site.receivers()?)).await?;
+    let _ = write_receivers(&mut figures, &receivers);
+    let _ = write_providers(&mut figures, &state.0.providers.states());
     let mut response = text(figures);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -150,6 +176,17 @@ fn write_figures(figures: &mut String, overview: &Overview, seconds: u64) -> std
             )?;
         }
     }
+    let help = "How old the newest snapshot of an image may be.";
+    writeln!(
+        figures,
+        "# HELP leeward_image_rpo_target_seconds {help}\n# TYPE leeward_image_rpo_target_seconds gauge"
+    )?;
+    for image in images {
+        if let Some(target) = image.rpo_target_seconds {
+            let name = label(image.image.as_str());
+            writeln!(figures, "leeward_image_rpo_target_seconds{{image=\"{name}\"}} {target}")?;
+        }
+    }
     writeln!(
         figures,
         "# HELP leeward_image_snapshots Snapshots of an image.\n# TYPE leeward_image_snapshots gauge"
@@ -173,6 +210,62 @@ fn write_troubles(figures: &mut String, troubles: &[Trouble]) -> std::fmt::Resul
     let help = "Runs whose documents make no sense.";
     writeln!(figures, "# HELP leeward_runs_damaged {help}\n# TYPE leeward_runs_damaged gauge")?;
     writeln!(figures, "leeward_runs_damaged {}", runs.len())
+}
+
+/// What was found when it was looked for last: asking clouds takes too long for who gathers figures.
+fn write_leftovers(figures: &mut String, last: Option<&(jiff::Timestamp, Leftovers)>) -> std::fmt::Result {
+    let Some((looked, found)) = last else { return Ok(()) };
+    let help = "Things in clouds that no run looks after, by target, and whether they are plainly remains.";
+    writeln!(figures, "# HELP leeward_leftovers {help}\n# TYPE leeward_leftovers gauge")?;
+    let mut counts = std::collections::BTreeMap::new();
+    for leftover in &found.leftovers {
+        *counts.entry((&leftover.target, leftover.removable)).or_insert(0_u64) += 1;
+    }
+    for ((target, removable), count) in counts {
+        let target = label(target);
+        writeln!(figures, "leeward_leftovers{{target=\"{target}\",removable=\"{removable}\"}} {count}")?;
+    }
+    let help = "Targets that could not be asked for leftovers.";
+    writeln!(figures, "# HELP leeward_leftover_problems {help}\n# TYPE leeward_leftover_problems gauge")?;
+    writeln!(figures, "leeward_leftover_problems {}", found.problems.len())?;
+    let help = "When leftovers were looked for last, in seconds since 1970.";
+    writeln!(figures, "# HELP leeward_leftovers_looked {help}\n# TYPE leeward_leftovers_looked gauge")?;
+    writeln!(figures, "leeward_leftovers_looked {}", looked.as_second())
+}
+
+fn write_receivers(figures: &mut String, receivers: &[ReceiverView]) -> std::fmt::Result {
+    if receivers.is_empty() {
+        return Ok(());
+    }
+    let help = "Notices by receiver and state.";
+    writeln!(figures, "# HELP leeward_notices {help}\n# TYPE leeward_notices gauge")?;
+    for receiver in receivers {
+        let counts =
+            [("waiting", receiver.waiting), ("failed", receiver.failed), ("delivered", receiver.delivered)];
+        for (state, count) in counts {
+            let name = label(&receiver.name);
+            writeln!(figures, "leeward_notices{{receiver=\"{name}\",state=\"{state}\"}} {count}")?;
+        }
+    }
+    Ok(())
+}
+
+fn write_providers(figures: &mut String, providers: &[ProviderState]) -> std::fmt::Result {
+    if providers.is_empty() {
+        return Ok(());
+    }
+    let help = "Keys of a provider of OpenID Connect with which tokens may be signed.";
+    writeln!(figures, "# HELP leeward_oidc_keys {help}\n# TYPE leeward_oidc_keys gauge")?;
+    for provider in providers {
+        writeln!(figures, "leeward_oidc_keys{{provider=\"{}\"}} {}", label(&provider.name), provider.keys)?;
+    }
+    let help = "Whether the last attempt to get a provider's keys failed.";
+    writeln!(figures, "# HELP leeward_oidc_failing {help}\n# TYPE leeward_oidc_failing gauge")?;
+    for provider in providers {
+        let fails = u8::from(provider.fails);
+        writeln!(figures, "leeward_oidc_failing{{provider=\"{}\"}} {fails}", label(&provider.name))?;
+    }
+    Ok(())
 }
 
 fn label(text: &str) -> String {

@@ -35,6 +35,8 @@ pub enum Role {
     Writer,
     /// Reads.
     Reader,
+    /// Writes volumes for a site's daemon, as the worker of the token's name; nothing of a repository.
+    Worker,
 }
 
 impl Role {
@@ -46,6 +48,7 @@ impl Role {
             Self::Operator => "operator",
             Self::Writer => "writer",
             Self::Reader => "reader",
+            Self::Worker => "worker",
         }
     }
 }
@@ -54,10 +57,10 @@ impl std::str::FromStr for Role {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Admin, Self::Operator, Self::Writer, Self::Reader]
+        [Self::Admin, Self::Operator, Self::Writer, Self::Reader, Self::Worker]
             .into_iter()
             .find(|role| role.name() == text)
-            .ok_or_else(|| format!("{text:?} is no role: use admin, operator, writer or reader"))
+            .ok_or_else(|| format!("{text:?} is no role: use admin, operator, writer, reader or worker"))
     }
 }
 

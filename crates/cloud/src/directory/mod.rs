@@ -60,7 +60,13 @@ impl Directory {
     #[must_use]
     pub fn cloud(self) -> Cloud {
         let this = Arc::new(self);
-        Cloud { volumes: Arc::clone(&this) as _, attachments: this, instances: None, policies: None }
+        Cloud {
+            volumes: Arc::clone(&this) as _,
+            attachments: Some(this),
+            images: None,
+            instances: None,
+            policies: None,
+        }
     }
 
     /// Held while anything is changed.

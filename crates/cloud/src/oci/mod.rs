@@ -123,7 +123,8 @@ impl Oci {
         let this = Arc::new(self);
         Cloud {
             volumes: Arc::clone(&this) as _,
-            attachments: Arc::clone(&this) as _,
+            attachments: Some(Arc::clone(&this) as _),
+            images: None,
             instances: Some(Arc::clone(&this) as _),
             policies: Some(this),
         }

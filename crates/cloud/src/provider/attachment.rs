@@ -1,7 +1,8 @@
 //! Attachments: where a volume shows as a device.
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,10 +10,11 @@ use super::{AttachmentId, AttachmentState, InstanceId, Owner, Provider, Reported
 use crate::Result;
 
 /// How a volume comes to the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttachmentKind {
     /// The hypervisor shows it as a device.
+    #[default]
     Paravirtualized,
     /// The machine logs in to an iSCSI target.
     Iscsi,
@@ -35,6 +37,9 @@ pub struct AttachmentSpec {
     pub owner: Owner,
 }
 
+/// The number under which targets of iSCSI show a volume.
+pub(crate) const LUN: u16 = 1;
+
 /// Where the bytes of an attached volume are, as the machine sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -49,8 +54,37 @@ pub enum Device {
         /// Name of the target.
         iqn: String,
     },
-    /// An image of RBD: `rbd:POOL/IMAGE`.
+    /// An image of RBD, and how it is reached: `rbd:POOL/IMAGE[?conf=FILE&id=USER]`.
     Rbd(String),
+}
+
+/// What people read, and what tells it from other devices: a path, `rbd:POOL/IMAGE`, `iscsi://PORTAL/IQN/1`.
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Iscsi { portal, iqn } => write!(f, "iscsi://{portal}/{iqn}/{LUN}"),
+            Self::Rbd(address) => f.write_str(address.split('?').next().unwrap_or_default()),
+        }
+    }
+}
+
+impl From<&Path> for Device {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_owned())
+    }
+}
+
+impl From<&PathBuf> for Device {
+    fn from(path: &PathBuf) -> Self {
+        Self::Path(path.clone())
+    }
+}
+
+impl From<&Device> for Device {
+    fn from(device: &Device) -> Self {
+        device.clone()
+    }
 }
 
 /// An attachment, as the provider tells of it.

@@ -47,3 +47,7 @@ id!(
     /// A backup policy.
     PolicyId
 );
+id!(
+    /// An image that the provider keeps.
+    ImageId
+);

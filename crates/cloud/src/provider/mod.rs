@@ -1,4 +1,5 @@
-//! What an import and a recovery ask of a cloud: volumes, their attachments, instances, backup policies.
+//! What an import and a recovery ask of a cloud: volumes, their attachments, images, instances, backup
+//! policies.
 //!
 //! One trait for each ability, so that what cannot be done has no method; [`Cloud`] holds those that a provider has. The
 //! calls block, and none waits for a state to come about: who wants that asks again after
@@ -20,6 +21,7 @@ mod attachment;
 mod domain;
 mod fault;
 mod id;
+mod image;
 mod instance;
 mod owner;
 mod policy;
@@ -30,10 +32,14 @@ mod volume;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::{Error, Result};
+pub(crate) use attachment::LUN;
+
 pub use attachment::{Attachment, AttachmentKind, AttachmentSpec, Attachments, Device, Here};
 pub use domain::{Domain, choose_domain};
 pub use fault::Fault;
-pub use id::{AttachmentId, InstanceId, PolicyId, VolumeId};
+pub use id::{AttachmentId, ImageId, InstanceId, PolicyId, VolumeId};
+pub use image::{Filling, IMAGE_TAG, Image, ImageDigest, ImageSpec, ImageState, Images};
 pub use instance::{Instance, InstanceSpec, Instances, UserData};
 pub use owner::{Owner, RUN_TAG, STEP_TAG, Token};
 pub use policy::{BackupPolicies, BackupPolicy};
@@ -61,12 +67,30 @@ pub trait Provider: Send + Sync {
 pub struct Cloud {
     /// Volumes; every provider has them.
     pub volumes: Arc<dyn Volumes>,
-    /// Attaching volumes to what runs.
-    pub attachments: Arc<dyn Attachments>,
+    /// Attaching volumes to what runs, so that they can be written.
+    pub attachments: Option<Arc<dyn Attachments>>,
+    /// Making volumes of images that are sent there.
+    pub images: Option<Arc<dyn Images>>,
     /// Launching workers.
     pub instances: Option<Arc<dyn Instances>>,
     /// Backup policies of the provider's own.
     pub policies: Option<Arc<dyn BackupPolicies>>,
+}
+
+impl Cloud {
+    /// The ability to attach volumes.
+    ///
+    /// # Errors
+    /// Refused: the provider has none.
+    pub fn attachments(&self) -> Result<&Arc<dyn Attachments>> {
+        self.attachments.as_ref().ok_or_else(|| {
+            Error::refused(
+                self.volumes.name(),
+                "attach a volume",
+                "its volumes are made of images, and are attached to no machine from here",
+            )
+        })
+    }
 }
 
 impl std::fmt::Debug for Cloud {

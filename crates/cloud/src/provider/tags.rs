@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Owner, RUN_TAG, STEP_TAG};
+use super::{IMAGE_TAG, Owner, RUN_TAG, STEP_TAG};
 use crate::{Error, Result};
 
 /// Keys and values that hang on a thing.
@@ -114,7 +114,7 @@ impl TagLimits {
 }
 
 fn is_reserved(key: &str) -> bool {
-    [RUN_TAG, STEP_TAG].iter().any(|own| own.eq_ignore_ascii_case(key))
+    [RUN_TAG, STEP_TAG, IMAGE_TAG].iter().any(|own| own.eq_ignore_ascii_case(key))
 }
 
 /// A key as it is shown: hostile ones are long, or move the cursor.

@@ -9,10 +9,15 @@ use serde::de::DeserializeOwned;
 use super::Location;
 use crate::{Error, Result};
 
+/// How long monitors and storage daemons may take to answer one request, in seconds.
+const LIMITS: [&str; 3] =
+    ["--client-mount-timeout=30", "--rados-mon-op-timeout=30", "--rados-osd-op-timeout=60"];
+
 /// The cluster of an image, as the `rbd` tool reaches it.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     image: Location,
+    has_limits: bool,
 }
 
 /// What an image is.
@@ -36,6 +41,45 @@ pub struct RbdSnapshot {
 }
 
 #[derive(Deserialize)]
+struct Status {
+    #[serde(default)]
+    watchers: Vec<Watcher>,
+}
+
+#[derive(Deserialize)]
+struct Watcher {
+    address: String,
+}
+
+/// A pool, as the `ceph` tool tells of it.
+#[derive(Deserialize)]
+struct Pool {
+    #[serde(rename = "pool_name")]
+    name: String,
+    #[serde(rename = "flags_names")]
+    flags: String,
+    #[serde(default)]
+    quota_max_bytes: u64,
+    #[serde(default)]
+    quota_max_objects: u64,
+}
+
+impl Pool {
+    fn lack_of_room(&self) -> Option<String> {
+        let name = &self.name;
+        let has = |wanted: &str| self.flags.split(',').any(|flag| flag == wanted);
+        if has("full_quota") {
+            let (bytes, objects) = (self.quota_max_bytes, self.quota_max_objects);
+            return Some(format!(
+                "the pool {name} has reached its quota (of {bytes} bytes and {objects} objects, 0 being none): remove images, or \
+                 raise it with ceph osd pool set-quota {name} max_bytes BYTES"
+            ));
+        }
+        has("full").then(|| format!("the pool {name} is full: remove images, or add storage"))
+    }
+}
+
+#[derive(Deserialize)]
 struct Difference {
     offset: u64,
     length: u64,
@@ -45,7 +89,30 @@ impl Cluster {
     /// The cluster of an image; nothing is asked of it yet.
     #[must_use]
     pub fn of(image: &Location) -> Self {
-        Self { image: image.without_snapshot() }
+        Self { image: image.without_snapshot(), has_limits: false }
+    }
+
+    /// The same for who would rather hear that a cluster does not answer than wait until it does: a minute for each request.
+    #[must_use]
+    pub fn within_limits(image: &Location) -> Self {
+        Self { has_limits: true, ..Self::of(image) }
+    }
+
+    /// The addresses of the clients that have the image open to write it.
+    ///
+    /// # Errors
+    /// There is no such image, the tool is missing, or the cluster does not answer.
+    pub fn watchers(&self) -> Result<Vec<String>> {
+        let status: Status = self.ask(&["status", "--format=json"])?;
+        Ok(status.watchers.into_iter().map(|watcher| watcher.address).collect())
+    }
+
+    /// Why the pool takes nothing more, if it does not. A cluster that cannot be asked says nothing.
+    #[must_use]
+    pub fn lack_of_room(&self) -> Option<String> {
+        let output = self.tool("ceph", &["osd", "pool", "ls", "detail", "--format=json"]).output().ok()?;
+        let pools: Vec<Pool> = serde_json::from_slice(&output.stdout).ok()?;
+        pools.into_iter().find(|pool| pool.name == self.image.pool)?.lack_of_room()
     }
 
     /// What the image is.
@@ -164,24 +231,13 @@ impl Cluster {
     }
 
     fn run_in_pool(&self, arguments: &[&str], image: Option<&str>) -> Result<Output> {
-        let mut command = Command::new("rbd");
-        command.args(arguments);
-        // Joined by `=`, so that no name can be taken for an option.
-        let mut option = |name: &str, value: &str| {
-            command.arg(format!("--{name}={value}"));
-        };
-        option("pool", &self.image.pool);
+        let mut command = self.tool("rbd", arguments);
+        command.arg(format!("--pool={}", self.image.pool));
         if let Some(image) = image {
-            option("image", image);
+            command.arg(format!("--image={image}"));
         }
         if let Some(namespace) = &self.image.namespace {
-            option("namespace", namespace);
-        }
-        if let Some(user) = &self.image.user {
-            option("id", user);
-        }
-        if let Some(configuration) = &self.image.configuration {
-            option("conf", &configuration.to_string_lossy());
+            command.arg(format!("--namespace={namespace}"));
         }
         let output = command.output().map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => Error::Refused {
@@ -191,6 +247,24 @@ impl Cluster {
             _ => Error::io(self.image.to_string(), "run the rbd tool for", source),
         })?;
         if output.status.success() { Ok(output) } else { Err(self.failure(arguments, &output)) }
+    }
+
+    /// A tool with what says which cluster is meant.
+    fn tool(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        // Joined by `=`, so that no name can be taken for an option.
+        if let Some(user) = &self.image.user {
+            command.arg(format!("--id={user}"));
+        }
+        if let Some(configuration) = &self.image.configuration {
+            command.arg(format!("--conf={}", configuration.to_string_lossy()));
+        }
+        if self.has_limits || program != "rbd" {
+            command.args(LIMITS);
+        }
+        command.stdin(std::process::Stdio::null());
+        command
     }
 
     fn failure(&self, arguments: &[&str], output: &Output) -> Error {
@@ -229,6 +303,21 @@ fn merged(mut found: Vec<Difference>) -> Vec<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_without_room_says_why() {
+        let pool = |flags: &str| Pool {
+            name: "vms".to_owned(),
+            flags: flags.to_owned(),
+            quota_max_bytes: 4096,
+            quota_max_objects: 0,
+        };
+        assert_eq!(pool("hashpspool,selfmanaged_snaps").lack_of_room(), None);
+        let quota = pool("hashpspool,full,full_quota").lack_of_room().unwrap();
+        assert!(quota.contains("quota (of 4096 bytes"), "{quota}");
+        assert!(pool("full").lack_of_room().unwrap().contains("vms is full"));
+        assert_eq!(pool("nearfull,fullish").lack_of_room(), None);
+    }
 
     #[test]
     fn differences_come_in_order_and_apart() {

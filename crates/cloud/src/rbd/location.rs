@@ -71,6 +71,16 @@ impl Location {
         Self { snapshot: None, ..self.clone() }
     }
 
+    /// With all that is needed to reach it, as [`Location::parse`] reads it.
+    #[must_use]
+    pub fn to_address(&self) -> String {
+        let configuration = self.configuration.iter().map(|path| format!("conf={}", path.display()));
+        let user = self.user.iter().map(|user| format!("id={user}"));
+        let query: Vec<_> = configuration.chain(user).collect();
+        let mark = if query.is_empty() { "" } else { "?" };
+        format!("{self}{mark}{}", query.join("&"))
+    }
+
     /// This snapshot of the image.
     #[must_use]
     pub fn at(&self, snapshot: &str) -> Self {
@@ -119,6 +129,8 @@ mod tests {
             (whole.user.as_deref(), whole.configuration),
             (Some("backup"), Some("/etc/ceph/b.conf".into()))
         );
+        let text = "rbd:vms/team/web-01@monday?conf=/etc/ceph/b.conf&id=backup";
+        assert_eq!(parse(text).unwrap().to_address(), text);
         assert_eq!(parse("rbd:vms/web-01").unwrap().snapshot, None);
         assert!(Location::parse("vms/web-01").is_none());
         for bad in [

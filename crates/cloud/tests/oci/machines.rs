@@ -145,14 +145,14 @@ fn a_volume_is_attached_to_one_machine_and_conflicts_name_the_other() {
     let wanted =
         AttachmentSpec { device: Some("/dev/oracleoci/oraclevdb".into()), ..attachment(&volume, &one.id) };
     bed.fault(json!({"operation": "AttachVolume", "phase": "after", "action": "disconnect"}));
-    let first = cloud.attachments.attach(&wanted).unwrap();
+    let first = cloud.attachments().unwrap().attach(&wanted).unwrap();
     assert_eq!(attached(&cloud, &first.id), Progress::Ready);
-    assert_eq!(cloud.attachments.attachments_of(&volume).unwrap().len(), 1);
-    let told = cloud.attachments.attachment(&first.id).unwrap();
+    assert_eq!(cloud.attachments().unwrap().attachments_of(&volume).unwrap().len(), 1);
+    let told = cloud.attachments().unwrap().attachment(&first.id).unwrap();
     assert_eq!(told.device, Some(Device::Path("/dev/oracleoci/oraclevdb".into())));
     let link = bed.state.join(format!("instances/{}/dev/oracleoci/oraclevdb", one.id));
     assert!(link.exists(), "{link:?}");
-    let refused = cloud.attachments.attach(&attachment(&volume, &other.id)).unwrap_err();
+    let refused = cloud.attachments().unwrap().attach(&attachment(&volume, &other.id)).unwrap_err();
     assert!(
         refused.kind() == ErrorKind::Conflict && refused.to_string().contains(one.id.as_str()),
         "{refused}"
@@ -160,15 +160,19 @@ fn a_volume_is_attached_to_one_machine_and_conflicts_name_the_other() {
     // The same device for a second volume is in use; left to the provider, another is taken.
     let second = make(&cloud, &spec(&cloud, owner("create"))).id;
     let same = AttachmentSpec { volume: second.clone(), ..wanted.clone() };
-    assert_eq!(cloud.attachments.attach(&same).unwrap_err().kind(), ErrorKind::Conflict);
-    let free = cloud.attachments.attach(&attachment(&second, &one.id)).unwrap();
+    assert_eq!(cloud.attachments().unwrap().attach(&same).unwrap_err().kind(), ErrorKind::Conflict);
+    let free = cloud.attachments().unwrap().attach(&attachment(&second, &one.id)).unwrap();
     assert_eq!(free.device, Some(Device::Path("/dev/oracleoci/oraclevdc".into())));
     // Terminating the machine detaches.
     assert_eq!(attached(&cloud, &free.id), Progress::Ready);
     terminate(&cloud, &one.id);
     assert_eq!(detached(&cloud, &first.id), Progress::Ready);
     // And now to the other machine, in the same run and step.
-    let moved = cloud.attachments.attach(&AttachmentSpec { instance: other.id.clone(), ..wanted }).unwrap();
+    let moved = cloud
+        .attachments()
+        .unwrap()
+        .attach(&AttachmentSpec { instance: other.id.clone(), ..wanted })
+        .unwrap();
     assert_eq!(attached(&cloud, &moved.id), Progress::Ready);
     terminate(&cloud, &other.id);
     delete(&cloud, &volume);
@@ -182,7 +186,7 @@ fn an_iscsi_attachment_tells_its_portal_and_name() {
     let instance = launch(&bed, &cloud);
     let volume = make(&cloud, &spec(&cloud, owner("create"))).id;
     let wanted = AttachmentSpec { kind: AttachmentKind::Iscsi, ..attachment(&volume, &instance.id) };
-    match cloud.attachments.attach(&wanted) {
+    match cloud.attachments().unwrap().attach(&wanted) {
         Err(error) if error.is_passing() => println!("SKIPPED: no iSCSI here ({error})"),
         attachment => {
             let attachment = attachment.unwrap();
@@ -194,7 +198,10 @@ fn an_iscsi_attachment_tells_its_portal_and_name() {
             );
             std::net::TcpStream::connect(portal).unwrap();
             let otherwise = AttachmentSpec { kind: AttachmentKind::Paravirtualized, ..wanted };
-            assert_eq!(cloud.attachments.attach(&otherwise).unwrap_err().kind(), ErrorKind::Conflict);
+            assert_eq!(
+                cloud.attachments().unwrap().attach(&otherwise).unwrap_err().kind(),
+                ErrorKind::Conflict
+            );
         }
     }
     terminate(&cloud, &instance.id);
@@ -208,16 +215,16 @@ fn attaching_too_early_or_across_domains_is_told() {
     let instance = launch(&bed, &cloud);
     bed.set(json!({"volume_provision": 6.0}));
     let early = cloud.volumes.create_volume(&spec(&cloud, owner("create"))).unwrap().id;
-    let refused = cloud.attachments.attach(&attachment(&early, &instance.id)).unwrap_err();
+    let refused = cloud.attachments().unwrap().attach(&attachment(&early, &instance.id)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
     bed.set(json!({"volume_provision": 0.1}));
     let elsewhere = cloud.volumes.domains().unwrap()[1].name.clone();
     let far = make(&cloud, &VolumeSpec { domain: elsewhere, ..spec(&cloud, owner("create")) }).id;
-    let refused = cloud.attachments.attach(&attachment(&far, &instance.id)).unwrap_err();
+    let refused = cloud.attachments().unwrap().attach(&attachment(&far, &instance.id)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
     assert_eq!(usable(&cloud, &early), Progress::Ready);
     bed.fault(json!({"operation": "Transition:attachment", "action": "fail"}));
-    let fails = cloud.attachments.attach(&attachment(&early, &instance.id)).unwrap();
+    let fails = cloud.attachments().unwrap().attach(&attachment(&early, &instance.id)).unwrap();
     assert_eq!(attached(&cloud, &fails.id), Progress::Broken);
     terminate(&cloud, &instance.id);
     delete(&cloud, &early);

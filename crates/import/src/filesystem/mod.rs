@@ -18,7 +18,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use leeward_disk::{FileStorage, Format, OpenOptions, SharedSource, open_storage};
+use leeward_cloud::provider::Device;
+use leeward_disk::SharedSource;
 use leeward_files::{Volume, volumes};
 use serde::{Deserialize, Serialize};
 
@@ -122,16 +123,33 @@ impl FileSystemReport {
     }
 }
 
-/// Checks the file systems on the volume at `path`, which is only read.
+/// Checks the file systems on the volume on `device`, which is only read.
 ///
 /// # Errors
 /// The volume cannot be read, or the caller cancelled. What cannot be checked is in the report.
-pub fn check(path: &Path, options: &CheckOptions, watch: &dyn Watch) -> Result<FileSystemReport> {
-    let storage = Arc::new(FileStorage::open(path)?);
-    let disk = open_storage(storage, &OpenOptions::with_format(Format::Raw))?;
-    let found = match volumes(&disk) {
+pub fn check(
+    device: impl Into<Device>,
+    options: &CheckOptions,
+    watch: &dyn Watch,
+) -> Result<FileSystemReport> {
+    let device = device.into();
+    let disk = crate::read_back::source(&device)?;
+    check_disk(&disk, Path::new(&device.to_string()), options, watch)
+}
+
+/// The same for a disk that is on no volume here; `name` is what it is called in messages.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_disk(
+    disk: &SharedSource,
+    name: &Path,
+    options: &CheckOptions,
+    watch: &dyn Watch,
+) -> Result<FileSystemReport> {
+    let found = match volumes(disk) {
         Ok(found) => found,
-        Err(error) => return Err(Error::Table { path: path.to_owned(), what: error.to_string() }),
+        Err(error) => return Err(Error::Table { path: name.to_owned(), what: error.to_string() }),
     };
     let confinement = Confinement::find();
     let mut report = FileSystemReport {

@@ -22,6 +22,7 @@ use leeward_disk::{Format, SharedSource};
 
 use crate::digest::{DigestCheck, Stated};
 use crate::identity::SourceIdentity;
+pub(crate) use opening::needs_seeking;
 pub use opening::open;
 pub(crate) use stream::StreamImage;
 pub use stream::{Compression, Expanded};
@@ -87,6 +88,11 @@ pub(crate) enum Content {
 }
 
 impl Disk {
+    /// A disk that is wrapped in nothing.
+    pub(crate) fn new(identity: SourceIdentity, format: Format, content: Content) -> Self {
+        Self { identity, format, wrappings: Vec::new(), content }
+    }
+
     /// Which disk of which version of which object.
     #[must_use]
     pub fn identity(&self) -> &SourceIdentity {

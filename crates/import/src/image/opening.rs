@@ -210,7 +210,7 @@ impl Opening<'_> {
 }
 
 /// Whether what begins so is no raw disk. The footer of a fixed VHD is at the end only, where it does not matter.
-fn needs_seeking(start: &dyn Storage) -> Result<bool> {
+pub(crate) fn needs_seeking(start: &dyn Storage) -> Result<bool> {
     let is_wrapped = Compression::detect(start)?.is_some() || tar::matches(start)?;
     Ok(is_wrapped || !detect(start)?.is_empty())
 }

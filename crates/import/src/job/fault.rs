@@ -4,6 +4,7 @@ use leeward_cloud::ErrorKind as CloudKind;
 use leeward_runs::step::{Context, Fault};
 use leeward_store::with_causes;
 
+use crate::work::Bench;
 use crate::{Error, ErrorKind, Progress, Watch};
 
 /// A provider's failure. What may be another's turn (a conflict, a limit, rights that are not there yet) is tried again.
@@ -30,6 +31,14 @@ pub(super) fn of_cloud(error: &leeward_cloud::Error) -> Fault {
 
 /// A failure of the data path.
 pub(super) fn of_import(error: &Error) -> Fault {
+    if let Error::Device(error) = error {
+        return of_cloud(error);
+    }
+    if let Error::Disk(leeward_disk::Error::Backend { source, .. }) = error
+        && let Some(error) = source.downcast_ref::<leeward_repository::Error>()
+    {
+        return super::snapshot::fault_of(error);
+    }
     let text = with_causes(error);
     match error.kind() {
         ErrorKind::Cancelled => Fault::Stopped,
@@ -48,6 +57,11 @@ pub(super) fn of_import(error: &Error) -> Fault {
         }
         _ => Fault::lasting(text, "upload a sound image; see it with: leeward disk info"),
     }
+}
+
+/// A failure of the data path at a bench: where it was told to stop, that is why.
+pub(crate) fn of_bench(bench: &dyn Bench, error: &Error) -> Fault {
+    if bench.is_stopped() { Fault::Stopped } else { of_import(error) }
 }
 
 /// A source's failure.

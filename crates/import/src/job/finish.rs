@@ -3,86 +3,138 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use leeward_cloud::provider::{Goal, Performance as Class, Progress, VolumeId};
+use leeward_cloud::provider::{Device, Goal, Performance as Class, Progress, VolumeId};
 use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
 
 use super::attach::{self, Devices};
-use super::inspect::{Image, Seen};
-use super::volume::{Made, Volumes};
-use super::{Inputs, Places, Target, Verdict, fault};
+use super::inspect::{self, Image, Seen};
+use super::volume::{self, Made};
+use super::{Inputs, Places, Target, Verdict, fault, vault, worker};
 use crate::filesystem::{self, CheckOptions, FileSystemReport};
 use crate::metadata::BackupPolicy;
-use crate::{VolumeTarget, gpt};
+use crate::work::{Bench, CheckWork, Ended, Kept, Work, check_disk, say_report};
 
 /// `fsck_on_block_volume`.
 pub(super) struct Check(pub Arc<dyn Places>);
 
 impl Step for Check {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
-        let inputs: Inputs = context.inputs()?;
+        let inputs = Inputs::of(context)?;
         let image: Image = context.needed("download_image_from_bucket")?;
-        let volumes: Volumes = context.needed("create_block_volume")?;
-        let devices: Devices = context.needed("wait_for_attachment")?;
+        let volumes = volume::of_run(context)?;
         let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
         let verdict = inputs.filesystem_errors.unwrap_or(target.filesystem_errors);
         let seen: Seen = context.needed("get_file_head")?;
         let move_gpt = inputs.move_gpt.or(seen.wishes.move_gpt).unwrap_or(target.move_gpt);
+        if let Some(vault) = &target.vault {
+            let mut reports = Vec::new();
+            for (snapshot, report) in vault::check(context, vault, &volumes)? {
+                say_report(&Here(context), &snapshot, &report);
+                reports.push(report);
+            }
+            judge(context, &reports, verdict)?;
+            return Outcome::done(&serde_json::json!({ "volumes": reports }));
+        }
+        if target.uploads().is_some() {
+            return check_source(self.0.as_ref(), context, (&image, &volumes), move_gpt, verdict);
+        }
+        let devices: Devices = context.needed("wait_for_attachment")?;
         let mut reports = Vec::new();
         let disks = image.disks.iter().zip(&volumes.volumes).zip(&devices.devices);
         for (number, ((disk, volume), device)) in disks.enumerate() {
-            attach::confirm(context, &target, number, &volume.id, device)?;
-            if move_gpt && volume.bytes > disk.virtual_bytes {
-                move_backup(context, device)?;
-            }
-            reports.push(check(context, device, volume)?);
+            let place = (number, volume, device.as_str());
+            let device = attach::confirm(self.0.as_ref(), context, &target, place)?;
+            let move_gpt = move_gpt && volume.bytes > disk.virtual_bytes;
+            reports.push(match &target.worker {
+                None => check_disk(&Here(context), volume.id.as_str(), &device, move_gpt)?,
+                Some(_) => self.by_worker(context, &target, volume, device, move_gpt)?,
+            });
         }
         judge(context, &reports, verdict)?;
         Outcome::done(&serde_json::json!({ "volumes": reports }))
     }
 }
 
-fn move_backup(context: &Context, device: &Path) -> Result<(), Fault> {
-    let target = VolumeTarget::open(device, 0).map_err(|error| fault::of_import(&error))?;
-    let moved = gpt::move_backup(&target).map_err(|error| fault::of_import(&error))?;
-    context.say(match moved {
-        gpt::Moved::NoTable => "there is no GPT whose backup could be moved".to_owned(),
-        gpt::Moved::InPlace => "the backup of the GPT is at the end already".to_owned(),
-        gpt::Moved::Moved { from_sector, to_sector, .. } => {
-            format!("the backup of the GPT is moved from sector {from_sector} to the end, sector {to_sector}")
+impl Check {
+    fn by_worker(
+        &self,
+        context: &Context,
+        target: &Target,
+        volume: &Made,
+        device: Device,
+        move_gpt: bool,
+    ) -> Result<FileSystemReport, Fault> {
+        let work = Work::Check(CheckWork {
+            volume: volume.id.to_string(),
+            device: worker::device(device)?,
+            move_gpt,
+        });
+        let keep = |_: &Kept| Err(worker::nonsense("a checkpoint, where there is none"));
+        match worker::work(self.0.as_ref(), context, target, work, None, &keep)? {
+            Ended::Checked(report) => Ok(report),
+            _ => Err(worker::nonsense("that it has ended with something else")),
         }
-    });
-    Ok(())
-}
-
-fn check(context: &Context, device: &Path, volume: &Made) -> Result<FileSystemReport, Fault> {
-    let watching = fault::Watching { context, note: "checking file systems" };
-    let report = filesystem::check(device, &CheckOptions::default(), &watching)
-        .map_err(|error| fault::of_import(&error))?;
-    context.say(format!("volume {}: table {}", volume.id, report.table));
-    report.problems.iter().for_each(|problem| context.log(Level::Warning, problem));
-    report.confinement.iter().for_each(|note| context.say(note));
-    for part in &report.volumes {
-        tell(context, part);
     }
-    Ok(report)
 }
 
-fn tell(context: &Context, part: &filesystem::VolumeReport) {
-    use filesystem::Verdict;
-    let kind = part.file_system.as_deref().unwrap_or("no known file system");
-    let (level, what) = match &part.verdict {
-        Verdict::Clean => (Level::Info, "clean".to_owned()),
-        Verdict::Errors => (Level::Error, "has errors".to_owned()),
-        Verdict::Unknown { what } => (Level::Info, what.clone()),
-        Verdict::ToolMissing { tool, package } => {
-            (Level::Warning, format!("not checked: {tool} is not here; install Debian's package {package}"))
+/// Where no volume can be read, its disk is checked in the object: the same bytes, as their digest has told.
+fn check_source(
+    places: &dyn Places,
+    context: &Context,
+    (image, volumes): (&Image, &volume::Volumes),
+    move_gpt: bool,
+    verdict: Verdict,
+) -> Result<Outcome, Fault> {
+    let opened = inspect::open(places, context, &image.expanded)?;
+    let mut reports = Vec::new();
+    for (disk, volume) in opened.disks.iter().zip(&volumes.volumes) {
+        if move_gpt && volume.bytes > disk.virtual_size() {
+            let what =
+                format!("the backup of the GPT of volume {} is not moved: it cannot be written", volume.id);
+            context.log(Level::Warning, &what);
         }
-        Verdict::NotChecked { why } => (Level::Warning, format!("not checked: {why}")),
-    };
-    context.log(level, &format!("{} ({kind}, {} bytes): {what}", part.id, part.bytes));
-    if let Some(command) = part.command.as_ref().filter(|_| level != Level::Info) {
-        context.log(level, &format!("{command}:\n{}", part.output));
+        let Some(source) = disk.source() else {
+            let what = format!(
+                "volume {} is not checked: its disk is compressed as a whole, and cannot be read here and there",
+                volume.id
+            );
+            context.log(Level::Warning, &what);
+            continue;
+        };
+        let watching = fault::Watching { context, note: "checking file systems" };
+        let name = Path::new(&disk.identity().object);
+        let report = filesystem::check_disk(&source, name, &CheckOptions::default(), &watching)
+            .map_err(|error| fault::of_import(&error))?;
+        context.say("the disk is checked where it lies: the volume cannot be read from here");
+        say_report(&Here(context), volume.id.as_str(), &report);
+        reports.push(report);
+    }
+    if reports.is_empty() {
+        return Ok(Outcome::Skipped("no disk of the object can be read in any order".to_owned()));
+    }
+    judge(context, &reports, verdict)?;
+    Outcome::done(&serde_json::json!({ "volumes": reports }))
+}
+
+/// A check that the daemon does itself.
+struct Here<'a>(&'a Context);
+
+impl Bench for Here<'_> {
+    fn log(&self, level: Level, text: &str) {
+        self.0.log(level, text);
+    }
+
+    fn progress(&self, note: &str, progress: crate::Progress) {
+        self.0.progress(progress.done_bytes, Some(progress.total_bytes), note);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.is_stopped()
+    }
+
+    fn keep(&self, _: &Kept) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(())
     }
 }
 
@@ -114,12 +166,17 @@ pub(super) struct Performance(pub Arc<dyn Places>);
 
 impl Step for Performance {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
-        let inputs: Inputs = context.inputs()?;
+        let inputs = Inputs::of(context)?;
         let seen: Seen = context.needed("get_file_head")?;
-        let volumes: Volumes = context.needed("create_block_volume")?;
+        let volumes = volume::of_run(context)?;
         let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
-        let wanted = inputs.vpus_per_gb.or(seen.wishes.vpus_per_gb).or(target.final_vpus);
-        let Some(wanted) = wanted.map(Class::VpusPerGb) else {
+        let mut asked = inputs.vpus_per_gb.or(seen.wishes.vpus_per_gb).map(Class::VpusPerGb);
+        if target.is_copied_with_tags()
+            && let Some(asked) = asked.take()
+        {
+            context.log(Level::Warning, &format!("{asked} is asked for, which this provider does not have"));
+        }
+        let Some(wanted) = asked.or(target.final_performance.clone()) else {
             return Ok(Outcome::Skipped("no performance is configured for this target".to_owned()));
         };
         for volume in &volumes.volumes {
@@ -157,9 +214,9 @@ pub(super) struct Policy(pub Arc<dyn Places>);
 
 impl Step for Policy {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
-        let inputs: Inputs = context.inputs()?;
+        let inputs = Inputs::of(context)?;
         let seen: Seen = context.needed("get_file_head")?;
-        let volumes: Volumes = context.needed("create_block_volume")?;
+        let volumes = volume::of_run(context)?;
         let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
         let wished = seen.wishes.backup_policy.map(|policy| match policy {
             BackupPolicy::None => String::new(),

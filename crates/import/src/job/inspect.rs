@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use leeward_remote::objects::{Metadata, ObjectHead};
+use leeward_remote::objects::{Metadata, ObjectHead, ObjectVersion, StatedDigests};
 use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
 use serde::{Deserialize, Serialize};
 
 use super::fault::Watching;
-use super::{Inputs, Places, fault};
+use super::snapshot::{self, Found};
+use super::{Inputs, Origin, Places, fault};
 use crate::image::{Expanded, ImageOptions, ObjectImage};
 use crate::metadata::{self, Wishes};
 use crate::names;
+
+/// The tag that says which snapshot a volume was made of.
+const RESTORED_FROM: &str = "restored-from";
 
 /// What `get_file_head` leaves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,7 +69,10 @@ pub(super) struct Head(pub Arc<dyn Places>);
 
 impl Step for Head {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
-        let inputs: Inputs = context.inputs()?;
+        let inputs = Inputs::of(context)?;
+        if inputs.origin == Origin::Snapshot {
+            return self.snapshot(context, &inputs);
+        }
         let source = self.0.source(&inputs.source).map_err(fault::of_place)?;
         let head = source.head(&inputs.object).map_err(|error| fault::of_store(&error))?;
         if let Some(version) = inputs.version.as_ref().filter(|version| **version != head.version.0) {
@@ -83,6 +90,30 @@ impl Step for Head {
             context.say(format!("metadata {name:?} = {value:?}"));
         }
         Outcome::done(&Seen { metadata: head.metadata.clone(), head, wishes })
+    }
+}
+
+impl Head {
+    fn snapshot(&self, context: &Context, inputs: &Inputs) -> Result<Outcome, Fault> {
+        let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        inputs.check_target(&target)?;
+        let Found { image, entry, .. } = Found::look(self.0.as_ref(), &snapshot::of_run(context)?)?;
+        context.say(format!(
+            "{image}@{} of {}: a disk of {} bytes",
+            entry.id.short(),
+            entry.created,
+            entry.virtual_size
+        ));
+        // What the volume is a copy of stands in its tags, where the provider has such.
+        let metadata = Metadata::from([(RESTORED_FROM.to_owned(), format!("{image}@{}", entry.id))]);
+        let head = ObjectHead {
+            bytes: entry.virtual_size,
+            version: ObjectVersion(entry.id.to_string()),
+            digests: StatedDigests::default(),
+            metadata: Metadata::new(),
+            modified: Some(entry.created),
+        };
+        Outcome::done(&Seen { head, metadata, wishes: Wishes::default() })
     }
 }
 
@@ -108,7 +139,10 @@ impl Step for Open {
             context
                 .say(format!("{} disk of {} bytes{wrapped} {}", disk.format, disk.virtual_bytes, disk.name));
         }
-        context.say("nothing is downloaded: the image is read where it lies");
+        context.say(match Inputs::of(context)?.origin {
+            Origin::Object => "nothing is downloaded: the image is read where it lies",
+            Origin::Snapshot => "each chunk of the snapshot is compared with its name when it is read",
+        });
         Outcome::done(&Image { disks: seen, expanded: image.expanded })
     }
 }
@@ -119,7 +153,10 @@ pub(super) fn open(
     context: &Context,
     expanded: &BTreeMap<String, Expanded>,
 ) -> Result<ObjectImage, Fault> {
-    let inputs: Inputs = context.inputs()?;
+    let inputs = Inputs::of(context)?;
+    if inputs.origin == Origin::Snapshot {
+        return snapshot::open(places, &snapshot::of_run(context)?);
+    }
     let seen: Seen = context.needed("get_file_head")?;
     let source = places.source(&inputs.source).map_err(fault::of_place)?;
     let options =

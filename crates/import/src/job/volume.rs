@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leeward_cloud::provider::{
-    GIB, Goal, Owner, Performance, Progress, RUN_TAG, Volume, VolumeId, VolumeSpec, choose_domain,
+    GIB, Goal, ImageId, InstanceId, Owner, Progress, RUN_TAG, Volume, VolumeId, VolumeSpec, choose_domain,
 };
 use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
 use serde::{Deserialize, Serialize};
 
 use super::inspect::{Image, Seen};
-use super::{Inputs, Places, Target, fault};
+use super::upload::{self, Drafted};
+use super::vault::{self, Intended};
+use super::{Inputs, Places, Standing, Target, WorkerKind, fault, worker};
 use crate::metadata;
 
 /// A volume that was made for a disk.
@@ -36,6 +38,37 @@ pub(super) struct Volumes {
     pub target: String,
     /// In the order of the disks.
     pub volumes: Vec<Made>,
+    /// The images of which volumes are still to be made, where that is how the provider makes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Drafted>,
+    /// The snapshots that are still to be made, where the target is the repository.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<Intended>,
+}
+
+impl Volumes {
+    fn none(target: String) -> Self {
+        Self { target, volumes: Vec::new(), images: Vec::new(), snapshots: Vec::new() }
+    }
+
+    /// Why nothing of them is attached, where that is so.
+    pub fn unattached(&self) -> Option<&'static str> {
+        match (self.images.is_empty(), self.snapshots.is_empty()) {
+            (false, _) => Some(upload::NOTHING_ATTACHED),
+            (_, false) => Some(vault::NOTHING_ATTACHED),
+            _ => None,
+        }
+    }
+}
+
+/// The volumes of the run, once they hold their disks.
+pub(super) fn of_run(context: &Context) -> Result<Volumes, Fault> {
+    let volumes: Volumes = context.needed("create_block_volume")?;
+    match (volumes.images.is_empty(), volumes.snapshots.is_empty()) {
+        (false, _) => upload::volumes(context, volumes),
+        (_, false) => vault::volumes(context, volumes),
+        _ => Ok(volumes),
+    }
 }
 
 /// How often a list is read, a poll interval apart, before it is believed that it shows nothing.
@@ -53,6 +86,15 @@ struct Kept {
     /// Of which success these are: [`leeward_runs::StepRecord::delivered`].
     #[serde(default)]
     delivered_at: u32,
+    /// The images that were made, where volumes are made of such.
+    #[serde(default)]
+    images: BTreeSet<ImageId>,
+}
+
+/// The images that `create_block_volume` has made.
+pub(super) fn images_made(context: &Context) -> Result<BTreeSet<ImageId>, Fault> {
+    let kept: Kept = context.kept_by("create_block_volume")?.unwrap_or_default();
+    Ok(kept.images)
 }
 
 impl Kept {
@@ -79,6 +121,20 @@ pub(super) fn owner(context: &Context, step: &str, number: usize) -> Owner {
 }
 
 impl Create {
+    /// The domain of the machine that writes: the volume must be in the same.
+    fn writer_domain(&self, context: &Context, target: &Target) -> Result<Option<String>, Fault> {
+        let found = match target.worker.as_deref().map(|worker| &worker.kind) {
+            None => domain_of(target, target.writer.as_ref()),
+            Some(WorkerKind::Standing(Standing { domain: Some(domain), .. })) => Ok(Some(domain.clone())),
+            Some(WorkerKind::Standing(standing)) => domain_of(target, standing.instance.as_ref()),
+            Some(WorkerKind::Temporary(_)) => {
+                let instance = worker::instance(self.0.as_ref(), context, target, None)?;
+                return Ok(Some(instance.domain));
+            }
+        };
+        found.map_err(|error| fault::of_cloud(&error))
+    }
+
     fn domain(
         &self,
         context: &Context,
@@ -87,7 +143,7 @@ impl Create {
         seen: &Seen,
     ) -> Result<String, Fault> {
         let domains = target.cloud.volumes.domains().map_err(|error| fault::of_cloud(&error))?;
-        let bound = writer_domain(target).map_err(|error| fault::of_cloud(&error))?;
+        let bound = self.writer_domain(context, target)?;
         let number = inputs.ad_number.or(seen.wishes.ad_number).unwrap_or(0);
         let provider = target.cloud.volumes.name();
         if number == 0
@@ -132,7 +188,7 @@ impl Create {
             name: seen.volume_name(inputs, number, disk),
             bytes,
             domain: domain.to_owned(),
-            performance: target.import_vpus.map(Performance::VpusPerGb),
+            performance: target.import_performance.clone(),
             encryption_key: inputs.kms_key.clone().or(seen.wishes.kms_key.clone()).or(target.kms_key.clone()),
             tags: fitted.tags,
             owner: owner(context, "create_block_volume", number),
@@ -143,6 +199,19 @@ impl Create {
     fn is_alone(&self, context: &Context, kept: &Kept, inputs: &Inputs) -> Result<(), Fault> {
         for name in kept.targets.iter().filter(|name| **name != inputs.target) {
             let target = self.0.target(name).map_err(fault::of_place)?;
+            if let Some(images) = target.uploads()
+                && let Some(image) = upload::own_images(context, &target, images)?.first()
+            {
+                return Err(Fault::lasting(
+                    format!(
+                        "this run has image {image} in target {name}, and is now to make a volume in {}",
+                        inputs.target
+                    ),
+                    format!(
+                        "set the target back to {name}; or cancel this run, which removes it, and begin another import"
+                    ),
+                ));
+            }
             if let Some(volume) = mine(context, &target)?.first() {
                 return Err(Fault::lasting(
                     format!(
@@ -198,38 +267,83 @@ impl Step for Create {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
         let mut kept = Kept::read(context)?;
         context.keep(&kept)?;
-        let inputs: Inputs = context.inputs()?;
+        let inputs = Inputs::of(context)?;
         let seen: Seen = context.needed("get_file_head")?;
         let image: Image = context.needed("download_image_from_bucket")?;
         self.is_alone(context, &kept, &inputs)?;
         let target = self.0.target(&inputs.target).map_err(fault::of_place)?;
+        inputs.check_target(&target)?;
         kept.targets.insert(inputs.target.clone());
         context.keep(&kept)?;
+        if let Some(vault) = &target.vault {
+            let snapshots = vault::plan(context, vault, &inputs, &seen, &image)?;
+            return Outcome::done(&Volumes { snapshots, ..Volumes::none(inputs.target) });
+        }
         let domain = self.domain(context, &inputs, &target, &seen)?;
-        let mut made = Vec::new();
-        for (number, disk) in image.disks.iter().enumerate() {
-            context.check()?;
+        let specs = image.disks.iter().enumerate().map(|(number, disk)| {
             let spec = self.spec(context, &inputs, &target, &seen, (number, disk), &domain)?;
-            let volume = Made { disk: disk.name.clone(), ..self.make(context, &target, &spec)? };
+            Ok((disk.name.clone(), spec))
+        });
+        let specs: Vec<_> = specs.collect::<Result<_, Fault>>()?;
+        if let Some(images) = target.uploads() {
+            let mut keep = |image: &ImageId| {
+                kept.images.insert(image.clone());
+                context.keep(&kept)
+            };
+            let images = upload::draft(context, &target, images, specs, &mut keep)?;
+            return Outcome::done(&Volumes { images, ..Volumes::none(inputs.target) });
+        }
+        let mut made = Vec::new();
+        for (disk, spec) in specs {
+            context.check()?;
+            let volume = Made { disk, ..self.make(context, &target, &spec)? };
             kept.made.insert(volume.id.clone());
             made.push(volume);
         }
         context.keep(&kept)?;
-        Outcome::done(&Volumes { target: inputs.target, volumes: made })
+        Outcome::done(&Volumes { volumes: made, ..Volumes::none(inputs.target) })
     }
 
     fn undo(&self, context: &Context) -> Result<(), Fault> {
-        let kept = Kept::read(context)?;
-        for name in &kept.targets {
+        let mut kept = Kept::read(context)?;
+        let targets = kept.targets.clone();
+        for name in &targets {
             let target = self.0.target(name).map_err(fault::of_place)?;
+            let uploaded = match &target.vault {
+                Some(vault) => {
+                    vault.settle()?;
+                    vault::delivered(context)?
+                }
+                None => upload::Delivered::read(context)?,
+            };
+            kept.delivered.extend(uploaded.volumes);
+            kept.made.extend(uploaded.made);
             for volume in all_mine(context, &target)? {
                 if kept.delivered.contains(&volume.id) {
                     context.say(format!("volume {} stays: it is what the run had made before", volume.id));
                     continue;
                 }
+                if target.is_copied_with_tags() {
+                    // A volume that somebody restored from a backup of what was delivered has all its tags.
+                    if (kept.delivered_at > 0 || uploaded.is_any) && !kept.made.contains(&volume.id) {
+                        let what = format!(
+                            "volume {} has the tags of this run and was not made by it, as far as it knows: it stays",
+                            volume.id
+                        );
+                        context.log(Level::Warning, &what);
+                        continue;
+                    }
+                }
+                if target.uploads().is_some() {
+                    upload::settle(context, &target, &volume.id)?;
+                }
                 target.cloud.volumes.delete_volume(&volume.id).map_err(|error| left(&volume.id, &error))?;
                 wait_gone(context, &target, &volume.id)?;
                 context.say(format!("volume {} is removed", volume.id));
+            }
+            // After the volumes: one may be a clone of its image.
+            if let Some(images) = target.uploads() {
+                upload::remove_images(context, &target, images)?;
             }
         }
         Ok(())
@@ -237,7 +351,7 @@ impl Step for Create {
 }
 
 /// The volumes of this run in a target.
-fn mine(context: &Context, target: &Target) -> Result<Vec<Volume>, Fault> {
+pub(super) fn mine(context: &Context, target: &Target) -> Result<Vec<Volume>, Fault> {
     let found = target.cloud.volumes.volumes_tagged(RUN_TAG, Some(context.run_id().as_str()));
     let mut found = found.map_err(|error| fault::of_cloud(&error))?;
     found.retain(|volume| volume.state.progress(Goal::End) != Progress::Ready);
@@ -256,12 +370,15 @@ fn all_mine(context: &Context, target: &Target) -> Result<Vec<Volume>, Fault> {
     mine(context, target)
 }
 
-/// The domain of the machine that writes: the volume must be in the same.
-fn writer_domain(target: &Target) -> leeward_cloud::Result<Option<String>> {
-    match (&target.writer, &target.cloud.instances) {
+/// The domain of a machine that is there.
+fn domain_of(target: &Target, instance: Option<&InstanceId>) -> leeward_cloud::Result<Option<String>> {
+    match (instance, &target.cloud.instances) {
         (Some(writer), Some(instances)) => instances.instance(writer).map(|instance| Some(instance.domain)),
         (Some(_), None) => Ok(None),
-        (None, _) => Ok(target.cloud.attachments.here()?.and_then(|here| here.domain)),
+        (None, _) => match &target.cloud.attachments {
+            Some(attachments) => Ok(attachments.here()?.and_then(|here| here.domain)),
+            None => Ok(None),
+        },
     }
 }
 
@@ -276,7 +393,7 @@ fn left(id: &VolumeId, error: &leeward_cloud::Error) -> Fault {
     }
 }
 
-fn wait_gone(context: &Context, target: &Target, id: &VolumeId) -> Result<(), Fault> {
+pub(super) fn wait_gone(context: &Context, target: &Target, id: &VolumeId) -> Result<(), Fault> {
     let volumes = &target.cloud.volumes;
     loop {
         match volumes.volume(id) {

@@ -1,26 +1,24 @@
 //! `write_image_to_bv`: the disks onto their volumes, and the volumes read back.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
+use leeward_cloud::provider::Device;
+use leeward_remote::objects::ObjectVersion;
 use leeward_runs::state::Level;
 use leeward_runs::step::{Context, Fault, Outcome, Step};
 use serde::{Deserialize, Serialize};
 
 use super::attach::{self, Devices};
-use super::fault::Watching;
-use super::inspect::{self, Image};
+use super::inspect::{self, Image, Seen};
 use super::volume::{Made, Volumes};
-use super::{Places, Target, fault};
+use super::{Inputs, Places, Target, fault, upload, vault, worker};
+use crate::Progress;
 use crate::image::Disk;
-use crate::verify::{VerifyCheckpoint, VerifyOptions, verify};
-use crate::write::{Checkpoint, WriteOptions, write};
-use crate::{DigestCheck, VolumeTarget};
-
-/// How long what was written may be lost by a crash.
-const WINDOW: Duration = Duration::from_secs(5);
+use crate::verify::VerifyCheckpoint;
+use crate::work::{self, Bench, Ended, Finished, Grant, Work, WriteWork, is_of, write_disk};
+use crate::write::Checkpoint;
 
 /// What the step keeps for its next attempt.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -35,24 +33,6 @@ struct Kept {
     before: Vec<Checkpoint>,
 }
 
-/// A disk that is written and compared.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Finished {
-    checkpoint: Checkpoint,
-    done: Done,
-}
-
-/// What the step says of such a disk.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Done {
-    volume: String,
-    virtual_bytes: u64,
-    data_bytes: u64,
-    read_back_bytes: u64,
-    past_the_page_cache: bool,
-    object_digest: DigestCheck,
-}
-
 /// The step.
 pub(super) struct Write(pub Arc<dyn Places>);
 
@@ -60,8 +40,14 @@ impl Step for Write {
     fn act(&self, context: &Context) -> Result<Outcome, Fault> {
         let image: Image = context.needed("download_image_from_bucket")?;
         let volumes: Volumes = context.needed("create_block_volume")?;
-        let devices: Devices = context.needed("wait_for_attachment")?;
         let target = self.0.target(&volumes.target).map_err(fault::of_place)?;
+        if let Some(vault) = &target.vault {
+            return vault::write(self.0.as_ref(), context, &target, vault, &volumes.snapshots);
+        }
+        if let Some(images) = target.uploads() {
+            return upload::write(self.0.as_ref(), context, &target, images, &volumes.images);
+        }
+        let devices: Devices = context.needed("wait_for_attachment")?;
         let opened = inspect::open(self.0.as_ref(), context, &image.expanded)?;
         let mut kept = context.kept::<Kept>()?.unwrap_or_default().for_these(&opened.disks, &volumes.volumes);
         while kept.done.len() < opened.disks.len() {
@@ -71,12 +57,19 @@ impl Step for Write {
             else {
                 return Err(Fault::lasting("there are more disks than volumes", "retry create_block_volume"));
             };
-            attach::confirm(context, &target, number, &volume.id, device)?;
+            let place = (number, volume, device.as_str());
+            let device = attach::confirm(self.0.as_ref(), context, &target, place)?;
             if kept.write.is_none() {
                 kept.write = kept.before.get(number).cloned();
             }
-            let job = Job { context, target: &target, disk, volume, device };
-            let finished = job.run(&kept)?;
+            let here = Here { context, disk, volume, kept: &kept };
+            let finished = match &target.worker {
+                None => {
+                    let from = work::Kept { write: kept.write.clone(), verify: kept.verify.clone() };
+                    write_disk(&here, disk, volume.id.as_str(), &device, &from, target.limit.clone())?
+                }
+                Some(_) => self.by_worker(&target, &image, &here, device)?,
+            };
             kept.done.push(finished);
             kept = Kept { write: None, verify: None, ..kept };
             context.keep(&kept)?;
@@ -86,10 +79,46 @@ impl Step for Write {
     }
 }
 
-/// Whether a checkpoint is of this disk on this volume. One of another volume or another object says nothing: the volume was
-/// made anew, or the inputs were edited.
-fn is_of(checkpoint: &Checkpoint, disk: &Disk, volume: &Made) -> bool {
-    checkpoint.target.id == volume.id.as_str() && checkpoint.source == *disk.identity()
+impl Write {
+    /// Has a disk written by the target's worker. What comes back was made elsewhere: it is checked to be of this disk and
+    /// volume before it is kept.
+    fn by_worker(
+        &self,
+        target: &Target,
+        image: &Image,
+        here: &Here<'_>,
+        device: Device,
+    ) -> Result<Finished, Fault> {
+        let inputs = Inputs::of(here.context)?;
+        inputs.check_target(target)?;
+        let seen: Seen = here.context.needed("get_file_head")?;
+        let objects = self.0.source(&inputs.source).map_err(fault::of_place)?;
+        let identity = here.disk.identity();
+        let mut names: BTreeMap<_, _> = identity.parts.clone().into_iter().collect();
+        names.insert(inputs.object.clone(), identity.version.clone());
+        let names = names.into_iter().map(|(name, version)| (name, ObjectVersion(version))).collect();
+        let mine = here.kept.write.as_ref().filter(|found| is_of(found, here.disk, here.volume.id.as_str()));
+        let order = Work::Write(Box::new(WriteWork {
+            place: objects.name().to_owned(),
+            object: inputs.object,
+            head: seen.head,
+            format: seen.wishes.format,
+            expanded: image.expanded.clone(),
+            disk: identity.disk.clone(),
+            volume: here.volume.id.to_string(),
+            device: worker::device(device)?,
+            kept: work::Kept { write: mine.cloned(), verify: mine.and(here.kept.verify.clone()) },
+            bytes_per_second: target.bytes_per_second,
+        }));
+        let grant = Some(Grant { objects, names });
+        let keep = |kept: &work::Kept| here.take(kept);
+        match worker::work(self.0.as_ref(), here.context, target, order, grant, &keep)? {
+            Ended::Written(finished) if is_of(&finished.checkpoint, here.disk, here.volume.id.as_str()) => {
+                Ok(*finished)
+            }
+            _ => Err(worker::nonsense("that it has ended with something else")),
+        }
+    }
 }
 
 impl Kept {
@@ -97,7 +126,7 @@ impl Kept {
     fn for_these(mut self, disks: &[Disk], volumes: &[Made]) -> Self {
         let is_mine = |number: usize, checkpoint: &Checkpoint| {
             let pair = disks.get(number).zip(volumes.get(number));
-            pair.is_some_and(|(disk, volume)| is_of(checkpoint, disk, volume))
+            pair.is_some_and(|(disk, volume)| is_of(checkpoint, disk, volume.id.as_str()))
         };
         let done = self.done.iter().enumerate();
         let mine = done.take_while(|(number, done)| is_mine(*number, &done.checkpoint)).count();
@@ -112,99 +141,54 @@ impl Kept {
         }
         self
     }
+
+    /// With what is known of the disk that is written now.
+    fn with(&self, present: &work::Kept) -> Self {
+        let kept = Self { write: present.write.clone(), verify: present.verify.clone(), ..self.clone() };
+        match present.write {
+            Some(_) => kept,
+            // It cannot be believed, nor can what was there before.
+            None => Self { before: Vec::new(), ..kept },
+        }
+    }
 }
 
-struct Job<'a> {
+/// One disk, as this step does it or has it done.
+struct Here<'a> {
     context: &'a Context,
-    target: &'a Target,
     disk: &'a Disk,
     volume: &'a Made,
-    device: &'a Path,
+    kept: &'a Kept,
 }
 
-impl Job<'_> {
-    fn run(&self, kept: &Kept) -> Result<Finished, Fault> {
-        let mine = kept.write.as_ref().filter(|checkpoint| is_of(checkpoint, self.disk, self.volume));
-        let (checkpoint, digest) = self.write(kept, mine)?;
-        let verified = self.compare(kept, &checkpoint, mine.and(kept.verify.as_ref()))?;
-        let done = Done {
-            volume: self.volume.id.to_string(),
-            virtual_bytes: self.disk.virtual_size(),
-            data_bytes: checkpoint.data_bytes,
-            read_back_bytes: verified.read_bytes,
-            past_the_page_cache: verified.is_direct,
-            object_digest: digest,
-        };
-        Ok(Finished { checkpoint, done })
+impl Here<'_> {
+    /// Keeps what a worker tells of this disk.
+    fn take(&self, kept: &work::Kept) -> Result<(), Fault> {
+        let is_mine = |checkpoint: &Checkpoint| is_of(checkpoint, self.disk, self.volume.id.as_str());
+        match kept.write.as_ref().is_none_or(is_mine) {
+            true => self.context.keep(&self.kept.with(kept)),
+            false => Err(worker::nonsense("a checkpoint of another disk or volume")),
+        }
+    }
+}
+
+impl Bench for Here<'_> {
+    fn log(&self, level: Level, text: &str) {
+        self.context.log(level, text);
     }
 
-    fn write(&self, kept: &Kept, from: Option<&Checkpoint>) -> Result<(Checkpoint, DigestCheck), Fault> {
-        if let Some(from) = from.filter(|from| !from.is_complete()) {
-            self.context.say(format!("going on at byte {} of {}", from.position, self.disk.virtual_size()));
-        }
-        let target =
-            VolumeTarget::open(self.device, self.disk.virtual_size()).map_err(|error| self.failed(&error))?;
-        let options =
-            WriteOptions { limit: self.target.limit.clone(), window_time: WINDOW, ..WriteOptions::default() };
-        let keep = |checkpoint: &Checkpoint| {
-            self.keep(&Kept { write: Some(checkpoint.clone()), verify: None, ..kept.clone() })
-        };
-        let watching = Watching { context: self.context, note: "writing" };
-        let written = write(self.disk, &target, self.volume.id.as_str(), from, &options, &watching, &keep)
-            .map_err(|error| self.failed(&error))?;
-        self.context.say(format!(
-            "{} bytes of data on {}; digest of the object: {}",
-            written.checkpoint.data_bytes,
-            self.device.display(),
-            serde_json::to_string(&written.digest).unwrap_or_default()
-        ));
-        Ok((written.checkpoint, written.digest))
+    fn progress(&self, note: &str, progress: Progress) {
+        self.context.progress(progress.done_bytes, Some(progress.total_bytes), note);
     }
 
-    fn compare(
-        &self,
-        kept: &Kept,
-        checkpoint: &Checkpoint,
-        from: Option<&VerifyCheckpoint>,
-    ) -> Result<crate::verify::Verified, Fault> {
-        let keep = |verify: &VerifyCheckpoint| {
-            self.keep(&Kept { write: Some(checkpoint.clone()), verify: Some(verify.clone()), ..kept.clone() })
-        };
-        let watching = Watching { context: self.context, note: "reading back and comparing" };
-        let verified = verify(self.device, checkpoint, from, &VerifyOptions::default(), &watching, &keep)
-            .map_err(|error| self.failed(&error))?;
-        if verified.is_equal() {
-            let way = if verified.is_direct { "past the page cache" } else { "through the page cache" };
-            self.context.say(format!("read back {} bytes {way}: all as written", verified.read_bytes));
-            return Ok(verified);
-        }
-        for difference in &verified.differences {
-            let what = format!("differs: {} bytes at byte {}", difference.length, difference.offset);
-            self.context.log(Level::Error, &what);
-        }
-        // What is on the volume cannot be believed: the next attempt writes all of it again.
-        self.context.keep(&Kept { write: None, verify: None, before: Vec::new(), ..kept.clone() })?;
-        Err(Fault::passing(
-            format!(
-                "volume {} does not hold what was written: {} ranges differ",
-                self.volume.id,
-                verified.differences.len()
-            ),
-            "it is written again; if that does not help, the volume's medium is not sound: remove it and retry create_block_volume",
-        ))
+    fn is_stopped(&self) -> bool {
+        self.context.is_stopped()
     }
 
-    fn keep(&self, kept: &Kept) -> Result<(), Box<dyn StdError + Send + Sync>> {
-        self.context.keep(kept).map_err(|fault| match fault {
+    fn keep(&self, kept: &work::Kept) -> Result<(), Box<dyn StdError + Send + Sync>> {
+        self.context.keep(&self.kept.with(kept)).map_err(|fault| match fault {
             Fault::Stopped => "another daemon has the run".into(),
             Fault::Failed(failure) => failure.message.into(),
         })
-    }
-
-    fn failed(&self, error: &crate::Error) -> Fault {
-        match self.context.is_stopped() {
-            true => Fault::Stopped,
-            false => fault::of_import(error),
-        }
     }
 }

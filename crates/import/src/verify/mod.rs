@@ -1,20 +1,19 @@
 //! The volume read back, and compared with what was written.
 //!
-//! Every byte of the volume is read, also where it should be zero: from the medium, past the page cache, where the system
-//! lets that be done ([`Verified::is_direct`]). Only the holes of a file that stands for a volume are taken for zeros
-//! without being read: the file system has nothing there. What is compared are the digests of the ranges that the last
-//! checkpoint of the write holds, so the object is not read again.
+//! Every byte of the volume is read, also where it should be zero: from the medium, past memory of this machine, where the
+//! system lets that be done ([`Verified::is_direct`]). Only the holes of a file that stands for a volume are taken for zeros
+//! without being read: the file system has nothing there. So is what a cluster or an iSCSI target says to have nothing of.
+//! What is compared are the digests of the ranges that the last checkpoint of the write holds, so the object is not read again.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use leeward_disk::{FileStorage, Format, OpenOptions, open_storage};
+use leeward_cloud::provider::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{Digest, Done, Ledger, RangeDigests, Settled};
 use crate::plan::{ExtentFeed, Work};
 use crate::pool::Pool;
-use crate::target::ReadBack;
+use crate::read_back::ReadBack;
 use crate::write::Checkpoint;
 use crate::{Error, Result, Watch};
 
@@ -83,25 +82,23 @@ impl Verified {
 pub type Keep<'a> =
     dyn Fn(&VerifyCheckpoint) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Sync + 'a;
 
-/// Compares the volume at `path` with what was written onto it: `written` is the checkpoint of the finished write.
+/// Compares the volume on `device` with what was written onto it: `written` is the checkpoint of the finished write.
 /// A volume that differs is no error of this function; see [`Verified::is_equal`].
 ///
 /// # Errors
 /// The write is not finished, the volume is another one or cannot be read, or the caller cancelled.
 pub fn verify(
-    path: &std::path::Path,
+    device: impl Into<Device>,
     written: &Checkpoint,
     from: Option<&VerifyCheckpoint>,
     options: &VerifyOptions,
     watch: &dyn Watch,
     keep: &Keep<'_>,
 ) -> Result<Verified> {
-    let storage = FileStorage::open(path)?;
-    let source = open_storage(Arc::new(storage), &OpenOptions::with_format(Format::Raw))?;
+    let (source, back) = ReadBack::open(&device.into())?;
     let bytes = written.target.bytes;
     check(written, source.virtual_size())?;
     let start = start(bytes, from)?;
-    let back = ReadBack::open(path)?;
     let mut feed = ExtentFeed::new(source.as_ref(), bytes, start.position);
     let pool = Pool {
         threads: options.reads,

@@ -22,10 +22,11 @@ pub use checkpoint::Checkpoint;
 use in_order::InOrder;
 
 use crate::digest::{DigestCheck, Hasher};
+use crate::direct::aligned;
 use crate::identity::TargetIdentity;
 use crate::image::{Content, Disk};
 use crate::ledger::{Digest, Done, Ledger, Settled};
-use crate::plan::{ExtentFeed, Feed, Work};
+use crate::plan::{ExtentFeed, Feed, Work, read_unit};
 use crate::pool::Pool;
 use crate::{Error, Result, VolumeTarget, Watch};
 
@@ -171,13 +172,15 @@ impl<'a> Job<'a> {
         let done = match work {
             Work::Zeros { offset, length } => self.make_zero(offset, length).map(|()| Done::Zeros),
             Work::Data { offset, length, content: Some(content) } => {
-                self.pay(length).and_then(|()| self.put(&content, offset, None))
+                let unit = aligned(buffer, content.len());
+                unit.copy_from_slice(&content);
+                self.pay(length).and_then(|()| self.put(unit, offset, None))
             }
             Work::Data { offset, length, content: None } => {
-                buffer.resize(length as usize, 0);
-                self.read(buffer, offset)
-                    .and_then(|()| self.hash(buffer, offset))
-                    .and_then(|hash| self.put(buffer, offset, hash))
+                let unit = aligned(buffer, length as usize);
+                self.read(unit, offset)
+                    .and_then(|()| self.hash(unit, offset))
+                    .and_then(|hash| self.put(unit, offset, hash))
             }
         };
         // Others may wait for this unit's turn.
@@ -187,20 +190,7 @@ impl<'a> Job<'a> {
     /// Fills the buffer with the disk from `offset` on: data is read, all else is zero.
     fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         let Content::Source { source, .. } = &self.disk.content else { return Ok(()) };
-        let end = (offset + buffer.len() as u64).min(source.virtual_size());
-        let mut position = offset;
-        buffer.fill(0);
-        while position < end {
-            for extent in source.extents(position, end - position)? {
-                let start = (extent.offset - offset) as usize;
-                if extent.kind.is_data() {
-                    self.pay(extent.length)?;
-                    source.read_at(&mut buffer[start..start + extent.length as usize], extent.offset)?;
-                }
-                position = extent.end();
-            }
-        }
-        Ok(())
+        read_unit(source.as_ref(), buffer, offset, &|bytes| self.pay(bytes))
     }
 
     fn pay(&self, bytes: u64) -> Result<()> {

@@ -13,7 +13,9 @@ use leeward_disk::default_threads;
 use leeward_disk::nbd::{Clients, Context, Export, ReadOnly, Server, ServerOptions, Statistics, TlsServer};
 use serde_json::json;
 
-use super::backup::machine::{MachineArguments, Place, capture_options, group_id, note};
+use leeward_protect::{Running, group_id};
+
+use super::backup::machine::{MachineArguments, note};
 use super::export::{parse_listen, serve};
 use crate::failure::{Code, Failure};
 use crate::output::Output;
@@ -80,8 +82,9 @@ impl ChainArguments {
 }
 
 impl MachineArgument {
-    fn place(&self) -> Result<Place, Failure> {
-        Place::parse(&self.machine).unwrap_or_else(|| {
+    fn place(&self) -> Result<Running, Failure> {
+        let place = Running::behind_socket(&self.machine).map(|place| place.map_err(Failure::from));
+        place.unwrap_or_else(|| {
             Err(Failure::new(Code::Usage, format!("{}: not a running machine", self.machine))
                 .hint("a machine is given as qmp:SOCKET or qmp:SOCKET?disk=NAME&disk=NAME"))
         })
@@ -99,7 +102,7 @@ pub fn run(verb: &ChangedBlocksVerb, output: &Output) -> Result<ExitCode, Failur
     Ok(ExitCode::SUCCESS)
 }
 
-fn claim(place: &Place, take_over: bool, output: &Output) -> Result<(Claim, Machine), Failure> {
+fn claim(place: &Running, take_over: bool, output: &Output) -> Result<(Claim, Machine), Failure> {
     let mut claim = Claim::of(place.monitor()?, take_over)?;
     if !claim.removed().is_empty() {
         note(output, &format!("removed what an unfinished run had left: {}", claim.removed().join(", ")));
@@ -166,7 +169,7 @@ fn export(arguments: &ExportArguments, output: &Output) -> Result<(), Failure> {
     let listen = parse_listen(&arguments.listen, arguments.tls_dir.is_some())?;
     let load = |directory| TlsServer::load(directory, Clients::Certified);
     let tls = arguments.tls_dir.as_deref().map(load).transpose()?;
-    let options = capture_options(&arguments.options, prefix.clone(), default_threads())?;
+    let options = arguments.options.settings().options(prefix.clone(), default_threads())?;
     let (mut claim, mut machine) = claim(&place, arguments.options.take_over, output)?;
     let mended = tracking::mend(&mut claim, &machine.disks, &prefix)?;
     if !mended.is_empty() {

@@ -1,5 +1,6 @@
-//! `leeward restore` and `leeward verify-restore`: a snapshot becomes a disk again, a group a machine.
+//! `leeward restore` and `leeward verify-restore`: a snapshot becomes a disk again or a site's volume, a group a machine.
 
+pub mod at_site;
 mod group;
 mod in_place;
 mod machine;
@@ -23,14 +24,14 @@ use crate::output::Output;
 use crate::place::{create_target, open_source, open_target};
 use crate::{requests, size};
 
-/// Restore a snapshot to a file, a block device or an NBD server, or a group to a machine
+/// Restore a snapshot to a file, a block device, an NBD server or a volume of a site, or a group to a machine
 #[derive(Args)]
 pub struct RestoreArguments {
     /// The snapshot: IMAGE, IMAGE@~1, IMAGE@DIGEST, IMAGE@TIME or IMAGE@TAG; with --as, --in-place or --disk the group:
     /// MACHINE, MACHINE@~1, or the first digits of its identity
     snapshot: String,
     /// Where to: a new image file, a block device, an nbd:// URL, or an image of Ceph as rbd:POOL/IMAGE
-    #[arg(required_unless_present_any = ["name", "in_place"])]
+    #[arg(required_unless_present_any = ["name", "in_place", "site_target"])]
     target: Option<String>,
     /// Format of the new file: raw or qcow2 [default: what its name says, else raw]
     #[arg(short = 'O', long)]
@@ -55,6 +56,8 @@ pub struct RestoreArguments {
     dry_run: bool,
     #[command(flatten)]
     machine: machine::MachineArguments,
+    #[command(flatten)]
+    at_site: at_site::AtSiteArguments,
 }
 
 /// Compare a disk with a snapshot, chunk by chunk
@@ -78,6 +81,9 @@ pub fn restore(
     repository: &RepositoryArgument,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
+    if let Some(target) = &arguments.at_site.site_target {
+        return at_site::restore(&arguments.at_site, target, &arguments.snapshot, arguments.dry_run, output);
+    }
     let repository = repository.open()?;
     if let Some(name) = &arguments.machine.name {
         return machine::restore(arguments, name, &repository, output);

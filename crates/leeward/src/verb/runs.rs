@@ -1,5 +1,6 @@
 //! `leeward run`: the runs of a site, from anywhere.
 
+mod report;
 mod show;
 
 use std::process::ExitCode;
@@ -91,6 +92,8 @@ enum RunsVerb {
         /// The run
         run: RunId,
     },
+    /// Say what became of the runs of a stretch of time, by kind, schedule and image
+    Report(report::ReportArguments),
     /// Undo what a held run has made
     Undo {
         /// The run
@@ -146,6 +149,7 @@ pub fn run(arguments: &RunsArguments, output: &Output) -> Result<ExitCode, Failu
             steer(run, "retry", json!({ "step": step, "inputs": inputs }))
         }
         RunsVerb::Skip { run, step, reason } => steer(run, "skip", json!({ "step": step, "reason": reason })),
+        RunsVerb::Report(arguments) => report::report(&client, arguments, output),
         RunsVerb::Cancel { run } => steer(run, "cancel", json!({})),
         RunsVerb::Undo { run } => steer(run, "undo", json!({})),
     }
@@ -166,7 +170,8 @@ fn list(
         ("text", text.unwrap_or_default().to_owned()),
         ("most", most.clamp(1, 1000).to_string()),
     ];
-    let query: Vec<_> = query.iter().map(|(name, value)| format!("{name}={}", component(value))).collect();
+    let given = query.iter().filter(|(_, value)| !value.is_empty());
+    let query: Vec<_> = given.map(|(name, value)| format!("{name}={}", component(value))).collect();
     let page: Page = client.get(&format!("/v1/runs?{}", query.join("&"))).map_err(failure)?;
     if page.runs.is_empty() {
         output.line("No runs");

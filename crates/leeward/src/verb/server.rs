@@ -45,7 +45,7 @@ enum ServerVerb {
         place: PlaceArgument,
     },
     RestoreState(restore_state::RestoreStateArguments),
-    /// Say whether the configuration makes sense
+    /// Say whether the configuration makes sense, and whether the providers of tokens that it names answer
     Check {
         #[command(flatten)]
         place: PlaceArgument,
@@ -100,6 +100,10 @@ pub fn run(
         Some(ServerVerb::Check { place }) => {
             let config = place.load()?;
             run::check(&config.server)?;
+            run::check_providers(&config.server, output);
+            if let Some(database) = &config.database {
+                output.line(format!("[database]: {} answers", database.reach().map_err(failure)?));
+            }
             output.line(format!("{}: the configuration makes sense", config.name));
             Ok(ExitCode::SUCCESS)
         }
@@ -114,7 +118,7 @@ pub fn failure(error: leeward_site::Error) -> Failure {
         ErrorKind::Invalid => Code::Usage,
         ErrorKind::Conflict => Code::Conflict,
         ErrorKind::Passing => Code::Io,
-        ErrorKind::Unfit => Code::Refused,
+        ErrorKind::Unfit | ErrorKind::Unreadable => Code::Refused,
         ErrorKind::Lasting => Code::Failed,
     };
     Failure::new(code, with_causes(&error))

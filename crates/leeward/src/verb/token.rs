@@ -30,7 +30,7 @@ pub enum TokenVerb {
         file: FileArgument,
         /// What to call it, as in the name of a machine
         name: String,
-        /// What it may do: admin, operator, writer (adds only) or reader
+        /// What it may do: admin, operator, writer (adds only), reader, or worker (writes volumes for a site)
         #[arg(long)]
         role: Role,
         /// Confine it to the images under this name; may be given several times

@@ -114,7 +114,33 @@ impl Daemon {
         child.wait().unwrap().success()
     }
 
-    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    /// The number of its process.
+    pub fn process(&self) -> String {
+        self.child.as_ref().map(|child| child.id().to_string()).unwrap_or_default()
+    }
+
+    fn process_file(&self, name: &str) -> String {
+        let pid = self.child.as_ref().unwrap().id();
+        std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap()
+    }
+
+    fn figure(&self, file: &str, name: &str) -> u64 {
+        let text = self.process_file(file);
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// The most memory that it has had.
+    pub fn peak_bytes(&self) -> u64 {
+        self.figure("status", "VmHWM:") << 10
+    }
+
+    /// What it has read of files and of the network.
+    pub fn read_bytes(&self) -> u64 {
+        self.figure("io", "rchar:")
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut request = format!(
@@ -126,15 +152,31 @@ impl Daemon {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
         stream.write_all(format!("{request}\r\n{body}").as_bytes()).unwrap();
+        stream
+    }
+
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        let end =
-            bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an answer has a head") + 4;
-        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        self.send(method, path, headers, body).read_to_end(&mut bytes).unwrap();
+        let (status, head) = head_of(&bytes).expect("an answer has a head");
+        let rest = &bytes[head.len()..];
         let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
-        let body = if chunked { unchunked(&bytes[end..]) } else { bytes[end..].to_vec() };
+        let body = if chunked { unchunked(rest) } else { rest.to_vec() };
         Answer { status, head, body }
+    }
+
+    /// The head of an answer, whose body may never end.
+    pub fn head(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let (mut stream, mut bytes) = (self.send(method, path, headers, body), Vec::new());
+        loop {
+            let mut piece = [0; 4096];
+            let count = stream.read(&mut piece).unwrap();
+            assert!(count > 0, "the answer has no whole head: {:?}", String::from_utf8_lossy(&bytes));
+            bytes.extend_from_slice(&piece[..count]);
+            if let Some((status, head)) = head_of(&bytes) {
+                return Answer { status, head, body: Vec::new() };
+            }
+        }
     }
 
     pub fn bearer(&self) -> String {
@@ -196,6 +238,14 @@ impl Daemon {
         found.sort();
         found
     }
+}
+
+/// The status and the head of an answer, when they are there.
+fn head_of(bytes: &[u8]) -> Option<(u16, String)> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Some((status, head))
 }
 
 fn unchunked(mut rest: &[u8]) -> Vec<u8> {

@@ -9,11 +9,22 @@ use serde_json::{Value, json};
 
 use super::daemon::{Daemon, assert_holds, disk, image};
 
+mod temporary;
+
 /// Hooks, faults and settings of the bed are for all, so its tests go one by one.
 static ONE_BY_ONE: Mutex<()> = Mutex::new(());
 
-struct Bed {
-    state: PathBuf,
+/// A call of Oracle's SDK.
+fn sdk(state: &Path, endpoint: &str, arguments: &[&str]) -> Value {
+    let python = state.with_file_name("venv").join("bin/python");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/site/oci_client.py");
+    let done = Command::new(python).arg(script).arg(state).arg(endpoint).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+pub struct Bed {
+    pub state: PathBuf,
     port: String,
     _turn: MutexGuard<'static, ()>,
 }
@@ -26,7 +37,7 @@ impl Drop for Bed {
 }
 
 impl Bed {
-    fn find() -> Option<Self> {
+    pub fn find() -> Option<Self> {
         let turn = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let variable = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
         let state = PathBuf::from(variable("TESTBED_DIR", "/var/tmp/testbeds")).join("oci/state");
@@ -70,32 +81,30 @@ impl Bed {
     }
 
     /// A call of Oracle's SDK.
-    fn sdk(&self, arguments: &[&str]) -> Value {
-        let python = self.state.with_file_name("venv").join("bin/python");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/site/oci_client.py");
-        let done = Command::new(python)
-            .arg(script)
-            .arg(&self.state)
-            .arg(self.endpoint())
-            .args(arguments)
-            .output()
-            .unwrap();
-        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
-        serde_json::from_slice(&done.stdout).unwrap()
+    pub fn sdk(&self, arguments: &[&str]) -> Value {
+        sdk(&self.state, &self.endpoint(), arguments)
     }
 
-    fn put(&self, bucket: &str, name: &str, path: &Path, metadata: &Value) {
+    pub fn put(&self, bucket: &str, name: &str, path: &Path, metadata: &Value) {
         self.sdk(&["put", bucket, name, path.to_str().unwrap(), &metadata.to_string()]);
     }
 
     /// A daemon with a bucket of its own as source, on an instance of the bed, and the bucket's name.
-    fn daemon(&self, domain: &str) -> (Daemon, String) {
+    pub fn daemon(&self, domain: &str) -> (Daemon, String) {
+        self.daemon_with(domain, |instance| {
+            let state = self.state.display();
+            format!("device = \"/dev/oracleoci/oraclevdb\"\ndevice_root = \"{state}/instances/{instance}\"\n")
+        })
+    }
+
+    /// The same with settings of the target that the instance decides.
+    pub fn daemon_with(&self, domain: &str, settings: impl Fn(&str) -> String) -> (Daemon, String) {
         let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
         let bucket = format!("import-{seconds}");
         let namespace = self.sdk(&["bucket", &bucket])["namespace"].as_str().unwrap().to_owned();
         let instance = self.sdk(&["instance", domain])["id"].as_str().unwrap().to_owned();
-        let state = self.state.display();
         let endpoint = self.endpoint();
+        let settings = settings(&instance);
         let more = format!(
             r#"
 [source.bucket]
@@ -107,9 +116,7 @@ event_token_file = "events.secret"
 [target.cloud]
 kind = "oci"
 instance = "{instance}"
-device = "/dev/oracleoci/oraclevdb"
-device_root = "{state}/instances/{instance}"
-import_vpus = 20
+{settings}import_vpus = 20
 final_vpus = 10
 filesystem_errors = "warn"
 oci = {{ compartment = "{}", endpoint = "{endpoint}", poll_milliseconds = 100 }}
@@ -123,7 +130,7 @@ oci = {{ compartment = "{}", endpoint = "{endpoint}", poll_milliseconds = 100 }}
         (daemon, bucket)
     }
 
-    fn up(&self, daemon: &mut Daemon) {
+    pub fn up(&self, daemon: &mut Daemon) {
         let config = self.state.join("config");
         daemon.up_with(&[("OCI_CONFIG_FILE", config.to_str().unwrap()), ("OCI_PROFILE", "DEFAULT")]);
     }
@@ -135,25 +142,25 @@ oci = {{ compartment = "{}", endpoint = "{endpoint}", poll_milliseconds = 100 }}
     }
 
     /// From now on events of the bucket go to the daemon.
-    fn hook(&self, daemon: &Daemon) {
+    pub fn hook(&self, daemon: &Daemon) {
         self.control("DELETE", "hooks", &Value::Null);
         let url = format!("http://{}/v1/hear/bucket?token=bucket-secret", daemon.address);
         self.control("POST", "hooks", &json!({ "url": url }));
     }
 
     /// The one volume of a run.
-    fn volume(&self, run: &str) -> Value {
+    pub fn volume(&self, run: &str) -> Value {
         let volumes = self.sdk(&["volumes", run]);
         assert_eq!(volumes.as_array().unwrap().len(), 1, "{volumes:#}");
         volumes[0].clone()
     }
 }
 
-fn runs(daemon: &Daemon) -> Vec<Value> {
+pub fn runs(daemon: &Daemon) -> Vec<Value> {
     daemon.get("/v1/runs").json()["runs"].as_array().unwrap().clone()
 }
 
-fn until_runs(daemon: &Daemon, count: usize) -> Vec<String> {
+pub fn until_runs(daemon: &Daemon, count: usize) -> Vec<String> {
     let end = Instant::now() + Duration::from_secs(120);
     loop {
         let found = runs(daemon);
@@ -225,7 +232,7 @@ fn an_image_that_is_put_into_the_bucket_ends_as_a_volume() {
 }
 
 /// The volume of the bed is 50 GiB, sparse: only its beginning is compared, and that behind it nothing is allocated.
-fn assert_holds_sparsely(volume: &Path, raw: &Path) {
+pub fn assert_holds_sparsely(volume: &Path, raw: &Path) {
     use std::io::Read;
     use std::os::unix::fs::MetadataExt;
     let length = std::fs::metadata(raw).unwrap().len();
@@ -248,6 +255,53 @@ fn a_domain_that_is_not_that_of_the_writer_holds_the_run() {
     let run = daemon.post("/v1/imports", &body).json()["run"].as_str().unwrap().to_owned();
     let held = daemon.until(&run, &["held", "succeeded"]);
     assert_eq!(held["state"], "held", "{held:#}");
+    assert_eq!(daemon.post(&format!("/v1/runs/{run}/cancel"), &json!({})).status, 200);
+    daemon.until(&run, &["cancelled"]);
+    assert_eq!(bed.sdk(&["volumes", &run]), json!([]));
+}
+
+/// The same path on another machine is another disk: a run whose volume is attached to one machine is not gone on with at another,
+/// to which the configuration has been moved meanwhile.
+#[test]
+fn a_volume_is_written_by_the_machine_to_which_it_is_attached_and_by_no_other() {
+    let Some(bed) = Bed::find() else { return };
+    let (mut daemon, bucket) = bed.daemon("1");
+    let path = daemon.path("disk.raw");
+    std::fs::File::create(&path).unwrap().set_len(16 << 20).unwrap();
+    for (program, arguments) in
+        [("/sbin/mke2fs", &["-q", "-F", "-t", "ext4"][..]), ("/sbin/debugfs", &["-w", "-R", "clri <2>"])]
+    {
+        let done = Command::new(program).args(arguments).arg(&path).output().unwrap();
+        assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    bed.put(&bucket, "disk.raw", &path, &json!({}));
+    let body = json!({"source": "bucket", "object": "disk.raw", "options": {"filesystem_errors": "hold"}});
+    let run = daemon.post("/v1/imports", &body).json()["run"].as_str().unwrap().to_owned();
+    let held = daemon.until(&run, &["held", "succeeded"]);
+    assert_eq!(state_of(&held, "fsck_on_block_volume"), "failed", "{held:#}");
+
+    let file = daemon.path("site.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let first = text.lines().find_map(|line| line.strip_prefix("instance = ")).unwrap().trim_matches('"');
+    let other = bed.sdk(&["instance", "1"])["id"].as_str().unwrap().to_owned();
+    let retry = |daemon: &Daemon| {
+        let body = json!({"step": "write_image_to_bv"});
+        assert_eq!(daemon.post(&format!("/v1/runs/{run}/retry"), &body).status, 200);
+        daemon.until(&run, &["held", "succeeded"])
+    };
+    daemon.stop();
+    std::fs::write(&file, text.replace(first, &other)).unwrap();
+    bed.up(&mut daemon);
+    let held = retry(&daemon);
+    assert_eq!(state_of(&held, "write_image_to_bv"), "failed", "{held:#}");
+    let told = held.to_string();
+    assert!(told.contains(&format!("it is attached to {first}, and {other} is what writes now")), "{told}");
+
+    daemon.stop();
+    std::fs::write(&file, &text).unwrap();
+    bed.up(&mut daemon);
+    let held = retry(&daemon);
+    assert_eq!(state_of(&held, "write_image_to_bv"), "succeeded", "{held:#}");
     assert_eq!(daemon.post(&format!("/v1/runs/{run}/cancel"), &json!({})).status, 200);
     daemon.until(&run, &["cancelled"]);
     assert_eq!(bed.sdk(&["volumes", &run]), json!([]));

@@ -80,5 +80,47 @@ def volumes(run):
     return result
 
 
-COMMANDS = {"bucket": bucket, "put": put, "instance": instance, "volumes": volumes}
+def leak(run, domain):
+    """A volume of a run, made when the run has ended: as when its creation was asked for before and took its time."""
+    storage = client(oci.core.BlockstorageClient)
+    details = oci.core.models.CreateVolumeDetails(
+        availability_domain=SITE["availability_domains"][int(domain) - 1],
+        compartment_id=COMPARTMENT,
+        display_name="late",
+        size_in_gbs=50,
+        freeform_tags={"leeward-run": run, "leeward-step": "create_block_volume"},
+    )
+    found = storage.create_volume(details).data
+    while found.lifecycle_state != "AVAILABLE":
+        time.sleep(0.2)
+        found = storage.get_volume(found.id).data
+    return {"id": found.id}
+
+
+def instances(run):
+    compute = client(oci.core.ComputeClient)
+    listed = oci.pagination.list_call_get_all_results(compute.list_instances, COMPARTMENT).data
+    return [
+        {
+            "id": one.id,
+            "name": one.display_name,
+            "domain": one.availability_domain,
+            "state": one.lifecycle_state,
+            "shape": one.shape,
+            "tags": one.freeform_tags,
+            "user_data": (one.metadata or {}).get("user_data"),
+        }
+        for one in listed
+        if one.freeform_tags.get("leeward-run") == run
+    ]
+
+
+COMMANDS = {
+    "bucket": bucket,
+    "put": put,
+    "instance": instance,
+    "instances": instances,
+    "volumes": volumes,
+    "leak": leak,
+}
 print(json.dumps(COMMANDS[COMMAND](*ARGUMENTS)))

@@ -104,10 +104,23 @@ fn disks_are_backed_up_checked_and_retained_by_runs() {
          [schedule.nightly]\ncron = '0 0 1 1 *'\nbackup = { disks = ['web'] }\n
          [schedule.both]\ncron = '0 0 1 1 *'\nbackup = {}\n
          [schedule.tidy]\ncron = '0 0 1 1 *'\nretain = { keep = { last = 1 }, window = '0' }\n
-         [schedule.look]\ncron = '0 0 1 1 *'\ncheck = { budget = '1GiB' }\n",
+         [schedule.look]\ncron = '0 0 1 1 *'\ncheck = { budget = '1GiB' }\n
+         [rpo]\n'*' = '1d'\n'web/*' = '1h'\n",
     );
     let disk_file = daemon.path("web.raw");
     disk(&disk_file, 16 << 20, 7);
+    // What is to be protected and is not, is said before anything went wrong.
+    let shown = |daemon: &Daemon| {
+        let overview = daemon.get("/v1/overview").json();
+        let images = overview["images"].as_array().unwrap().iter().map(|image| {
+            let name = image["image"].as_str().unwrap().to_owned();
+            let target = image["rpo_target_seconds"].as_u64();
+            (name, image["snapshots"].as_u64().unwrap(), target, image["protected"].as_bool().unwrap())
+        });
+        images.collect::<Vec<_>>()
+    };
+    let gone = ("gone/root".to_owned(), 0, Some(86400), false);
+    assert_eq!(shown(&daemon), [gone.clone(), ("web/root".to_owned(), 0, Some(3600), false)]);
 
     // Killed in the middle (to read it takes six seconds): the run goes on and ends with one snapshot.
     let run = fire(&daemon, "nightly");
@@ -122,6 +135,10 @@ fn disks_are_backed_up_checked_and_retained_by_runs() {
     let target = daemon.path("out.raw");
     succeeds(repository(&daemon, &["restore", "web/root", target.to_str().unwrap()]));
     assert_holds(&target, &disk_file);
+    until("the repository is looked into again", || shown(&daemon).iter().any(|image| image.3));
+    assert_eq!(shown(&daemon)[..2], [gone, ("web/root".to_owned(), 1, Some(3600), true)]);
+    let figures = String::from_utf8(daemon.get("/metrics").body).unwrap();
+    assert!(figures.contains("leeward_image_rpo_target_seconds{image=\"web/root\"} 3600"), "{figures}");
 
     // A cancelled one makes none.
     let run = fire(&daemon, "nightly");

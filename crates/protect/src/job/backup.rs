@@ -1,4 +1,4 @@
-//! Backups of disks: a step for each.
+//! Backups of disks and machines: a step for each.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use leeward_runs::{Plan, StepPlan};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::machine::BackUpMachine;
 use super::{Attended, Disk, Ground, Opening, fault, open, plan_of, step_of};
 use crate::size;
 
@@ -17,9 +18,11 @@ pub const BACKUP: &str = "backup";
 const VERSION: u32 = 1;
 /// What the names of the steps begin with.
 const STEP: &str = "disk-";
+/// The same, of machines.
+const MACHINE_STEP: &str = "machine-";
 /// The tag that says which run made a snapshot: a run that is done again after its process died finds it.
-const RUN_TAG: &str = "run";
-/// Disks that are read at once, of all runs: each uses all processors, and memory (docs/operations.md).
+pub(super) const RUN_TAG: &str = "run";
+/// Disks and machines that are read at once, of all runs: each uses all processors, and memory (docs/operations.md).
 const AT_ONCE: u32 = 2;
 
 /// What a backup is given.
@@ -28,26 +31,32 @@ const AT_ONCE: u32 = 2;
 pub struct BackupInputs {
     /// The disks, as the site's configuration names them.
     pub disks: Vec<String>,
+    /// The machines, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub machines: Vec<String>,
     /// Whether all of them is read, where otherwise only what has changed would be.
     #[serde(default)]
     pub full: bool,
 }
 
-/// The plan of a backup. Disks wait for no other: where one fails, the others are backed up all the same.
+/// The plan of a backup. Disks and machines wait for no other: where one fails, the others are backed up all the same.
 #[must_use]
 pub fn backup_plan(inputs: &BackupInputs) -> Plan {
-    let step =
-        |disk: &String| -> StepPlan { step_of(&format!("{STEP}{disk}"), &format!("Back up {disk}"), &[]) };
-    plan_of(BACKUP, VERSION, inputs.disks.iter().map(step).collect())
+    let step = |kind: &str, name: &String| -> StepPlan {
+        step_of(&format!("{kind}{name}"), &format!("Back up {name}"), &[])
+    };
+    let disks = inputs.disks.iter().map(|disk| step(STEP, disk));
+    let machines = inputs.machines.iter().map(|machine| step(MACHINE_STEP, machine));
+    plan_of(BACKUP, VERSION, disks.chain(machines).collect())
 }
 
 /// Places of which each holder has one.
-struct Places(Mutex<u32>, Condvar);
+pub(super) struct Places(Mutex<u32>, Condvar);
 
-struct Place<'a>(&'a Places);
+pub(super) struct Place<'a>(&'a Places);
 
 impl Places {
-    fn take(&self, context: &Context) -> Result<Place<'_>, Fault> {
+    pub(super) fn take(&self, context: &Context) -> Result<Place<'_>, Fault> {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while *left == 0 {
             context.check()?;
@@ -83,8 +92,15 @@ impl Kind for BackupKind {
     }
 
     fn step(&self, version: u32, name: &str) -> Option<Arc<dyn Step>> {
-        let disk = name.strip_prefix(STEP).filter(|_| version == VERSION)?.to_owned();
-        Some(Arc::new(BackUp { ground: Arc::clone(&self.ground), places: Arc::clone(&self.places), disk }))
+        if version != VERSION {
+            return None;
+        }
+        let (ground, places) = (Arc::clone(&self.ground), Arc::clone(&self.places));
+        if let Some(machine) = name.strip_prefix(MACHINE_STEP) {
+            return Some(Arc::new(BackUpMachine { ground, places, machine: machine.to_owned() }));
+        }
+        let disk = name.strip_prefix(STEP)?.to_owned();
+        Some(Arc::new(BackUp { ground, places, disk }))
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod backup;
 mod check;
+mod machine;
 mod retain;
 
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ pub use backup::{BACKUP, BackupInputs, backup_plan};
 pub use check::{CHECK, CheckInputs, check_plan};
 pub use retain::{Keep, RETAIN, RetainInputs, retain_plan};
 
-use crate::{Attendant, Error, Volume};
+use crate::{Attendant, Error, MachineBackup, Volume};
 
 /// What the names of images begin with that hold the state of a site's daemon. They have rules of their own.
 pub const STATE_IMAGES: &str = "leeward/state/";
@@ -45,6 +46,15 @@ pub struct Disk {
     pub limit_write: Option<u64>,
 }
 
+/// A machine as a site's configuration has it.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// The machine, and what the names of its disks' images begin with.
+    pub backup: MachineBackup,
+    /// Bytes per second that are written to the repository at most.
+    pub limit_write: Option<u64>,
+}
+
 /// What such runs work with.
 pub trait Ground: Send + Sync {
     /// Opens the repository.
@@ -58,6 +68,12 @@ pub trait Ground: Send + Sync {
     /// # Errors
     /// There is no such disk, or its configuration makes no sense; in words.
     fn disk(&self, name: &str) -> Result<Disk, String>;
+
+    /// A machine by its name.
+    ///
+    /// # Errors
+    /// There is no such machine, or its configuration makes no sense; in words.
+    fn machine(&self, name: &str) -> Result<Machine, String>;
 
     /// Where records of what was verified are kept.
     fn verified(&self) -> PathBuf;
@@ -137,6 +153,10 @@ impl Attendant for Attended<'_> {
     fn warns(&self, what: &str, hint: &str) {
         self.0.log(Level::Warning, what);
         self.0.log(Level::Warning, &format!("hint: {hint}"));
+    }
+
+    fn says(&self, what: &str) {
+        self.0.say(what);
     }
 
     fn is_cancelled(&self) -> bool {

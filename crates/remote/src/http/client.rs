@@ -11,6 +11,10 @@ use hyper_util::client::legacy::Client as Connections;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use leeward_store::bucket::{RequestClass, Requests};
 
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::feed::{Feed, PARTS_AHEAD};
 use super::upload::{Movement, Upload};
 use super::way::Way;
 use super::{Fault, Method, Request, Response};
@@ -29,6 +33,7 @@ pub struct Client {
     way: Way,
     requests: Arc<Requests>,
     idle_timeout: Duration,
+    whole_timeout: Option<Duration>,
 }
 
 impl Client {
@@ -54,13 +59,21 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(KEPT_FOR)
             .build(way.clone());
-        Ok(Self { connections, way, requests, idle_timeout: IDLE_TIMEOUT })
+        Ok(Self { connections, way, requests, idle_timeout: IDLE_TIMEOUT, whole_timeout: None })
     }
 
     /// The same client, which gives up when nothing has moved for so long.
     #[must_use]
     pub fn with_idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.idle_timeout = idle_timeout;
+        self
+    }
+
+    /// The same client, which gives up a request ([`Client::send`]) that is not over after so long, whatever moves meanwhile:
+    /// for small answers of somebody who may send them byte by byte.
+    #[must_use]
+    pub fn with_whole_timeout(mut self, whole_timeout: Duration) -> Self {
+        self.whole_timeout = Some(whole_timeout);
         self
     }
 
@@ -77,13 +90,14 @@ impl Client {
     pub fn send(&self, request: Request, class: RequestClass) -> Result<Response, Fault> {
         let host = request.host().to_owned();
         self.requests.count(class, request.body_bytes());
-        let (client, idle) = (self.clone(), self.idle_timeout);
+        let (client, idle, whole) = (self.clone(), self.idle_timeout, self.whole_timeout);
         let answer = runtime::wait(async move {
             let movement = Movement::begin();
             let host = request.host().to_owned();
             tokio::select! {
-                answer = client.exchange(request, &movement) => answer,
+                answer = client.exchange(request, None, &movement) => answer,
                 () = movement.stalls(idle) => Err(Fault::Stalled { host, after: idle }),
+                after = ends(whole) => Err(Fault::TooSlow { host, after }),
             }
         });
         let answer = answer
@@ -91,14 +105,45 @@ impl Client {
         self.requests.count_received(answer.body.len() as u64);
         Ok(answer)
     }
+
+    /// Begins to send a request whose body, of `bytes` bytes, the caller gives part by part. How long the caller takes for that
+    /// is its own matter.
+    ///
+    /// # Errors
+    /// This process has no threads left.
+    pub fn feed(&self, request: Request, bytes: u64, class: RequestClass) -> Result<Feed, Fault> {
+        let host = request.host().to_owned();
+        self.requests.count(class, bytes);
+        let (parts, body) = mpsc::channel::<Bytes>(PARTS_AHEAD);
+        let (feed, done) = Feed::new(host.clone(), parts);
+        let (client, idle) = (self.clone(), self.idle_timeout);
+        let is_begun = runtime::spawn(async move {
+            let movement = Movement::begin();
+            let host = request.host().to_owned();
+            let answer = tokio::select! {
+                answer = client.exchange(request, Some((body, bytes)), &movement) => answer,
+                () = movement.stalls(idle) => Err(Fault::Stalled { host, after: idle }),
+            };
+            done.tell(answer);
+        });
+        match is_begun {
+            true => Ok(feed),
+            false => Err(Fault::Broken { host, what: "this process has no threads left".to_owned() }),
+        }
+    }
 }
 
 impl Client {
-    async fn exchange(&self, request: Request, movement: &Arc<Movement>) -> Result<Response, Fault> {
+    async fn exchange(
+        &self,
+        request: Request,
+        fed: Option<(mpsc::Receiver<Bytes>, u64)>,
+        movement: &Arc<Movement>,
+    ) -> Result<Response, Fault> {
         let host = request.host().to_owned();
         let is_head = request.method == Method::HEAD;
         let size_max = request.answer_bytes_max;
-        let outgoing = self.outgoing(request, movement)?;
+        let outgoing = self.outgoing(request, fed, movement)?;
         let answer = self.connections.request(outgoing).await.map_err(|error| Fault::of(&error, &host))?;
         movement.note();
         let (head, body) = answer.into_parts();
@@ -121,11 +166,21 @@ impl Client {
     }
 
     /// The request as it leaves.
-    fn outgoing(&self, request: Request, movement: &Arc<Movement>) -> Result<hyper::Request<Upload>, Fault> {
+    fn outgoing(
+        &self,
+        request: Request,
+        fed: Option<(mpsc::Receiver<Bytes>, u64)>,
+        movement: &Arc<Movement>,
+    ) -> Result<hyper::Request<Upload>, Fault> {
         let uri = address(&request)?;
-        let needs_length = request.body.is_empty() && matches!(request.method, Method::PUT | Method::POST);
+        let bytes = fed.as_ref().map_or_else(|| request.body_bytes(), |(_, bytes)| *bytes);
+        let needs_length = bytes == 0 && matches!(request.method, Method::PUT | Method::POST);
         let credential = self.way.credential(&uri);
-        let mut outgoing = hyper::Request::new(Upload::new(request.body, Arc::clone(movement)));
+        let body = match fed {
+            Some((more, bytes)) => Upload::fed(more, bytes, Arc::clone(movement)),
+            None => Upload::new(request.body, Arc::clone(movement)),
+        };
+        let mut outgoing = hyper::Request::new(body);
         (*outgoing.method_mut(), *outgoing.uri_mut()) = (request.method, uri);
         *outgoing.headers_mut() = request.headers;
         let headers = outgoing.headers_mut();
@@ -138,6 +193,15 @@ impl Client {
         }
         Ok(outgoing)
     }
+}
+
+/// Returns when the time that there is for the whole request is over.
+async fn ends(whole: Option<Duration>) -> Duration {
+    match whole {
+        Some(whole) => tokio::time::sleep(whole).await,
+        None => std::future::pending().await,
+    }
+    whole.unwrap_or_default()
 }
 
 /// Where a request goes. What is wrong with an address is told without it: it may hold a signature that is as good as a

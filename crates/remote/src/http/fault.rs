@@ -46,6 +46,14 @@ pub enum Fault {
         /// How long.
         after: Duration,
     },
+    /// The whole took too long.
+    #[error("{host} had not answered to the end after {} seconds", .after.as_secs())]
+    TooSlow {
+        /// The host.
+        host: String,
+        /// How long it was waited.
+        after: Duration,
+    },
     /// The connection broke.
     #[error("the connection to {host} broke ({what})")]
     Broken {
@@ -78,7 +86,10 @@ impl Fault {
     /// Whether it may pass by itself.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::NoRoute { .. } | Self::Stalled { .. } | Self::Broken { .. })
+        matches!(
+            self,
+            Self::NoRoute { .. } | Self::Stalled { .. } | Self::TooSlow { .. } | Self::Broken { .. }
+        )
     }
 
     /// What became of an attempt to send.

@@ -6,17 +6,18 @@
 
 mod client;
 mod fault;
+mod feed;
 mod prompt;
 mod upload;
 mod way;
 
 pub use client::Client;
 pub use fault::Fault;
+pub use feed::Feed;
 
-use bytes::Bytes;
+pub use bytes::Bytes;
 pub use hyper::Method;
-pub use hyper::header::HeaderMap;
-use hyper::header::{HeaderName, HeaderValue};
+pub use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::encode;
 
@@ -34,6 +35,9 @@ pub struct Request {
     pub path: String,
     /// The query in plain text, in the order in which it is sent; an empty value is sent as `name=`.
     pub query: Vec<(String, String)>,
+    /// Path and query as they are sent, where somebody gave them encoded already; the other two then do not matter. Taking
+    /// such an address apart and writing it anew may spell it otherwise, and what is signed by its spelling no longer fits.
+    pub target: Option<String>,
     /// Headers other than those of the connection.
     pub headers: HeaderMap,
     /// The body in parts.
@@ -51,6 +55,7 @@ impl Request {
             origin: origin.into(),
             path: path.into(),
             query: Vec::new(),
+            target: None,
             headers: HeaderMap::new(),
             body: Vec::new(),
             answer_bytes_max: ANSWER_BYTES_MAX,
@@ -108,6 +113,9 @@ impl Request {
     /// The whole address, encoded.
     #[must_use]
     pub fn url(&self) -> String {
+        if let Some(target) = &self.target {
+            return format!("{}{target}", self.origin);
+        }
         let mut url = format!("{}{}", self.origin, encode::path(&self.path));
         for (number, (name, value)) in self.query.iter().enumerate() {
             url.push(if number == 0 { '?' } else { '&' });

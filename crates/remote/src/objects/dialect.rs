@@ -3,11 +3,14 @@
 //! To add a service, implement [`Dialect`] beside its [`Service`] and name it in `connect.rs`.
 
 use super::{ListedObject, Metadata, ObjectVersion, StatedDigests};
-use crate::http::{Request, Response};
+use crate::http::{Bytes, Request, Response};
 use crate::service::Service;
 
 /// One page of a listing, as it was read.
 pub(crate) type Entries = (Vec<ListedObject>, bool);
+
+/// One page of a listing of uploads: what they are called, and where the next page begins.
+pub(crate) type Unfinished = (Vec<String>, Option<String>);
 
 /// A service whose users' objects can be read.
 pub(crate) trait Dialect: Service {
@@ -52,7 +55,7 @@ pub(crate) trait Uploads {
     fn started(&self, response: &Response) -> Result<String, String>;
 
     /// The request that sends a part; numbers begin with 1.
-    fn part(&self, name: &str, upload: &str, number: u32, content: &[u8]) -> Request;
+    fn part(&self, name: &str, upload: &str, number: u32, content: Bytes) -> Request;
 
     /// The request that makes the object of its parts.
     fn complete(&self, name: &str, upload: &str, parts: &[(u32, String)]) -> Request;
@@ -65,6 +68,16 @@ pub(crate) trait Uploads {
 
     /// The request that gives it up.
     fn abort(&self, name: &str, upload: &str) -> Request;
+
+    /// The request for a page of the uploads of an object that are begun and not ended. `from` is where the page before said that
+    /// the next one begins.
+    fn unfinished(&self, name: &str, from: Option<&str>) -> Request;
+
+    /// Reads such a page: what the uploads of the object are called, and where the next page begins.
+    ///
+    /// # Errors
+    /// It is no such listing: what is wrong with it.
+    fn unfinished_in(&self, name: &str, response: &Response) -> Result<Unfinished, String>;
 }
 
 /// Whether a text is so many hexadecimal digits.

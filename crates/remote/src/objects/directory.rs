@@ -19,7 +19,9 @@ use leeward_store::{Error, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{ListPage, ListedObject, Metadata, ObjectHead, ObjectVersion, Objects, StatedDigests, name};
+use super::{
+    ListPage, ListedObject, Metadata, ObjectHead, ObjectVersion, Objects, Parts, StatedDigests, name,
+};
 
 /// What the name of the file with an object's metadata ends with.
 pub const METADATA_ENDING: &str = ".leeward.json";
@@ -36,7 +38,7 @@ const DEPTH_MAX: usize = 32;
 pub struct DirectoryObjects {
     directory: File,
     path: PathBuf,
-    name: String,
+    pub(super) name: String,
 }
 
 impl DirectoryObjects {
@@ -57,7 +59,7 @@ impl DirectoryObjects {
         Ok(Self { directory: directory.into(), path: path.to_owned(), name })
     }
 
-    fn check(&self, object: &str) -> Result<()> {
+    pub(super) fn check(&self, object: &str) -> Result<()> {
         name::check(&self.name, object)?;
         if object.split('/').any(|part| part.starts_with('.')) || object.ends_with(METADATA_ENDING) {
             return Err(Error::NotFound { store: self.name.clone(), key: object.to_owned() });
@@ -65,7 +67,12 @@ impl DirectoryObjects {
         Ok(())
     }
 
-    fn failed(&self, action: &'static str, object: &str, source: impl Into<std::io::Error>) -> Error {
+    pub(super) fn failed(
+        &self,
+        action: &'static str,
+        object: &str,
+        source: impl Into<std::io::Error>,
+    ) -> Error {
         let (store, key, source) = (self.name.clone(), object.to_owned(), source.into());
         match source.kind() {
             std::io::ErrorKind::NotFound => Error::NotFound { store, key },
@@ -86,7 +93,7 @@ impl DirectoryObjects {
         rustix::fs::openat2(&self.directory, path, flags, Mode::empty(), resolve).map(File::from)
     }
 
-    fn file(&self, action: &'static str, object: &str) -> Result<File> {
+    pub(super) fn file(&self, action: &'static str, object: &str) -> Result<File> {
         let denied = |what: &str| Error::Denied {
             store: self.name.clone(),
             action,
@@ -103,7 +110,7 @@ impl DirectoryObjects {
         if metadata.is_file() { Ok(file) } else { Err(denied("it is not a regular file")) }
     }
 
-    fn state(
+    pub(super) fn state(
         &self,
         file: &File,
         action: &'static str,
@@ -172,7 +179,7 @@ impl DirectoryObjects {
     }
 
     /// The directory in which an object lies, made where it is not there, and the object's name in it.
-    fn parent<'a>(&self, object: &'a str) -> Result<(File, &'a str)> {
+    pub(super) fn parent<'a>(&self, object: &'a str) -> Result<(File, &'a str)> {
         let failed = |errno: Errno| self.failed("make the directory of", object, errno);
         let (under, name) = object.rsplit_once('/').unwrap_or(("", object));
         let mut made = String::new();
@@ -190,7 +197,12 @@ impl DirectoryObjects {
     }
 
     /// Writes a file beside its final name, and gives it that name when it is whole and durable.
-    fn publish(&self, directory: &File, name: &str, content: &mut dyn Read) -> std::io::Result<File> {
+    pub(super) fn publish(
+        &self,
+        directory: &File,
+        name: &str,
+        content: &mut dyn Read,
+    ) -> std::io::Result<File> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(std::io::Error::other)?;
         let temporary = format!(".leeward-{}.part", crate::encode::hex(&random));
@@ -250,6 +262,10 @@ impl Objects for DirectoryObjects {
         }
         page.goes_on = names.next().is_some();
         Ok(page)
+    }
+
+    fn parts(&self) -> Option<&dyn Parts> {
+        Some(self)
     }
 
     fn put(&self, object: &str, content: &mut dyn Read, metadata: &Metadata) -> Result<ObjectVersion> {

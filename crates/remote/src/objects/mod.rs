@@ -11,9 +11,12 @@
 mod connect;
 mod dialect;
 mod directory;
+mod directory_parts;
 mod name;
 mod oci;
+mod parts;
 mod remote;
+mod remote_parts;
 mod s3;
 mod swift;
 
@@ -30,6 +33,7 @@ use serde::{Deserialize, Serialize};
 pub use connect::{locate, open};
 pub use directory::{DirectoryObjects, METADATA_ENDING};
 pub use name::check as check_name;
+pub use parts::{Existing, Part, Parts};
 
 /// User metadata: keys in lower case, without the service's prefix (`opc-meta-`, `x-amz-meta-` …). They are as the service
 /// tells them: some (Ceph's gateway) give a dash back where an underscore was written.
@@ -135,6 +139,11 @@ pub trait Objects: Send + Sync {
     /// # Errors
     /// The service fails.
     fn delete(&self, name: &str) -> Result<()>;
+
+    /// How objects are written in parts, where that can be done from here.
+    fn parts(&self) -> Option<&dyn Parts> {
+        None
+    }
 
     /// What requests were sent so far, where they are counted.
     fn requests(&self) -> Option<RequestCounts> {

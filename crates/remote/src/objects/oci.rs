@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::dialect::{Dialect, Entries, Uploads, from_base64};
+use super::dialect::{Dialect, Entries, Unfinished, Uploads, from_base64};
 use super::{ListedObject, Metadata, ObjectVersion, StatedDigests};
 use crate::digest;
-use crate::http::{Method, Request, Response};
+use crate::http::{Bytes, Method, Request, Response};
 use crate::oci::Oci;
 use crate::service::Service;
 
@@ -37,6 +37,14 @@ struct Entry {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Started {
+    upload_id: String,
+}
+
+/// An upload in a listing.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Upload {
+    object: String,
     upload_id: String,
 }
 
@@ -111,12 +119,12 @@ impl Uploads for Oci {
         started.map(|started| started.upload_id).map_err(|error| format!("no upload: {error}"))
     }
 
-    fn part(&self, name: &str, upload: &str, number: u32, content: &[u8]) -> Request {
+    fn part(&self, name: &str, upload: &str, number: u32, content: Bytes) -> Request {
         let mut request = self
             .upload(Method::PUT, name, upload)
             .query("uploadPartNum", number.to_string())
-            .header("content-type", "application/octet-stream")
-            .body(&[content]);
+            .header("content-type", "application/octet-stream");
+        request.body = vec![content];
         let md5 = digest::md5_base64(&request.body);
         request.set_header("content-md5", &md5);
         request
@@ -137,5 +145,24 @@ impl Uploads for Oci {
 
     fn abort(&self, name: &str, upload: &str) -> Request {
         self.upload(Method::DELETE, name, upload)
+    }
+
+    fn unfinished(&self, _name: &str, from: Option<&str>) -> Request {
+        let request = Request::new(Method::GET, self.origin(), format!("{}/u", self.bucket_path()));
+        let request = request.query("limit", PAGE_ENTRIES);
+        match from {
+            Some(from) => request.query("page", from),
+            None => request,
+        }
+    }
+
+    fn unfinished_in(&self, name: &str, response: &Response) -> Result<Unfinished, String> {
+        let uploads: Result<Vec<Upload>, _> = serde_json::from_slice(&response.body);
+        let uploads = uploads.map_err(|error| format!("no listing of uploads: {error}"))?;
+        let mine = uploads.into_iter().filter(|upload| upload.object == name);
+        Ok((
+            mine.map(|upload| upload.upload_id).collect(),
+            response.header("opc-next-page").map(str::to_owned),
+        ))
     }
 }

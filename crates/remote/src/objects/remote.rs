@@ -8,11 +8,11 @@ use leeward_store::bucket::{Backoff, Condition, Pace, PacePolicy, RequestClass, 
 use leeward_store::{Error, ErrorKind, Result};
 
 use super::dialect::{Dialect, Uploads};
-use super::{ListPage, Metadata, ObjectHead, ObjectVersion, Objects, name};
+use super::{ListPage, Metadata, ObjectHead, ObjectVersion, Objects, Parts, name};
 use crate::answer::At;
 use crate::bucket::total_of;
 use crate::exchange;
-use crate::http::{Client, Method, Request, Response};
+use crate::http::{Bytes, Client, Method, Request, Response};
 
 /// Size of the parts of an upload, by their number: an upload may have 10,000 of them, and small ones cost less memory.
 const PARTS: [(u32, usize); 3] = [(1000, 16 << 20), (5000, 64 << 20), (10_000, 128 << 20)];
@@ -21,9 +21,9 @@ const METADATA_BYTES_MAX: usize = 2000;
 
 /// A user's bucket, or the part of it under a prefix.
 pub(super) struct RemoteObjects {
-    service: Box<dyn Dialect>,
+    pub(super) service: Box<dyn Dialect>,
     client: Client,
-    name: String,
+    pub(super) name: String,
     /// Empty, or ends with a slash.
     prefix: String,
     pace: Pace,
@@ -38,13 +38,13 @@ impl RemoteObjects {
     }
 
     /// The whole name in the bucket, if it is one.
-    fn whole(&self, object: &str) -> Result<String> {
+    pub(super) fn whole(&self, object: &str) -> Result<String> {
         name::check(&self.name, object)?;
         Ok(format!("{}{object}", self.prefix))
     }
 
     /// Does it at the service's pace, and again while it fails in passing.
-    fn repeat<T>(&self, act: impl Fn() -> Result<T>) -> Result<T> {
+    pub(super) fn repeat<T>(&self, act: impl Fn() -> Result<T>) -> Result<T> {
         let mut backoff = Backoff::new(self.retry);
         loop {
             match self.pace.run(&act) {
@@ -54,12 +54,12 @@ impl RemoteObjects {
         }
     }
 
-    fn send(&self, request: Request, class: RequestClass, at: &At<'_>) -> Result<Response> {
+    pub(super) fn send(&self, request: Request, class: RequestClass, at: &At<'_>) -> Result<Response> {
         exchange::send(self.service.as_ref(), &self.client, request, class, at)
     }
 
     /// Sends what must succeed.
-    fn ask(&self, request: &Request, class: RequestClass, at: &At<'_>) -> Result<Response> {
+    pub(super) fn ask(&self, request: &Request, class: RequestClass, at: &At<'_>) -> Result<Response> {
         self.repeat(|| {
             let response = self.send(request.clone(), class, at)?;
             if response.is_success() { Ok(response) } else { Err(self.refused(&response, at)) }
@@ -127,7 +127,7 @@ impl RemoteObjects {
         self.version(&response, at)
     }
 
-    fn version(&self, response: &Response, at: &At<'_>) -> Result<ObjectVersion> {
+    pub(super) fn version(&self, response: &Response, at: &At<'_>) -> Result<ObjectVersion> {
         let tag = self.service.tag(response);
         tag.map(|tag| ObjectVersion(tag.0)).ok_or_else(|| at.nonsense("an object without an entity tag"))
     }
@@ -163,7 +163,7 @@ impl RemoteObjects {
         let (mut parts, mut part) = (Vec::new(), first);
         while !part.is_empty() {
             let number = parts.len() as u32 + 1;
-            let request = way.part(name, upload, number, &part);
+            let request = way.part(name, upload, number, Bytes::from(part));
             let response = self.ask(&request, RequestClass::Put, at)?;
             parts.push((number, self.version(&response, at)?.0));
             let Some(size) = part_bytes(number + 1) else {
@@ -258,6 +258,10 @@ impl Objects for RemoteObjects {
         }
     }
 
+    fn parts(&self) -> Option<&dyn Parts> {
+        self.service.uploads().map(|_| self as &dyn Parts)
+    }
+
     fn requests(&self) -> Option<RequestCounts> {
         Some(self.client.requests().counts())
     }
@@ -285,7 +289,7 @@ fn read_part(content: &mut dyn Read, size: usize, at: &At<'_>) -> Result<Vec<u8>
 }
 
 /// Refuses metadata that a service would refuse, or keep otherwise than it was given.
-fn check_metadata(metadata: &Metadata) -> Result<(), String> {
+pub(super) fn check_metadata(metadata: &Metadata) -> Result<(), String> {
     let is_key = |key: &str| {
         !key.is_empty()
             && key.bytes().all(|byte| {

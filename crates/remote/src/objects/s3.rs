@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use leeward_store::bucket::Condition;
 
-use super::dialect::{Dialect, Entries, Uploads, from_base64, is_hex};
+use super::dialect::{Dialect, Entries, Unfinished, Uploads, from_base64, is_hex};
 use super::{ListedObject, Metadata, ObjectVersion, StatedDigests};
 use crate::encode::decoded_form;
-use crate::http::{Method, Request, Response};
+use crate::http::{Bytes, Method, Request, Response};
 use crate::s3::S3;
 use crate::service::Service;
 use crate::xml;
@@ -97,12 +97,10 @@ impl Uploads for S3 {
         })
     }
 
-    fn part(&self, name: &str, upload: &str, number: u32, content: &[u8]) -> Request {
-        let mut request = self
-            .object(Method::PUT, name)
-            .query("partNumber", number.to_string())
-            .query("uploadId", upload)
-            .body(&[content]);
+    fn part(&self, name: &str, upload: &str, number: u32, content: Bytes) -> Request {
+        let mut request =
+            self.object(Method::PUT, name).query("partNumber", number.to_string()).query("uploadId", upload);
+        request.body = vec![content];
         self.prepare_write(&mut request, Condition::Always);
         request
     }
@@ -133,11 +131,59 @@ impl Uploads for S3 {
     fn abort(&self, name: &str, upload: &str) -> Request {
         self.object(Method::DELETE, name).query("uploadId", upload)
     }
+
+    fn unfinished(&self, name: &str, from: Option<&str>) -> Request {
+        // Not encoded: Ceph's gateway encodes the names of uploads when it is asked to, and does not say that it has.
+        let request = self.bucket_request(Method::GET).query("uploads", "").query("prefix", name);
+        match from.and_then(|from| from.split_once('\n')) {
+            Some((upload, key)) => request.query("key-marker", key).query("upload-id-marker", upload),
+            None => request,
+        }
+    }
+
+    fn unfinished_in(&self, name: &str, response: &Response) -> Result<Unfinished, String> {
+        read_unfinished(name, &response.body)
+    }
+}
+
+fn read_unfinished(name: &str, body: &[u8]) -> Result<Unfinished, String> {
+    xml::read(body, |root| {
+        if root.tag_name().name() != "ListMultipartUploadsResult" {
+            return Err(format!("a {} is no listing of uploads", root.tag_name().name()));
+        }
+        let is_encoded = xml::text(root, "EncodingType").is_some_and(|text| text.trim() == "url");
+        let plain = |text: &str| if is_encoded { decoded_form(text) } else { Some(text.to_owned()) };
+        let of_object = |node: roxmltree::Node<'_, '_>| {
+            let is_mine = xml::text(node, "Key").and_then(plain).is_some_and(|key| key == name);
+            xml::text(node, "UploadId").filter(|_| is_mine).map(str::to_owned)
+        };
+        let found = xml::children(root, "Upload").filter_map(of_object).collect();
+        let goes_on = xml::text(root, "IsTruncated").is_some_and(|text| text.trim() == "true");
+        let marker = |tag| xml::text(root, tag).unwrap_or_default();
+        let next = goes_on.then(|| {
+            let key = plain(marker("NextKeyMarker")).unwrap_or_default();
+            format!("{}\n{key}", marker("NextUploadIdMarker"))
+        });
+        Ok((found, next))
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::read_entries;
+    use super::{read_entries, read_unfinished};
+
+    #[test]
+    fn uploads_of_one_object_are_told_from_others() {
+        let body = b"<ListMultipartUploadsResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>
+            <NextKeyMarker>a%2Fb</NextKeyMarker><NextUploadIdMarker>2~x</NextUploadIdMarker>
+            <Upload><Key>a%2Fb</Key><UploadId>2~one</UploadId></Upload><Upload><Key>a%2Fbc</Key><UploadId>2~two</UploadId></Upload>
+            </ListMultipartUploadsResult>";
+        assert_eq!(
+            read_unfinished("a/b", body).unwrap(),
+            (vec!["2~one".to_owned()], Some("2~x\na/b".to_owned()))
+        );
+        assert!(read_unfinished("a/b", b"<Error/>").is_err());
+    }
 
     fn names(body: &str) -> Vec<String> {
         let (objects, goes_on) = read_entries(body.as_bytes()).unwrap();

@@ -10,6 +10,7 @@ use super::account::Account;
 use crate::answer::At;
 use crate::error::Result;
 use crate::http::{Client, Request};
+use crate::keystone::{Keystone, address, split};
 use crate::location::Location;
 use crate::secret::Secret;
 
@@ -47,17 +48,6 @@ impl Way<'_> {
         let origin = self.location.origin(&origin).map_err(|error| error.to_string())?;
         Ok((origin, path))
     }
-}
-
-/// Origin and path of an address, the path without a slash at its end.
-pub(super) fn split(address: &str) -> Result<(String, String), String> {
-    let url: url::Url = address.parse().map_err(|error| format!("{address} is no address ({error})"))?;
-    let origin = url.origin().ascii_serialization();
-    let path = url.path().trim_end_matches('/');
-    if path.contains('%') || url.query().is_some() || !url.username().is_empty() || url.password().is_some() {
-        return Err("an address of Swift or Keystone is scheme, host, port and a plain path".to_owned());
-    }
-    Ok((origin, path.to_owned()))
 }
 
 struct State {
@@ -135,7 +125,7 @@ fn log_in(location: &Location, account: &Account, client: &Client) -> leeward_st
     let mut backoff = Backoff::new(POLICY);
     loop {
         let session = match account {
-            Account::Keystone(keystone) => keystone.log_in(&way, &at),
+            Account::Keystone(keystone) => by_keystone(keystone, &way, &at),
             Account::V1(v1) => v1.log_in(&way, &at),
         };
         match session {
@@ -145,17 +135,12 @@ fn log_in(location: &Location, account: &Account, client: &Client) -> leeward_st
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::split;
-
-    #[test]
-    fn an_address_is_split() {
-        let parts = |address| split(address).unwrap();
-        assert_eq!(parts("http://h:8080/v1/AUTH_x/"), ("http://h:8080".into(), "/v1/AUTH_x".into()));
-        assert_eq!(parts("https://h:443"), ("https://h".into(), String::new()));
-        for bad in ["h", "http://u:p@h/", "http://h/a%20b", "http://h/?a=b"] {
-            assert!(split(bad).is_err(), "{bad}");
-        }
-    }
+fn by_keystone(keystone: &Keystone, way: &Way<'_>, at: &At<'_>) -> leeward_store::Result<Session> {
+    let check = |origin: &str| way.checked((origin.to_owned(), String::new())).map(|(origin, _)| origin);
+    let granted = keystone.token(way.client, &check, at)?;
+    let service = ("object store", &["object-store"][..]);
+    let url = address(&granted.catalogue, service, keystone.region.as_deref(), &keystone.interface);
+    let url = url.map_err(|what| at.denied(what))?;
+    let (origin, path) = split(url).and_then(|parts| way.checked(parts)).map_err(|what| at.denied(what))?;
+    Ok(Session { origin, path, token: granted.token, expires: granted.expires })
 }

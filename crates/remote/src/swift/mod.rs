@@ -11,9 +11,6 @@
 //!   is written once.
 
 mod account;
-mod catalogue;
-mod clouds;
-mod keystone;
 mod listing;
 mod login;
 mod refusal;

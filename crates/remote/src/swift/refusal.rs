@@ -1,4 +1,4 @@
-//! What Swift, Ceph's gateway and Keystone say when they do not do what was asked.
+//! What Swift and Ceph's gateway say when they do not do what was asked.
 
 use serde::Deserialize;
 
@@ -7,17 +7,6 @@ use crate::http::Response;
 
 /// The largest text that is looked into, in bytes.
 const TEXT_BYTES_MAX: usize = 16 << 10;
-
-#[derive(Deserialize)]
-struct OfKeystone {
-    error: OfKeystoneError,
-}
-
-#[derive(Deserialize)]
-struct OfKeystoneError {
-    #[serde(default)]
-    message: String,
-}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -36,9 +25,6 @@ pub(super) fn read(response: &Response) -> Refusal {
 }
 
 fn words(body: &[u8]) -> (String, String) {
-    if let Ok(told) = serde_json::from_slice::<OfKeystone>(body) {
-        return (String::new(), told.error.message);
-    }
     if let Ok(told) = serde_json::from_slice::<OfCeph>(body) {
         return (told.code, told.message);
     }
@@ -72,11 +58,8 @@ mod tests {
     use super::words;
 
     #[test]
-    fn refusals_of_all_three_are_understood() {
+    fn refusals_of_both_are_understood() {
         let told = |text: &str| words(text.as_bytes());
-        let keystone =
-            r#"{"error":{"code":401,"message":"The request you have made requires authentication."}}"#;
-        assert_eq!(told(keystone).1, "The request you have made requires authentication.");
         assert_eq!(told(r#"{"Code":"NoSuchKey","Message":"","RequestId":"x"}"#).0, "NoSuchKey");
         assert_eq!(told("NoSuchBucket").0, "NoSuchBucket");
         let page = "<html><h1>Not Found</h1><p>The resource could not be found.</p></html>";

@@ -4,10 +4,11 @@
 use jiff::{SignedDuration, Timestamp};
 use leeward_store::bucket::RequestClass;
 
-use super::login::{Session, Way, split};
+use super::login::{Session, Way};
 use super::refusal;
 use crate::answer::At;
 use crate::http::{Method, Request};
+use crate::keystone::split;
 use crate::secret::Secret;
 
 /// An account.

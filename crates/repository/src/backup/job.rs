@@ -1,24 +1,22 @@
 //! Reading one disk and storing what the repository lacks.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 
-use leeward_disk::{Source, is_zero, walk_extents};
+use leeward_disk::{Source, walk_extents};
 
-use crate::frame::{BlobKind, FrameEncoder};
 use crate::id::BlobId;
 use crate::repository::Repository;
-use crate::tree::{Node, root_level};
+use crate::tree::Node;
 use crate::writer::{Writer, lock};
 use crate::{Error, Result};
 
 use super::Control;
+use super::storing::{Counters, Hand, Root, Storing};
 use super::tree::{Base, Tree};
 
-/// Tree nodes are stored together up to this many bytes.
-const NODE_FRAME_BYTES: usize = 256 << 10;
 /// Leaves that wait for a worker, for each worker.
 const QUEUE_PER_WORKER: usize = 4;
 
@@ -30,9 +28,6 @@ pub(super) enum Read<'a> {
     /// What may differ from an earlier snapshot, of which the rest is taken over.
     Changed(&'a Base),
 }
-
-/// Root and level of a tree.
-pub(super) type Root = (Option<BlobId>, u8);
 
 /// A leaf that a worker makes.
 struct LeafTask {
@@ -48,45 +43,10 @@ enum Part {
     Changed(Vec<(u64, u64)>),
 }
 
-#[derive(Default)]
-struct AtomicCounters {
-    data: AtomicU64,
-    replaced: AtomicU64,
-    read: AtomicU64,
-    new: AtomicU64,
-}
-
-/// What was read and stored, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Counters {
-    /// What was read and held something other than zeros, in whole chunks.
-    pub(super) data: u64,
-    /// Chunks of the base that were replaced.
-    pub(super) replaced: u64,
-    /// Read from the source.
-    pub(super) read: u64,
-    /// Not in the repository before.
-    pub(super) new: u64,
-}
-
-/// The work on one disk.
+/// The work on one disk that can be read in any order.
 pub(super) struct Job<'a> {
-    repository: &'a Repository,
+    storing: Storing<'a>,
     source: &'a dyn Source,
-    writer: &'a Writer,
-    hint: Option<Tree>,
-    counters: AtomicCounters,
-    /// Nodes that wait to be stored together.
-    nodes: Mutex<NodeBatch>,
-    failed: AtomicBool,
-    control: &'a dyn Control,
-}
-
-#[derive(Default)]
-struct NodeBatch {
-    content: Vec<u8>,
-    ids: Vec<BlobId>,
-    lengths: Vec<u32>,
 }
 
 impl<'a> Job<'a> {
@@ -97,25 +57,11 @@ impl<'a> Job<'a> {
         hint: Option<Tree>,
         control: &'a dyn Control,
     ) -> Self {
-        Self {
-            repository,
-            source,
-            writer,
-            hint,
-            counters: AtomicCounters::default(),
-            nodes: Mutex::default(),
-            failed: AtomicBool::new(false),
-            control,
-        }
+        Self { storing: Storing::new(repository, writer, source.virtual_size(), hint, control), source }
     }
 
     pub(super) fn into_counters(self) -> Counters {
-        Counters {
-            data: self.counters.data.into_inner(),
-            replaced: self.counters.replaced.into_inner(),
-            read: self.counters.read.into_inner(),
-            new: self.counters.new.into_inner(),
-        }
+        self.storing.into_counters()
     }
 }
 
@@ -134,7 +80,7 @@ impl Job<'_> {
                         let result = self.work(&tasks, leaves, read);
                         drop(tasks);
                         if result.is_err() {
-                            self.failed.store(true, Ordering::Relaxed);
+                            self.storing.failed.store(true, Ordering::Relaxed);
                         }
                         result
                     })
@@ -160,24 +106,28 @@ impl Job<'_> {
             result
         })?;
         let leaves = leaves.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.finish_tree(leaves, read)
+        let base = match read {
+            Read::All => None,
+            Read::Changed(base) => Some(base),
+        };
+        self.storing.finish_tree(leaves, base)
     }
 
     /// Walks the extents of the source and hands out a task for each leaf that has data.
     fn plan(&self, hand_out: &dyn Fn(LeafTask) -> bool) -> Result<()> {
-        let leaf_bytes = self.repository.config().leaf_bytes();
+        let leaf_bytes = self.storing.repository.config().leaf_bytes();
         let size = self.source.virtual_size();
         let mut task: Option<LeafTask> = None;
         let mut done = 0;
         let mut send = |task: LeafTask| -> Result<()> {
             // Zeros between tasks are done when they are passed.
             let start = task.number * leaf_bytes;
-            self.control.advance(start.saturating_sub(done));
+            self.storing.control.advance(start.saturating_sub(done));
             done = (start + leaf_bytes).min(size);
             if hand_out(task) { Ok(()) } else { Err(Error::Interrupted) }
         };
         walk_extents(self.source, 0, size, |extent| {
-            if self.control.is_cancelled() || self.failed.load(Ordering::Relaxed) {
+            if self.storing.control.is_cancelled() || self.storing.failed.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
             if !extent.kind.is_data() {
@@ -205,14 +155,14 @@ impl Job<'_> {
         if let Some(task) = task {
             send(task)?;
         }
-        self.control.advance(size.saturating_sub(done));
+        self.storing.control.advance(size.saturating_sub(done));
         Ok(())
     }
 
     /// Hands out a task for each leaf that may differ from the base, or whose chunks have to be looked up.
     fn plan_changed(&self, base: &Base, hand_out: &dyn Fn(LeafTask) -> bool) -> Result<()> {
         base.leaves(|number, places| {
-            if self.control.is_cancelled() || self.failed.load(Ordering::Relaxed) {
+            if self.storing.control.is_cancelled() || self.storing.failed.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
             let task = LeafTask { number, part: Part::Changed(places) };
@@ -226,20 +176,16 @@ impl Job<'_> {
         leaves: &Mutex<BTreeMap<u64, Option<BlobId>>>,
         read: Read<'_>,
     ) -> Result<()> {
-        let config = self.repository.config();
-        let mut worker = Worker {
-            encoder: self.repository.frame_encoder()?,
-            input: vec![0; config.frame_bytes()],
-            fresh: Vec::with_capacity(config.frame_bytes()),
-            fresh_ids: Vec::new(),
-        };
+        let config = self.storing.repository.config();
+        let mut worker =
+            Worker { hand: Hand::new(self.storing.repository)?, input: vec![0; config.frame_bytes()] };
         loop {
             let task = lock(tasks).recv();
             let Ok(task) = task else { return Ok(()) };
-            if self.control.is_cancelled() {
+            if self.storing.control.is_cancelled() {
                 return Err(Error::Interrupted);
             }
-            if self.failed.load(Ordering::Relaxed) {
+            if self.storing.failed.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let (node, done) = match (task.part, read) {
@@ -248,15 +194,19 @@ impl Job<'_> {
                 }
                 (Part::Data(data) | Part::Changed(data), _) => {
                     let start = task.number * config.leaf_bytes();
-                    let hint = self.hint.as_ref().and_then(|tree| tree.hint(task.number));
+                    let hint = self.storing.hint.as_ref().and_then(|tree| tree.hint(task.number));
                     let empty = Node::empty(0, config.fanout_bits);
                     let node = self.read_leaf(task.number, &data, empty, hint.as_ref(), &mut worker)?;
                     (node, (start + config.leaf_bytes()).min(self.source.virtual_size()) - start)
                 }
             };
-            let id = if node.is_zero() { None } else { Some(self.store_node(&node, &mut worker.encoder)?) };
+            let id = if node.is_zero() {
+                None
+            } else {
+                Some(self.storing.store_node(&node, &mut worker.hand.encoder)?)
+            };
             lock(leaves).insert(task.number, id);
-            self.control.advance(done);
+            self.storing.control.advance(done);
         }
     }
 
@@ -269,7 +219,7 @@ impl Job<'_> {
         base: &Base,
         worker: &mut Worker,
     ) -> Result<(Node, u64)> {
-        let config = self.repository.config();
+        let config = self.storing.repository.config();
         let chunk_bytes = config.chunk_bytes() as u64;
         let leaf_start = number * config.leaf_bytes();
         let before = base.tree.node(0, number)?.unwrap_or_else(|| Node::empty(0, config.fanout_bits));
@@ -281,7 +231,7 @@ impl Job<'_> {
         if !base.is_settled {
             for (child, is_changed) in node.children.iter().zip(&mut is_changed) {
                 if let Some(id) = child.filter(|_| !*is_changed) {
-                    *is_changed = !self.writer.can_refer(&id)?;
+                    *is_changed = !self.storing.writer.can_refer(&id)?;
                 }
             }
         }
@@ -296,7 +246,7 @@ impl Job<'_> {
             let count = is_changed[place..].iter().take_while(|is_changed| **is_changed).count();
             let chunks = &mut node.children[place..place + count];
             let held = chunks.iter().flatten().count() as u64;
-            self.counters.replaced.fetch_add(held * chunk_bytes, Ordering::Relaxed);
+            self.storing.counters.replaced.fetch_add(held * chunk_bytes, Ordering::Relaxed);
             chunks.fill(None);
             let start = leaf_start + place as u64 * chunk_bytes;
             let end = (start + count as u64 * chunk_bytes).min(self.source.virtual_size());
@@ -321,7 +271,7 @@ impl Job<'_> {
         hint: Option<&Node>,
         worker: &mut Worker,
     ) -> Result<Node> {
-        let config = self.repository.config();
+        let config = self.storing.repository.config();
         let (chunk_bytes, frame_bytes) = (config.chunk_bytes() as u64, config.frame_bytes() as u64);
         let leaf_start = number * config.leaf_bytes();
         let mut stretches = data;
@@ -339,7 +289,7 @@ impl Job<'_> {
                 let (start, stop) = ((from - unit_start) as usize, (end - unit_start) as usize);
                 buffer[filled..start].fill(0);
                 self.source.read_at(&mut buffer[start..stop], from)?;
-                self.counters.read.fetch_add(end - from, Ordering::Relaxed);
+                self.storing.counters.read.fetch_add(end - from, Ordering::Relaxed);
                 filled = stop;
                 if to > unit_end {
                     break;
@@ -349,101 +299,17 @@ impl Job<'_> {
             position = unit_end;
             buffer[filled..].fill(0);
             let first_chunk = ((unit_start - leaf_start) / chunk_bytes) as usize;
-            for (index, chunk) in worker.input[..length].chunks_exact(chunk_bytes as usize).enumerate() {
-                if is_zero(chunk) {
-                    continue;
-                }
-                let place = first_chunk + index;
-                let id = self.repository.keys().chunk(chunk);
-                self.counters.data.fetch_add(chunk_bytes, Ordering::Relaxed);
-                node.children[place] = Some(id);
-                let unchanged = hint.is_some_and(|hint| hint.children[place] == Some(id));
-                if unchanged && self.writer.may_contain(&id) {
-                    continue;
-                }
-                if self.writer.claim(&id)? {
-                    self.counters.new.fetch_add(chunk_bytes, Ordering::Relaxed);
-                    worker.fresh.extend_from_slice(chunk);
-                    worker.fresh_ids.push(id);
-                }
-            }
-            if !worker.fresh.is_empty() {
-                let frame = worker.encoder.encode(BlobKind::Chunk, &worker.fresh)?;
-                worker.fresh.clear();
-                self.writer.push_chunks(&frame, std::mem::take(&mut worker.fresh_ids))?;
-            }
+            let places = first_chunk..first_chunk + length / chunk_bytes as usize;
+            let hint = hint.map(|hint| &hint.children[places.clone()]);
+            let names = &mut node.children[places];
+            self.storing.store_chunks(&worker.input[..length], names, hint, &mut worker.hand)?;
         }
         Ok(node)
-    }
-
-    /// Stores a node with others, unless the repository has it.
-    fn store_node(&self, node: &Node, encoder: &mut FrameEncoder) -> Result<BlobId> {
-        let bytes = node.encode();
-        let id = self.repository.keys().node(&bytes);
-        if self.writer.claim(&id)? {
-            let full = {
-                let mut batch = lock(&self.nodes);
-                batch.lengths.push(bytes.len() as u32);
-                batch.ids.push(id);
-                batch.content.extend_from_slice(&bytes);
-                (batch.content.len() >= NODE_FRAME_BYTES).then(|| std::mem::take(&mut *batch))
-            };
-            if let Some(full) = full {
-                self.store_nodes(full, encoder)?;
-            }
-        }
-        Ok(id)
-    }
-
-    fn store_nodes(&self, batch: NodeBatch, encoder: &mut FrameEncoder) -> Result<()> {
-        let frame = encoder.encode(BlobKind::Node, &batch.content)?;
-        self.writer.push_nodes(&frame, batch.ids, batch.lengths)
-    }
-
-    /// Builds the levels above the leaves that were made; where there is a base, the other nodes are its own.
-    fn finish_tree(&self, leaves: BTreeMap<u64, Option<BlobId>>, read: Read<'_>) -> Result<Root> {
-        let config = self.repository.config();
-        let mut encoder = self.repository.frame_encoder()?;
-        let chunks = self.source.virtual_size().div_ceil(config.chunk_bytes() as u64);
-        let top = root_level(chunks, config.fanout_bits);
-        let base = match read {
-            Read::All => None,
-            Read::Changed(base) => Some(base),
-        };
-        if let Some(base) = base.filter(|_| leaves.is_empty()) {
-            return Ok((base.tree.root(), top));
-        }
-        let mut below = leaves;
-        for level in 1..=top {
-            let mut above = BTreeMap::new();
-            let mut entries = below.into_iter().peekable();
-            while let Some(&(number, _)) = entries.peek() {
-                let parent = number >> config.fanout_bits;
-                let before = base.map(|base| base.tree.node(level, parent)).transpose()?.flatten();
-                let mut node = before.unwrap_or_else(|| Node::empty(level, config.fanout_bits));
-                while let Some((number, id)) =
-                    entries.next_if(|(number, _)| number >> config.fanout_bits == parent)
-                {
-                    node.children[number as usize % config.fanout()] = id;
-                }
-                let id = if node.is_zero() { None } else { Some(self.store_node(&node, &mut encoder)?) };
-                above.insert(parent, id);
-            }
-            below = above;
-        }
-        debug_assert!(below.len() <= 1, "a tree has one root");
-        let batch = std::mem::take(&mut *lock(&self.nodes));
-        if !batch.ids.is_empty() {
-            self.store_nodes(batch, &mut encoder)?;
-        }
-        Ok((below.into_values().next().flatten(), top))
     }
 }
 
 /// What a worker keeps from one leaf to the next.
 struct Worker {
-    encoder: FrameEncoder,
+    hand: Hand,
     input: Vec<u8>,
-    fresh: Vec<u8>,
-    fresh_ids: Vec<BlobId>,
 }

@@ -11,7 +11,7 @@ mod records;
 mod sqlite;
 
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresOptions, PostgresState, Roots};
+pub use postgres::{PostgresFailure, PostgresOptions, PostgresPool, PostgresState, PostgresWork, Roots};
 pub use records::{
     Claim, Filter, Inserted, Lease, Level, LogLine, LoggedLine, Order, Page, Progress, Replaced, StoredEvent,
     Summary,

@@ -57,9 +57,12 @@ impl Disk {
     /// # Errors
     /// What makes no sense; in words.
     pub(crate) fn volume(&self) -> Result<job::Disk, String> {
-        if self.location.starts_with("qmp:") || self.location.starts_with("overlay:") {
+        if self.location.starts_with("qmp:")
+            || self.location.starts_with("libvirt:")
+            || self.location.starts_with("overlay:")
+        {
             return Err(format!(
-                "location = {:?}: machines and overlays are not backed up as disks",
+                "location = {:?}: overlays are not backed up as disks, and machines are: give a [machine.NAME]",
                 self.location
             ));
         }
@@ -82,7 +85,7 @@ impl Disk {
     }
 }
 
-fn rate(key: &str, text: Option<&str>) -> Result<Option<u64>, String> {
+pub(super) fn rate(key: &str, text: Option<&str>) -> Result<Option<u64>, String> {
     let Some(text) = text else { return Ok(None) };
     match size::parse(text.strip_suffix("/s").unwrap_or(text)) {
         Ok(rate) if rate >= RATE_MIN => Ok(Some(rate)),
@@ -92,10 +95,10 @@ fn rate(key: &str, text: Option<&str>) -> Result<Option<u64>, String> {
 }
 
 /// A name that is a part of a step's name.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
+pub(super) fn check_name(what: &str, name: &str) -> Result<(), String> {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
     match (1..=48).contains(&name.len()) && name.bytes().all(fits) {
         true => Ok(()),
-        false => Err(format!("disk {name:?}: a name has 1 to 48 small letters, digits, '-' or '_'")),
+        false => Err(format!("{what} {name:?}: a name has 1 to 48 small letters, digits, '-' or '_'")),
     }
 }

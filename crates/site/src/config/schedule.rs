@@ -40,7 +40,7 @@ pub struct Schedule {
     /// Times of full backups at equal distances.
     #[serde(default)]
     pub full_every: Option<String>,
-    /// Backs disks up.
+    /// Backs disks and machines up.
     #[serde(default)]
     pub backup: Option<BackupJob>,
     /// Checks the repository.
@@ -57,12 +57,14 @@ pub struct Schedule {
     pub import: Option<ImportRequest>,
 }
 
-/// Which disks are backed up.
+/// Which disks and machines are backed up: all where neither are named.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackupJob {
-    /// Their names; all disks where there are none.
+    /// The disks.
     pub disks: Vec<String>,
+    /// The machines.
+    pub machines: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -70,7 +72,7 @@ fn yes() -> bool {
 }
 
 /// A length of time as people write it, a day being 24 hours.
-fn duration(key: &str, text: &str) -> Result<SignedDuration, String> {
+pub(super) fn duration(key: &str, text: &str) -> Result<SignedDuration, String> {
     let hint = "give for example 30s, 15m, 1h or 7d";
     let wrong = |what: String| format!("{key} = {text:?}: {what}; {hint}");
     let span: Span = text.parse().map_err(|error: jiff::Error| wrong(error.to_string()))?;
@@ -112,7 +114,7 @@ impl Schedule {
             return Err("full_cron and full_every are for backups".to_owned());
         }
         if let Some(backup) = &self.backup {
-            Job::backup(config, &backup.disks)
+            Job::backup(config, &backup.disks, &backup.machines)
         } else if let Some(check) = &self.check {
             Job::check(config, check)
         } else if let Some(retain) = &self.retain {

@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use leeward_runs::RunId;
-use rusqlite::{Row, params};
 
 use crate::Result;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Fault, Row, time, values};
 
 pub(crate) const TABLES: &str = "
 CREATE TABLE schedules (
@@ -58,58 +57,79 @@ impl Entry {
 impl Catalog {
     /// All that is remembered of schedules.
     pub fn schedules(&self) -> Result<BTreeMap<String, Entry>> {
-        let connection = self.lock();
-        let mut statement = connection
-            .prepare_cached("SELECT * FROM schedules")
-            .map_err(self.failed("read the schedules"))?;
-        statement
-            .query_map([], |row| Ok((row.get("name")?, entry(row)?)))
-            .and_then(Iterator::collect)
-            .map_err(self.failed("read the schedules"))
+        let of = |row: &Row| Ok((row.text("name")?, entry(row)?));
+        let found = self.find("read the schedules", "SELECT * FROM @schedules", values![], of)?;
+        Ok(found.into_iter().collect())
     }
 
-    /// Remembers something of a schedule; it is on disk when this returns.
-    pub fn keep_schedule(&self, name: &str, entry: &Entry) -> Result<()> {
+    /// Remembers something of a schedule, if what is remembered of it is still what it `was`; returns whether it was. Then it is
+    /// on disk. Another daemon may have decided something at the same time.
+    pub fn keep_schedule(&self, name: &str, was: Option<&Entry>, entry: &Entry) -> Result<bool> {
         let micros = |time: Timestamp| time.as_microsecond();
-        self.lock()
-            .execute(
-                "INSERT OR REPLACE INTO schedules (name, definition, handled, full_due, paused, paused_by, slot, run, note)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-                params![
+        let run = entry.run.as_ref().map(RunId::as_str);
+        self.database.write("keep a schedule", |work| {
+            let Some(was) = was else {
+                let made = work.execute(
+                    "INSERT INTO @schedules (name, definition, handled, full_due, paused, paused_by, slot, run, note)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
+                    values![
+                        name,
+                        &entry.definition,
+                        micros(entry.handled),
+                        entry.full_due,
+                        entry.paused,
+                        entry.paused_by.as_ref(),
+                        entry.slot.map(micros),
+                        run,
+                        entry.note.as_ref()
+                    ],
+                )?;
+                return Ok(made == 1);
+            };
+            let changed = work.execute(
+                "UPDATE @schedules SET definition = ?2, handled = ?3, full_due = ?4, paused = ?5, paused_by = ?6, slot = ?7,
+                     run = ?8, note = ?9
+                 WHERE name = ?1 AND definition = ?10 AND handled = ?11 AND full_due = ?12 AND paused = ?13
+                     AND slot IS NOT DISTINCT FROM ?14 AND note IS NOT DISTINCT FROM ?15
+                     AND run IS NOT DISTINCT FROM ?16",
+                values![
                     name,
-                    entry.definition,
+                    &entry.definition,
                     micros(entry.handled),
                     entry.full_due,
                     entry.paused,
-                    entry.paused_by,
+                    entry.paused_by.as_ref(),
                     entry.slot.map(micros),
-                    entry.run.as_ref().map(RunId::as_str),
-                    entry.note
+                    run,
+                    entry.note.as_ref(),
+                    &was.definition,
+                    micros(was.handled),
+                    was.full_due,
+                    was.paused,
+                    was.slot.map(micros),
+                    was.note.as_ref(),
+                    was.run.as_ref().map(RunId::as_str)
                 ],
-            )
-            .map(|_| ())
-            .map_err(self.failed("keep a schedule"))
+            )?;
+            Ok(changed == 1)
+        })
     }
 
     /// Forgets a schedule that is configured no more.
     pub fn forget_schedule(&self, name: &str) -> Result<()> {
-        self.lock()
-            .execute("DELETE FROM schedules WHERE name = ?1", [name])
-            .map(|_| ())
-            .map_err(self.failed("forget a schedule"))
+        self.change("forget a schedule", "DELETE FROM @schedules WHERE name = ?1", values![name])
     }
 }
 
-fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    let time = |micros: i64| Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH);
+fn entry(row: &Row) -> Result<Entry, Fault> {
     Ok(Entry {
-        definition: row.get("definition")?,
-        handled: time(row.get("handled")?),
-        full_due: row.get("full_due")?,
-        paused: row.get("paused")?,
-        paused_by: row.get("paused_by")?,
-        slot: row.get::<_, Option<i64>>("slot")?.map(time),
-        run: row.get::<_, Option<String>>("run")?.and_then(|id| RunId::try_from(id).ok()),
-        note: row.get("note")?,
+        definition: row.text("definition")?,
+        handled: time(row.number("handled")?),
+        full_due: row.number("full_due")? != 0,
+        paused: row.number("paused")? != 0,
+        paused_by: row.optional_text("paused_by")?,
+        slot: row.optional_number("slot")?.map(time),
+        run: row.optional_text("run")?.and_then(|id| RunId::try_from(id).ok()),
+        note: row.optional_text("note")?,
     })
 }

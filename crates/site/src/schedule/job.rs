@@ -18,8 +18,8 @@ use crate::{Config, ImportRequest, StateInputs};
 pub(crate) enum Job {
     /// The import of an object.
     Import(Box<import::Inputs>),
-    /// Backups of disks.
-    Backup(Vec<String>),
+    /// Backups of disks and machines.
+    Backup(BackupInputs),
     /// A check of the repository.
     Check(CheckInputs),
     /// Forgetting, and collecting what is not needed any more.
@@ -51,26 +51,28 @@ impl Job {
         Ok(Self::Import(Box::new(inputs)))
     }
 
-    /// Backups of disks; of all where none are named.
+    /// Backups of disks and machines; of all where none are named.
     ///
     /// # Errors
-    /// The site has no such disk, or none; in words.
-    pub fn backup(config: &Config, disks: &[String]) -> Result<Self, String> {
+    /// The site has no such disk or machine, or none; in words.
+    pub fn backup(config: &Config, disks: &[String], machines: &[String]) -> Result<Self, String> {
         needs_repository(config)?;
         if let Some(unknown) = disks.iter().find(|name| !config.disks.contains_key(*name)) {
             return Err(format!("there is no [disk.{unknown}]"));
         }
-        let disks: Vec<String> = match disks {
-            [] => config.disks.keys().cloned().collect(),
-            some => some.to_vec(),
-        };
-        if disks.is_empty() {
-            return Err("there is no disk to back up: add a [disk.NAME]".to_owned());
+        if let Some(unknown) = machines.iter().find(|name| !config.machines.contains_key(*name)) {
+            return Err(format!("there is no [machine.{unknown}]"));
         }
-        backup_plan(&BackupInputs { disks: disks.clone(), full: false })
-            .check()
-            .map_err(|error| error.to_string())?;
-        Ok(Self::Backup(disks))
+        let (disks, machines) = match (disks, machines) {
+            ([], []) => (config.disks.keys().cloned().collect(), config.machines.keys().cloned().collect()),
+            (disks, machines) => (disks.to_vec(), machines.to_vec()),
+        };
+        let inputs = BackupInputs { disks, machines, full: false };
+        if inputs.disks.is_empty() && inputs.machines.is_empty() {
+            return Err("there is no disk to back up: add a [disk.NAME] or a [machine.NAME]".to_owned());
+        }
+        backup_plan(&inputs).check().map_err(|error| error.to_string())?;
+        Ok(Self::Backup(inputs))
     }
 
     /// A check.
@@ -125,9 +127,11 @@ impl Job {
         let repository = "the repository".to_owned();
         match self {
             Self::Import(inputs) => draft(inputs.object.clone(), import::plan(inputs), inputs.as_ref()),
-            Self::Backup(disks) => {
-                let inputs = BackupInputs { disks: disks.clone(), full };
-                draft(disks.join(", "), backup_plan(&inputs), &inputs)
+            Self::Backup(inputs) => {
+                let inputs = BackupInputs { full, ..inputs.clone() };
+                let names: Vec<&str> =
+                    inputs.disks.iter().chain(&inputs.machines).map(String::as_str).collect();
+                draft(names.join(", "), backup_plan(&inputs), &inputs)
             }
             Self::Check(inputs) => draft(repository, check_plan(), inputs),
             Self::Retain(inputs) => draft(repository, retain_plan(), inputs),

@@ -25,6 +25,7 @@ pub(crate) use job::Job;
 pub(crate) use when::{Times, Trigger};
 
 use crate::catalog::Catalog;
+use crate::notify::Notifier;
 use crate::site::Inner;
 use crate::{Config, Error, Result};
 use when::Due;
@@ -87,12 +88,13 @@ pub(crate) struct Scheduler {
     schedules: BTreeMap<String, Prepared>,
     runs: Runs,
     catalog: Arc<Catalog>,
+    notifier: Arc<Notifier>,
     /// Held while it is decided and begun: a person and the clock take turns.
     turn: Mutex<()>,
 }
 
 impl Scheduler {
-    pub fn new(config: &Config, runs: Runs, catalog: Arc<Catalog>) -> Result<Self> {
+    pub fn new(config: &Config, runs: Runs, catalog: Arc<Catalog>, notifier: Arc<Notifier>) -> Result<Self> {
         let mut schedules = BTreeMap::new();
         for (name, schedule) in config.schedules.iter().filter(|(_, schedule)| schedule.enabled) {
             let invalid = |what: String| Error::Invalid(format!("[schedule.{name}]: {what}"));
@@ -103,10 +105,13 @@ impl Scheduler {
             };
             schedules.insert(name.clone(), prepared);
         }
-        for name in catalog.schedules()?.into_keys().filter(|name| !schedules.contains_key(name)) {
-            catalog.forget_schedule(&name)?;
+        // Another daemon may have it already, or still: with its pause.
+        if !catalog.is_shared() {
+            for name in catalog.schedules()?.into_keys().filter(|name| !schedules.contains_key(name)) {
+                catalog.forget_schedule(&name)?;
+            }
         }
-        Ok(Self { schedules, runs, catalog, turn: Mutex::new(()) })
+        Ok(Self { schedules, runs, catalog, notifier, turn: Mutex::new(()) })
     }
 
     /// Begins what is due. What one schedule fails at does not keep another one from its time.
@@ -132,9 +137,11 @@ impl Scheduler {
         entry.handled = entry.handled.min(now);
         if let Some(due) = schedule.times.due(entry.handled, now).filter(|_| !entry.paused) {
             self.act(name, schedule, &mut entry, &due)?;
+            self.tell(name, schedule, before.as_ref(), &entry)?;
         }
         if before.as_ref() != Some(&entry) {
-            self.catalog.keep_schedule(name, &entry)?;
+            // Where another daemon has decided something meanwhile, this is decided again by the next look. The run is there.
+            self.catalog.keep_schedule(name, before.as_ref(), &entry)?;
         }
         Ok(())
     }
@@ -153,7 +160,7 @@ impl Scheduler {
             entry.note = Some(format!("no run: {}", missed.unwrap_or_default()));
             entry.full_due = full;
         } else if let Some(open) = self.open_run(name, schedule, Some(due.slot))? {
-            entry.note = Some(format!("no run: run {} is {}", open.0, open.1.name()));
+            entry.note = Some(format!("{NO_RUN_YET} {} is {}", open.0, open.1.name()));
             entry.run = Some(open.0);
             entry.full_due = full;
         } else {
@@ -166,6 +173,19 @@ impl Scheduler {
         entry.slot = Some(due.slot);
         entry.handled = due.slot;
         Ok(())
+    }
+
+    /// Tells whoever wants to know that a slot has passed without its run. It is told before the slot is written down as
+    /// decided: who dies between the two tells it again under the same name.
+    fn tell(&self, name: &str, schedule: &Prepared, before: Option<&Entry>, entry: &Entry) -> Result<()> {
+        let (Some(note), Some(slot)) = (&entry.note, entry.slot) else { return Ok(()) };
+        // A run that takes longer than the distance of two slots, or is held, is told once and not with each slot.
+        let was_told =
+            before.is_some_and(|before| before.note.as_ref() == Some(note) && before.run == entry.run);
+        if was_told && note.starts_with(NO_RUN_YET) {
+            return Ok(());
+        }
+        self.notifier.missed(name, schedule.job.kind(), slot, note, entry.run.as_ref())
     }
 
     fn begin(
@@ -242,6 +262,22 @@ impl Scheduler {
         Ok(known.unwrap_or(Entry::new(&schedule.text, self.runs.state().now()?)))
     }
 
+    /// Changes what is remembered of a schedule, however many daemons do; returns what is remembered now.
+    fn change(&self, name: &str, schedule: &Prepared, change: impl Fn(&mut Entry)) -> Result<Entry> {
+        for _ in 0..CHANGES_MAX {
+            let was = self.catalog.schedules()?.remove(name);
+            let mut entry = match &was {
+                Some(known) => known.clone(),
+                None => Entry::new(&schedule.text, self.runs.state().now()?),
+            };
+            change(&mut entry);
+            if was.as_ref() == Some(&entry) || self.catalog.keep_schedule(name, was.as_ref(), &entry)? {
+                return Ok(entry);
+            }
+        }
+        Err(Error::Other(format!("schedule {name} is being changed by others all the time; try again")))
+    }
+
     fn fire(&self, name: &str, full: bool, by: &str, unique: Option<&str>) -> Result<(RunId, bool)> {
         let schedule = self.schedule(name)?;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -256,30 +292,32 @@ impl Scheduler {
             let what = format!("it is {}, and schedule {name} begins one run at a time", state.name());
             return Err(leeward_runs::Error::NotNow { run, what }.into());
         }
-        let mut entry = self.entry(name, schedule)?;
+        let entry = self.entry(name, schedule)?;
         let full = full || entry.full_due || self.has_lost_full(&entry)?;
         let begun = self.begin(name, schedule, full, by, None, unique.as_deref())?;
         if !begun.1 {
             return Ok(begun);
         }
-        entry.run = Some(begun.0.clone());
-        entry.note = Some(format!("begun by {by}"));
-        entry.full_due = false;
-        self.catalog.keep_schedule(name, &entry)?;
+        self.change(name, schedule, |entry| {
+            entry.run = Some(begun.0.clone());
+            entry.note = Some(format!("begun by {by}"));
+            entry.full_due = false;
+        })?;
         Ok(begun)
     }
 
     fn pause(&self, name: &str, paused: bool, by: &str) -> Result<ScheduleView> {
         let schedule = self.schedule(name)?;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut entry = self.entry(name, schedule)?;
-        if entry.paused != paused {
-            entry.paused = paused;
-            entry.paused_by = paused.then(|| by.to_owned());
-            // What passed meanwhile was not missed: somebody did not want it.
-            entry.handled = self.runs.state().now()?;
-            self.catalog.keep_schedule(name, &entry)?;
-        }
+        let now = self.runs.state().now()?;
+        let entry = self.change(name, schedule, |entry| {
+            if entry.paused != paused {
+                entry.paused = paused;
+                entry.paused_by = paused.then(|| by.to_owned());
+                // What passed meanwhile was not missed: somebody did not want it.
+                entry.handled = now;
+            }
+        })?;
         self.view(name, schedule, Some(entry))
     }
 
@@ -317,6 +355,12 @@ impl Scheduler {
     }
 }
 
+/// How often a change is tried that others come before.
+const CHANGES_MAX: u32 = 20;
+
+/// How the note of a slot begins that has no run because an earlier one is not over.
+const NO_RUN_YET: &str = "no run: run";
+
 /// The label of a run that tells the key under which it was begun.
 const KEY_LABEL: &str = "key";
 
@@ -338,7 +382,7 @@ pub(crate) fn pools(config: &Config) -> BTreeMap<String, u32> {
 pub(crate) fn work(site: &Arc<Inner>, stop: &AtomicBool) {
     let mut not_before = Instant::now();
     while !stop.load(Ordering::Acquire) {
-        if Instant::now() >= not_before {
+        if Instant::now() >= not_before && site.leads() {
             let done = site.runs.state().now().map_err(Error::from).and_then(|now| site.scheduler.tick(now));
             not_before = Instant::now() + LOOK_EVERY;
             if let Err(error) = done {

@@ -31,7 +31,8 @@ impl World {
     fn daemon(&self, name: &str, schedule: &str) -> Scheduler {
         let config = Config::parse(&format!("{SITE}{schedule}"), Path::new("/")).unwrap();
         let catalog = Arc::new(Catalog::open(&self.folder.path().join(name)).unwrap());
-        Scheduler::new(&config, Runs::new(Arc::clone(&self.state)), catalog).unwrap()
+        let notifier = Arc::new(Notifier::new(&config, Arc::clone(&catalog)));
+        Scheduler::new(&config, Runs::new(Arc::clone(&self.state)), catalog, notifier).unwrap()
     }
 
     /// The slots of all runs, as `day hour:minute`, in the order in which they were begun.
@@ -52,6 +53,12 @@ impl World {
             self.state.replace(&run, run.sequence, None, &[]).unwrap();
         }
     }
+}
+
+/// Has the catalog say something else than it does.
+fn remember(daemon: &Scheduler, entry: &Entry) {
+    let was = daemon.catalog.schedules().unwrap().remove("nightly");
+    assert!(daemon.catalog.keep_schedule("nightly", was.as_ref(), entry).unwrap());
 }
 
 fn view(daemon: &Scheduler) -> ScheduleView {
@@ -141,13 +148,47 @@ fn a_daemon_that_dies_before_it_remembers_begins_the_same_run() {
     daemon.tick(at("2026-06-01T10:30:00Z")).unwrap();
     let before = daemon.catalog.schedules().unwrap();
     daemon.tick(at("2026-06-01T11:00:00Z")).unwrap();
-    daemon.catalog.keep_schedule("nightly", &before["nightly"]).unwrap();
+    remember(&daemon, &before["nightly"]);
     // Its run is still under way: it is the slot's own, so it is not in the way.
     let again = world.daemon("a", HOURLY);
     again.tick(at("2026-06-01T11:00:30Z")).unwrap();
     assert_eq!(world.runs().len(), 1);
     assert_eq!(view(&again).last_run, Some(world.runs()[0].id.clone()));
     assert_eq!(view(&again).note, None);
+}
+
+#[test]
+fn who_wants_to_know_is_told_once_of_each_time_that_passed_without_its_run() {
+    let world = World::new();
+    let receiver = "\n[notify.ops]\non=['missed']\nwebhook={url='https://h.example/',secret_file='s'}";
+    let schedule = format!("{HOURLY}\ncatch_up = 'none'{receiver}");
+    let daemon = world.daemon("a", &schedule);
+    let told = |daemon: &Scheduler| -> Vec<String> {
+        let found = daemon.catalog.deliveries(&[], None, 100).unwrap();
+        found.into_iter().rev().map(|delivery| delivery.title).collect()
+    };
+    daemon.tick(at("2026-06-01T10:30:00Z")).unwrap();
+    daemon.tick(at("2026-06-01T11:00:00Z")).unwrap();
+    assert!(told(&daemon).is_empty());
+    // An open run is told once, however many slots pass.
+    for hour in 12..15 {
+        daemon.tick(at(&format!("2026-06-01T{hour}:00:00Z"))).unwrap();
+    }
+    assert_eq!(told(&daemon).len(), 1);
+    world.end_all();
+    let daemon = world.daemon("a", &schedule);
+    daemon.tick(at("2026-06-01T20:20:00Z")).unwrap();
+    daemon.tick(at("2026-06-01T20:20:01Z")).unwrap();
+    let titles = told(&daemon);
+    assert_eq!(titles.len(), 2, "{titles:?}");
+    assert!(titles[1].starts_with("schedule nightly: no run: its time was missed"), "{titles:?}");
+    // Whoever died before it was written down that the slot is decided tells it under the same name.
+    let mut before = daemon.catalog.schedules().unwrap();
+    let entry = before.get_mut("nightly").unwrap();
+    (entry.handled, entry.note) = (at("2026-06-01T14:00:00Z"), None);
+    remember(&daemon, entry);
+    daemon.tick(at("2026-06-01T20:20:02Z")).unwrap();
+    assert_eq!(told(&daemon).len(), 2);
 }
 
 #[test]

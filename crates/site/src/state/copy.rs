@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use tar::{Builder, Header};
 
-use super::{ABOUT, About, CATALOG, CONFIG, FORMAT, RUNS, TOKENS};
+use super::{ABOUT, About, CATALOG, CONFIG, FORMAT, RUNS, TOKENS, shared};
 use crate::{Config, Error, Result};
 
 /// The directory in which a copy is made; what a killed daemon left there goes with the next copy.
@@ -49,8 +49,16 @@ pub(super) fn copy(config: &Config) -> Result<Copy> {
         state: config.state.display().to_string(),
     };
     let databases = [(CATALOG, config.catalog_file()), (RUNS, config.runs_file())];
-    for (name, file) in &databases {
-        copy_database(file, &copy.directory.join(name))?;
+    match &config.database {
+        None => {
+            for (name, file) in &databases {
+                copy_database(file, &copy.directory.join(name))?;
+            }
+        }
+        Some(database) => {
+            let [catalog, runs] = [CATALOG, RUNS].map(|name| copy.directory.join(name));
+            shared::copy(database, &catalog, &runs)?;
+        }
     }
     let about = serde_json::to_vec_pretty(&about).map_err(|error| Error::Other(error.to_string()))?;
     write(&copy, config, &about, &databases.map(|(name, _)| name))
@@ -65,7 +73,7 @@ fn copy_database(from: &Path, to: &Path) -> Result<()> {
         connection.busy_timeout(Duration::from_secs(30))?;
         connection.execute("VACUUM INTO ?1", [to.display().to_string()]).map(|_| ())
     });
-    copied.map_err(|source| Error::Catalog { place, action: "copy the database", source })
+    copied.map_err(|source| Error::Catalog { place, action: "copy the database", source: source.into() })
 }
 
 fn write(copy: &Copy, config: &Config, about: &[u8], databases: &[&str]) -> std::io::Result<()> {

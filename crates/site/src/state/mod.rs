@@ -3,12 +3,15 @@
 //! A copy is a tar archive as the content of a disk: `state.json` (what it is), `site.toml` (the configuration as it was),
 //! `tokens` (digests, no tokens), `catalog.sqlite`, `runs.sqlite`. Any `leeward restore` and any `tar` read it.
 //!
-//! The catalog is copied before the runs. Whatever it says was begun is then among the runs; what it says is still to be
+//! What daemons share in PostgreSQL is copied into such files, all of it of one moment.
+//!
+//! Otherwise the catalog is copied before the runs. Whatever it says was begun is then among the runs; what it says is still to be
 //! done is begun under a key, and is found where it was begun in between.
 
 mod copy;
 mod job;
 mod restore;
+mod shared;
 
 use jiff::Timestamp;
 use leeward_protect::job::STATE_IMAGES;

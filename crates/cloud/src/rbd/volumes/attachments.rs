@@ -15,7 +15,7 @@ impl RbdVolumes {
             instance: InstanceId::new(LOCAL),
             read_only,
             state: Reported::new(AttachmentState::Attached, "attached"),
-            device: Some(Device::Rbd(self.image(id).to_string())),
+            device: Some(Device::Rbd(self.image(id).to_address())),
         }
     }
 }

@@ -27,7 +27,13 @@ impl RbdVolumes {
     fn make(&self, spec: &VolumeSpec) -> Result<(String, Option<Record>)> {
         let digest = name::digest(KIND, &spec.owner);
         let found = self.ids()?.into_iter().find(|id| name::digest_of(id) == Some(&digest));
-        let id = found.unwrap_or_else(|| name::id(&spec.name, KIND, &spec.owner));
+        let id = match found {
+            Some(id) => id,
+            None => {
+                self.check_room(&format!("make the volume {}", spec.name))?;
+                name::id(&spec.name, KIND, &spec.owner)
+            }
+        };
         match self.cluster(&id).create_image(spec.bytes) {
             Err(Error::Command { class, .. }) if class == EXISTS => {}
             other => other?,
@@ -111,7 +117,16 @@ impl Volumes for RbdVolumes {
             return Err(Error::conflict(self.name(), action, "it is attached; detach it first"));
         }
         match self.cluster(id.as_str()).remove_image().map_err(|error| self.sorted(id.as_str(), error)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            // Of a pool without room the tool says the same, and the image stays.
+            Err(error) if error.kind() == ErrorKind::NotFound => match self.cluster(id.as_str()).info() {
+                Ok(_) => {
+                    let action = format!("delete the volume {id}");
+                    self.check_room(&action)?;
+                    Err(Error::conflict(self.name(), action, "it is still there; try again"))
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(self.sorted(id.as_str(), error)),
+            },
             other => other,
         }
     }

@@ -7,6 +7,7 @@
 mod attachments;
 mod images;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ const LIMITS: VolumeLimits = VolumeLimits { bytes_min: 512, bytes_max: 1 << 50, 
 /// How the tool ends when an image is there already, in use, or has snapshots: EEXIST, EBUSY, ENOTEMPTY.
 const EXISTS: &str = "17";
 const IN_USE: [&str; 2] = ["16", "39"];
+/// Or writing does not come about: ENOSPC, ETIMEDOUT, EDQUOT.
+const CANNOT_WRITE: [&str; 3] = ["28", "110", "122"];
 
 /// A pool of images.
 #[derive(Debug, Clone)]
@@ -66,11 +69,43 @@ impl RbdVolumes {
         Ok(Self { pool, name: path.to_owned() })
     }
 
+    /// A pool `POOL[/NAMESPACE]`, with the cluster's configuration file and the user, where they are not the usual ones.
+    /// Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// Refused: what is wrong with it.
+    pub fn in_pool(pool: &str, configuration: Option<&Path>, user: Option<&str>) -> Result<Self> {
+        let mut text = format!("rbd:{pool}");
+        if pool.contains('?') {
+            return Err(Error::refused(text, "find the pool", "write POOL or POOL/NAMESPACE"));
+        }
+        if let Some(user) = user {
+            text.push_str(&format!("?id={user}"));
+        }
+        let mut found = Self::at(&text)?;
+        if let Some(configuration) = configuration {
+            // It is handed on in an address, where these would end it.
+            if configuration.to_str().is_none_or(|path| path.contains(['&', '?', '@'])) {
+                let what =
+                    format!("{} cannot be named here: & ? @ stand in the way", configuration.display());
+                return Err(Error::refused(text, "find the pool", what));
+            }
+            found.pool.configuration = Some(configuration.to_owned());
+        }
+        Ok(found)
+    }
+
     /// All that a pool can do.
     #[must_use]
     pub fn cloud(self) -> Cloud {
         let this = Arc::new(self);
-        Cloud { volumes: Arc::clone(&this) as _, attachments: this, instances: None, policies: None }
+        Cloud {
+            volumes: Arc::clone(&this) as _,
+            attachments: Some(this),
+            images: None,
+            instances: None,
+            policies: None,
+        }
     }
 
     fn image(&self, id: &str) -> Location {
@@ -78,7 +113,7 @@ impl RbdVolumes {
     }
 
     fn cluster(&self, id: &str) -> Cluster {
-        Cluster::of(&self.image(id))
+        Cluster::within_limits(&self.image(id))
     }
 
     fn not_found(&self, id: &str) -> Error {
@@ -102,7 +137,7 @@ impl RbdVolumes {
     fn write(&self, id: &str, record: &Record) -> Result<()> {
         let text = serde_json::to_string(record)
             .map_err(|error| Error::refused(self.name(), "write the record", error.to_string()))?;
-        self.cluster(id).set_metadata(RECORD, &text)
+        self.cluster(id).set_metadata(RECORD, &text).map_err(|error| self.sorted(id, error))
     }
 
     fn tell(&self, id: &str, record: Option<Record>) -> Result<Volume> {
@@ -128,7 +163,7 @@ impl RbdVolumes {
 
     /// The tool's error in this module's kinds.
     fn sorted(&self, id: &str, error: Error) -> Error {
-        match error {
+        match &error {
             Error::NotFound { .. } => self.not_found(id),
             Error::Command { class, description, .. } if IN_USE.contains(&class.as_str()) => {
                 let action = format!("change the volume {id}");
@@ -138,12 +173,31 @@ impl RbdVolumes {
                     format!("{description}; end what uses it, and remove its snapshots"),
                 )
             }
-            other => other,
+            // Who waits for a pool that takes nothing more is told only that time has passed.
+            Error::Command { class, .. } if CANNOT_WRITE.contains(&class.as_str()) => {
+                self.image(id).full_or(error)
+            }
+            _ => error,
+        }
+    }
+
+    /// Refuses when the pool takes nothing more: a cluster would not refuse, it would wait.
+    fn check_room(&self, action: &str) -> Result<()> {
+        match self.cluster("any").lack_of_room() {
+            Some(what) => Err(Error::limit(self.name(), action, what)),
+            None => Ok(()),
         }
     }
 
     fn ids(&self) -> Result<Vec<String>> {
-        let mut ids = self.cluster("any").images()?;
+        let listed = self.cluster("any").images();
+        let mut ids = listed.map_err(|error| match error {
+            Error::NotFound { .. } => {
+                let what = "the cluster has no such pool, or its user may not see it";
+                Fault::new(ErrorKind::NotFound, self.name(), "list the volumes", what).into()
+            }
+            error => error,
+        })?;
         ids.retain(|id| name::digest_of(id).is_some());
         if ids.len() > LISTED_MAX {
             return Err(Error::limit(self.name(), "list the volumes", "there are more than can be"));
@@ -168,6 +222,8 @@ impl Provider for RbdVolumes {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::RbdVolumes;
     use crate::provider::Provider;
 
@@ -178,6 +234,12 @@ mod tests {
         assert_eq!(pool.pool.user.as_deref(), Some("backup"));
         for wrong in ["", "vms", "rbd:", "rbd:a/b/c", "rbd:-a", "rbd:a?x=y", "rbd:a@b"] {
             assert!(RbdVolumes::at(wrong).is_err(), "{wrong:?}");
+        }
+        let pool = RbdVolumes::in_pool("vms/team", Some(Path::new("/c.conf")), Some("backup")).unwrap();
+        assert_eq!(pool.image("x").to_address(), "rbd:vms/team/x?conf=/c.conf&id=backup");
+        assert!(RbdVolumes::in_pool("vms", Some(Path::new("/a&id=b")), None).is_err());
+        for wrong in ["", "rbd:vms", "a/b/c", "-p", "vms@s", "vms?conf=/x"] {
+            assert!(RbdVolumes::in_pool(wrong, None, None).is_err(), "{wrong:?}");
         }
     }
 }

@@ -12,15 +12,18 @@ mod compressed;
 mod entry;
 mod extensions;
 mod features;
+mod head;
 mod header;
 mod map;
 mod occupied;
 mod snapshots;
 mod source;
+mod view;
 mod writer;
 
 use crate::{Error, Format, OpenOptions, Result, SharedSource, SharedStorage, Storage};
 
+pub use view::Qcow2View;
 pub use writer::{Qcow2Target, WriterOptions};
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";

@@ -1,39 +1,25 @@
-//! `leeward backup qmp:SOCKET` and `libvirt:DOMAIN`: the disks of a running machine become a group of snapshots of one
-//! moment.
+//! `leeward backup qmp:SOCKET` and `libvirt:DOMAIN`: the disks of a machine become a group of snapshots of one moment.
 
-mod resting;
-
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use leeward_cloud::libvirt::{self, Domain, State};
-use leeward_cloud::qemu::{
-    Capture, CaptureOptions, CapturedDisk, Claim, DiskDefinition, LastSnapshot, Machine, MachineDefinition,
-    MachineDisk, Mode, Moment, Qmp, QmpOptions, Wanted, Watched, bitmap,
+use leeward_cloud::qemu::{MachineDisk, Mode, Wanted};
+use leeward_protect::{
+    Attendant, CaptureSettings, DiskDone, Found, MachineBackup, MachineDone, MachinePlace, MachinePlan,
+    PlannedDisk,
 };
-use leeward_disk::{SharedSource, default_threads};
-use leeward_repository::{
-    BackupOutcome, CaptureMode, CaptureRecord, Changed, Consistency, Control, GroupOptions, GroupRecord,
-    ImageName, Member, Repository, Snapshot, SnapshotId, SourceRecord, host_name,
-};
-
+use leeward_repository::{Consistency, Control, ImageName};
 use leeward_store::bucket::RequestCounts;
 
 use super::BackupArguments;
 use crate::failure::{Code, Failure};
-use crate::limit::{RateLimit, limited};
+use crate::limit::RateLimit;
 use crate::output::Output;
-
 use crate::verb::repository::{RepositoryArgument, Watch};
 use crate::verb::thaw;
-use crate::{requests, size};
-
-/// What begins the source that is a machine behind a socket.
-const SCHEME: &str = "qmp:";
+use crate::{interrupt, requests, size};
 
 /// How far the content has to agree with itself
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -82,74 +68,22 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A machine and the disks of it that are meant.
-pub(crate) struct Place {
-    way: Way,
-    disks: Vec<String>,
-}
-
-/// The way to a machine's monitor.
-enum Way {
-    Socket(PathBuf),
-    Domain(Box<Domain>),
-}
-
-impl Place {
-    /// `qmp:SOCKET[?disk=NAME&disk=NAME…]`; `None` for other sources.
-    pub(crate) fn parse(source: &str) -> Option<Result<Self, Failure>> {
-        let rest = source.strip_prefix(SCHEME)?;
-        let (socket, query) =
-            rest.split_once("?disk=").map_or((rest, None), |(socket, query)| (socket, Some(query)));
-        let disks: Vec<String> =
-            query.into_iter().flat_map(|query| query.split("&disk=")).map(str::to_owned).collect();
-        if socket.is_empty() || disks.iter().any(String::is_empty) {
-            return Some(Err(Failure::new(
-                Code::Usage,
-                format!("{source}: no socket, or a disk without a name"),
-            )
-            .hint("a machine is given as qmp:SOCKET or qmp:SOCKET?disk=NAME&disk=NAME")));
-        }
-        Some(Ok(Self { way: Way::Socket(socket.into()), disks }))
-    }
-
-    fn peer(&self) -> String {
-        match &self.way {
-            Way::Socket(socket) => socket.display().to_string(),
-            Way::Domain(domain) => format!("domain {}", domain.name()),
+impl MachineArguments {
+    /// How the moment is taken.
+    pub(crate) fn settings(&self) -> CaptureSettings {
+        CaptureSettings {
+            consistency: match self.consistency {
+                ConsistencyArgument::Auto => Wanted::Auto,
+                ConsistencyArgument::Crash => Wanted::Crash,
+                ConsistencyArgument::Filesystem => Wanted::Filesystem,
+            },
+            agent: self.agent.clone(),
+            guardian: Some(thaw::guardian()),
+            freeze_limit: Duration::from_secs_f64(self.freeze_limit),
+            overlay_directory: self.overlay_dir.clone(),
+            overlay_bytes_max: self.overlay_max,
         }
     }
-
-    fn location(&self, disk: &MachineDisk) -> String {
-        match &self.way {
-            Way::Socket(socket) => format!("{SCHEME}{}?disk={}", socket.display(), disk.name),
-            Way::Domain(domain) => domain.location(&disk.name),
-        }
-    }
-
-    pub(crate) fn monitor(&self) -> Result<Qmp, Failure> {
-        let options = QmpOptions::default();
-        Ok(match &self.way {
-            Way::Socket(socket) => Qmp::connect(socket, &options)?,
-            Way::Domain(domain) => domain.monitor(&options)?,
-        })
-    }
-
-    pub(crate) fn selected(&self, mut machine: Machine) -> Result<Machine, Failure> {
-        if let Way::Domain(domain) = &self.way {
-            domain.name_disks(&mut machine);
-        }
-        machine.check_state(&self.peer())?;
-        machine.select(&self.peer(), &self.disks)?;
-        Ok(machine)
-    }
-}
-
-/// What is to become of one disk.
-struct Planned {
-    disk: MachineDisk,
-    image: ImageName,
-    last: Option<SnapshotId>,
-    mode: Mode,
 }
 
 /// Runs the verb if the source is a machine.
@@ -158,91 +92,84 @@ pub fn run(
     repository: &RepositoryArgument,
     output: &Output,
 ) -> Option<Result<ExitCode, Failure>> {
-    if let Some(place) = libvirt::Place::parse(&arguments.source) {
-        return Some(back_up_domain(place, arguments, repository, output));
-    }
-    Some(Place::parse(&arguments.source)?.and_then(|place| back_up(&place, arguments, repository, output)))
-}
-
-fn back_up_domain(
-    place: Result<libvirt::Place, String>,
-    arguments: &BackupArguments,
-    repository: &RepositoryArgument,
-    output: &Output,
-) -> Result<ExitCode, Failure> {
-    let place = place.map_err(|what| {
-        Failure::new(Code::Usage, format!("{}: {what}", arguments.source))
-            .hint("a domain is given as libvirt:DOMAIN or libvirt:DOMAIN?disk=vda&disk=vdb&connect=URI")
-    })?;
-    let domain = Domain::find(&place)?;
-    match domain.state() {
-        State::ShutOff => resting::back_up(domain, &place.disks, arguments, repository, output),
-        State::Active => {
-            let place = Place { way: Way::Domain(Box::new(domain)), disks: place.disks };
-            back_up(&place, arguments, repository, output)
-        }
-    }
+    let place = MachinePlace::parse(&arguments.source)?;
+    Some(place.map_err(Failure::from).and_then(|place| back_up(place, arguments, repository, output)))
 }
 
 fn back_up(
-    place: &Place,
+    place: MachinePlace,
     arguments: &BackupArguments,
     repository: &RepositoryArgument,
     output: &Output,
 ) -> Result<ExitCode, Failure> {
-    if arguments.format.is_some() || arguments.allow_references.is_some() || arguments.snapshot.is_some() {
-        return Err(Failure::new(Code::Usage, "-f, --allow-references and --snapshot are for image files")
-            .hint("leave them out: QEMU knows what the disks of its machine are"));
-    }
+    let found = place.find()?;
+    refuse_options_of_files(&found, arguments)?;
+    let backup = MachineBackup {
+        place,
+        image: arguments.image.clone(),
+        full: arguments.machine.full,
+        capture: arguments.machine.settings(),
+        take_over: arguments.machine.take_over,
+        allow_references: arguments.allow_references.clone(),
+        tags: arguments.tags.iter().cloned().collect(),
+        threads: arguments.threads,
+        limit_read: arguments.limit_read.map(RateLimit::new),
+    };
     let repository = repository.open_limited(arguments.limit_write)?;
     if arguments.dry_run {
-        let machine = place.selected(Machine::discover(&mut place.monitor()?)?)?;
-        show_plan(&machine, &plan(&machine, &repository, arguments)?, output);
+        show_plan(&backup.plan(&found, &repository)?, output);
         return Ok(ExitCode::SUCCESS);
     }
     let started = Instant::now();
-    let mut claim = Claim::of(place.monitor()?, arguments.machine.take_over)?;
-    if !claim.removed().is_empty() {
-        note(output, &format!("removed what an unfinished backup had left: {}", claim.removed().join(", ")));
-    }
-    if matches!(place.way, Way::Domain(_)) {
-        claim.refuse_jobs()?;
-    }
-    let machine = place.selected(claim.machine()?)?;
-    for left_out in &machine.left_out {
-        note(output, &format!("disk {} is left out: {}", left_out.name, left_out.why));
-    }
-    let planned = plan(&machine, &repository, arguments)?;
-    let definition = definition(&mut claim, place, &machine, &planned)?;
-    let prefix = bitmap::prefix(&repository.config().repository_id);
-    let threads = arguments.threads.unwrap_or_else(default_threads);
-    let options = capture_options(&arguments.machine, prefix, threads)?;
-    let modes = planned.iter().map(|planned| (planned.disk.clone(), planned.mode.clone())).collect();
-    let mut capture = Capture::begin(claim, &machine, modes, &options)?;
-    for text in &capture.moment().notes {
-        note(output, text);
-    }
-    let group = GroupRecord {
-        id: options.group.clone(),
-        images: Vec::new(),
-        machine: serde_json::to_value(&definition).ok(),
-    };
-    let stored = store(&mut capture, &planned, group, place, &repository, arguments, output);
-    let report = Report::of(&capture, &planned, started.elapsed(), repository.requests());
-    let outcomes = match stored {
-        Ok(outcomes) => outcomes,
-        Err(failure) => {
-            for trouble in capture.abandon() {
-                note(output, &format!("cleaning up: {trouble}"));
-            }
-            return Err(failure);
-        }
-    };
-    for trouble in capture.finish() {
-        note(output, &format!("the snapshots are kept, but cleaning up: {trouble}"));
-    }
-    report.show(&outcomes, output);
+    let label = format!("backup {}", arguments.image);
+    let done = backup.back_up_found(found, &repository, &Person { output, label: &label })?;
+    Report { done: &done, time: started.elapsed(), sent: repository.requests() }.show(output);
     Ok(ExitCode::SUCCESS)
+}
+
+fn refuse_options_of_files(found: &Found, arguments: &BackupArguments) -> Result<(), Failure> {
+    let is_running = matches!(found, Found::Running(_));
+    let (what, hint) = match is_running {
+        true => (
+            "-f, --allow-references and --snapshot are for image files",
+            "leave them out: QEMU knows what the disks of its machine are",
+        ),
+        false => (
+            "-f and --snapshot are for image files",
+            "leave them out: libvirt knows what the disks of its domains are",
+        ),
+    };
+    let refused = arguments.format.is_some()
+        || arguments.snapshot.is_some()
+        || (is_running && arguments.allow_references.is_some());
+    match refused {
+        true => Err(Failure::new(Code::Usage, what).hint(hint)),
+        false => Ok(()),
+    }
+}
+
+/// The person at the terminal, who attends the work.
+struct Person<'a> {
+    output: &'a Output,
+    label: &'a str,
+}
+
+impl Attendant for Person<'_> {
+    fn begins(&self, bytes: u64) -> Box<dyn Control + '_> {
+        Box::new(Watch::new(self.output, bytes, self.label))
+    }
+
+    fn warns(&self, what: &str, hint: &str) {
+        note(self.output, &format!("{what} ({hint})"));
+    }
+
+    fn says(&self, what: &str) {
+        note(self.output, what);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        interrupt::is_requested()
+    }
 }
 
 /// Something that people should know; it is no result.
@@ -254,284 +181,95 @@ pub(crate) fn note(output: &Output, text: &str) {
     eprintln!("{}", serde_json::json!({ "note": text }));
 }
 
-/// Decides for each disk which image it belongs to and how it is read.
-fn plan(
-    machine: &Machine,
-    repository: &Repository,
-    arguments: &BackupArguments,
-) -> Result<Vec<Planned>, Failure> {
-    let decide = |disk: &MachineDisk| {
-        let image: ImageName = format!("{}/{}", arguments.image, disk.name).parse()?;
-        let last = match repository.image(&image) {
-            Ok(found) => found.snapshots.last().map(|entry| entry.id),
-            Err(leeward_repository::Error::NoImage { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        let known = last.map(|id| repository.snapshot(id)).transpose();
-        let mode = match known {
-            Ok(known) => {
-                let known = known.map(|snapshot| LastSnapshot {
-                    virtual_size: snapshot.virtual_size,
-                    file: file_of(&snapshot),
-                    bitmap: snapshot.capture.and_then(|capture| capture.bitmap),
-                });
-                let full = arguments.machine.full;
-                bitmap::decide(&disk.bitmaps, disk.virtual_size, &disk.file, known.as_ref(), full)
-            }
-            Err(error) => Mode::Full { reason: format!("the last snapshot cannot be read: {error}") },
-        };
-        Ok(Planned { disk: disk.clone(), image, last, mode })
-    };
-    let planned: Result<Vec<_>, leeward_repository::Error> = machine.disks.iter().map(decide).collect();
-    Ok(planned?)
-}
-
-/// The file in which a disk was when a snapshot of it was made.
-fn file_of(snapshot: &Snapshot) -> Option<String> {
-    let machine = snapshot.group.as_ref()?.machine.clone()?;
-    let definition: MachineDefinition = serde_json::from_value(machine).ok()?;
-    let is_it = |disk: &&DiskDefinition| disk.image.as_deref() == Some(snapshot.image.as_str());
-    definition.disks.iter().find(is_it)?.file.clone()
-}
-
-fn definition(
-    claim: &mut Claim,
-    place: &Place,
-    machine: &Machine,
-    planned: &[Planned],
-) -> Result<MachineDefinition, Failure> {
-    let mut definition = claim.definition(machine)?;
-    if let Way::Domain(domain) = &place.way {
-        definition = domain.complete(definition);
-    }
-    for disk in &mut definition.disks {
-        let planned = planned.iter().find(|planned| planned.disk.name == disk.name);
-        disk.image = planned.map(|planned| planned.image.to_string());
-    }
-    Ok(definition)
-}
-
-/// How the moment is taken; `prefix` begins the names of the chain's bitmaps.
-pub(crate) fn capture_options(
-    machine: &MachineArguments,
-    prefix: String,
-    threads: usize,
-) -> Result<CaptureOptions, Failure> {
-    let usual = PathBuf::from("/var/tmp");
-    let directory = machine
-        .overlay_dir
-        .clone()
-        .unwrap_or_else(|| if usual.is_dir() { usual } else { std::env::temp_dir() });
-    Ok(CaptureOptions {
-        prefix,
-        group: group_id()?,
-        consistency: match machine.consistency {
-            ConsistencyArgument::Auto => Wanted::Auto,
-            ConsistencyArgument::Crash => Wanted::Crash,
-            ConsistencyArgument::Filesystem => Wanted::Filesystem,
-        },
-        agent: machine.agent.clone(),
-        guardian: Some(thaw::guardian()),
-        freeze_limit: Duration::from_secs_f64(machine.freeze_limit),
-        overlay_directory: directory,
-        overlay_bytes_max: machine.overlay_max,
-        connections: threads.min(4),
-    })
-}
-
-/// Another identity each time.
-pub(crate) fn group_id() -> Result<String, Failure> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random)
-        .map_err(|error| Failure::new(Code::Failed, format!("the system gives no random bytes: {error}")))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Listens to the person and to QEMU.
-struct Attended<'a, 'q> {
-    watch: &'a Watch,
-    qemu: &'a Watched<'q>,
-}
-
-impl Control for Attended<'_, '_> {
-    fn advance(&self, bytes: u64) {
-        self.watch.advance(bytes);
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.watch.is_cancelled() || self.qemu.is_in_doubt()
-    }
-
-    fn confirm(&self) -> leeward_repository::Result<()> {
-        self.qemu
-            .confirm()
-            .map_err(|source| leeward_repository::Error::Unconfirmed { source: Box::new(source) })
-    }
-}
-
-/// Reads the disks and publishes their snapshots.
-fn store(
-    capture: &mut Capture,
-    planned: &[Planned],
-    group: GroupRecord,
-    place: &Place,
-    repository: &Repository,
-    arguments: &BackupArguments,
-    output: &Output,
-) -> Result<Vec<BackupOutcome>, Failure> {
-    let limit = arguments.limit_read.map(RateLimit::new);
-    let sources: Vec<SharedSource> = capture
-        .disks()
-        .iter()
-        .map(|captured| limited(Arc::clone(&captured.source) as SharedSource, limit.as_ref()))
-        .collect();
-    let members: Vec<_> = capture
-        .disks()
-        .iter()
-        .zip(planned)
-        .zip(&sources)
-        .map(|((captured, planned), source)| member(captured, planned, source, place))
-        .collect();
-    let total = capture.disks().iter().map(bytes_to_read).sum();
-    let options = GroupOptions {
-        group: Some(group),
-        consistency: capture.moment().consistency,
-        tags: arguments.tags.iter().cloned().collect::<BTreeMap<_, _>>(),
-        threads: arguments.threads.unwrap_or_else(default_threads),
-    };
-    let watch = Watch::new(output, total, &format!("backup {}", arguments.image));
-    let result = capture.watched(|qemu| {
-        let control = Attended { watch: &watch, qemu };
-        let stored = repository.backup_group(&members, &options, &control);
-        match stored {
-            // The doubt came first, and what followed is its consequence.
-            Err(error) if qemu.is_in_doubt() => Err(qemu.confirm().err().map_or(error.into(), Failure::from)),
-            other => other.map_err(Failure::from),
-        }
-    });
-    watch.finish();
-    result?
-}
-
-fn bytes_to_read(captured: &CapturedDisk) -> u64 {
-    match &captured.changed {
-        Some(ranges) => ranges.iter().map(|(_, length)| length).sum(),
-        None => captured.disk.virtual_size,
-    }
-}
-
-fn member<'a>(
-    captured: &CapturedDisk,
-    planned: &Planned,
-    source: &'a SharedSource,
-    place: &Place,
-) -> Member<'a> {
-    let changed = captured.changed.as_ref().zip(planned.last);
-    Member {
-        image: planned.image.clone(),
-        source: source.as_ref(),
-        record: SourceRecord {
-            location: place.location(&captured.disk),
-            format: captured.disk.driver.clone(),
-            host: host_name(),
-        },
-        capture: Some(CaptureRecord {
-            mode: if changed.is_some() { CaptureMode::Incremental } else { CaptureMode::Full },
-            reason: captured.mode.reason().map(str::to_owned),
-            bitmap: Some(captured.bitmap.clone()),
-            changed_bytes: changed.map(|_| bytes_to_read(captured)),
-        }),
-        changed: changed.map(|(ranges, base)| Changed { base, ranges: ranges.clone() }),
-    }
-}
-
-fn show_plan(machine: &Machine, planned: &[Planned], output: &Output) {
-    for left_out in &machine.left_out {
+fn show_plan(plan: &MachinePlan, output: &Output) {
+    for left_out in &plan.left_out {
         output.line(format!("Disk {} is left out: {}", left_out.name, left_out.why));
     }
-    for planned in planned {
-        let disk = &planned.disk;
-        let marked = disk.bitmaps.iter().find(|found| Some(found.name.as_str()) == planned.mode.bitmap());
-        let bytes = marked.map_or(disk.virtual_size, |bitmap| bitmap.dirty_bytes);
-        if output.is_json() {
-            output.json_line(&serde_json::json!({
-                "dry_run": true, "image": planned.image, "disk": disk, "plan": planned.mode, "bytes": bytes,
-            }));
+    for planned in &plan.disks {
+        match planned {
+            PlannedDisk::Running { disk, image, mode, .. } => show_running(disk, image, mode, output),
+            PlannedDisk::Resting { name, path, image, virtual_size } => {
+                if output.is_json() {
+                    output.json_line(&serde_json::json!({
+                        "dry_run": true, "image": image, "disk": { "name": name, "file": path },
+                        "virtual_size": virtual_size,
+                    }));
+                }
+                let size = size::show(*virtual_size);
+                output.line(format!("Would read all data of the {size} of disk {name} at rest for {image}"));
+            }
         }
-        output.line(match planned.mode.reason() {
-            None => format!(
-                "Would read {} of the {} of disk {} ({}) for {}",
-                size::show(bytes),
-                size::show(disk.virtual_size),
-                disk.name,
-                disk.driver,
-                planned.image
-            ),
-            Some(reason) => format!(
-                "Would read all data of the {} of disk {} ({}) for {}: {reason}",
-                size::show(disk.virtual_size),
-                disk.name,
-                disk.driver,
-                planned.image
-            ),
-        });
     }
+}
+
+fn show_running(disk: &MachineDisk, image: &ImageName, mode: &Mode, output: &Output) {
+    let marked = disk.bitmaps.iter().find(|found| Some(found.name.as_str()) == mode.bitmap());
+    let bytes = marked.map_or(disk.virtual_size, |bitmap| bitmap.dirty_bytes);
+    if output.is_json() {
+        output.json_line(&serde_json::json!({
+            "dry_run": true, "image": image, "disk": disk, "plan": mode, "bytes": bytes,
+        }));
+    }
+    let whole = size::show(disk.virtual_size);
+    output.line(match mode.reason() {
+        None => format!(
+            "Would read {} of the {whole} of disk {} ({}) for {image}",
+            size::show(bytes),
+            disk.name,
+            disk.driver
+        ),
+        Some(reason) => format!(
+            "Would read all data of the {whole} of disk {} ({}) for {image}: {reason}",
+            disk.name, disk.driver
+        ),
+    });
 }
 
 /// What a person wants to know afterwards.
-struct Report {
-    moment: Moment,
+struct Report<'a> {
+    done: &'a MachineDone,
     time: Duration,
-    /// Names of disks, and bytes read from the disk and from what the guest had overwritten.
-    disks: Vec<(String, u64, u64)>,
     /// What was sent to the repository for all disks.
     sent: Option<RequestCounts>,
 }
 
-impl Report {
-    fn of(capture: &Capture, planned: &[Planned], time: Duration, sent: Option<RequestCounts>) -> Self {
-        let disks = capture.disks().iter().zip(planned).map(|(captured, planned)| {
-            (planned.disk.name.clone(), captured.source.disk_bytes(), captured.source.overlay_bytes())
-        });
-        Self { moment: capture.moment().clone(), time, disks: disks.collect(), sent }
-    }
-
-    fn show(&self, outcomes: &[BackupOutcome], output: &Output) {
-        let consistency = match self.moment.consistency {
+impl Report<'_> {
+    fn show(&self, output: &Output) {
+        let moment = &self.done.moment;
+        let consistency = match moment.consistency {
             Consistency::AtRest => "at rest",
             Consistency::Crash => "as after a power cut",
             Consistency::Filesystem => "file systems at rest",
         };
-        let why = self.moment.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
-        let frozen = self
-            .moment
-            .frozen_for
-            .map_or(String::new(), |time| format!(", frozen for {} ms", time.as_millis()));
-        output.line(format!("One moment of {} disks, {consistency}{why}{frozen}", outcomes.len()));
-        for (outcome, (disk, disk_bytes, overlay_bytes)) in outcomes.iter().zip(&self.disks) {
-            self.show_disk(outcome, disk, (*disk_bytes, *overlay_bytes), output);
+        let why = moment.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        let frozen =
+            moment.frozen_for.map_or(String::new(), |time| format!(", frozen for {} ms", time.as_millis()));
+        output.line(format!("One moment of {} disks, {consistency}{why}{frozen}", self.done.disks.len()));
+        for disk in &self.done.disks {
+            self.show_disk(disk, output);
         }
         requests::tell(self.sent, output);
     }
 
-    fn show_disk(&self, outcome: &BackupOutcome, disk: &str, bytes: (u64, u64), output: &Output) {
+    fn show_disk(&self, disk: &DiskDone, output: &Output) {
+        let (outcome, moment) = (&disk.outcome, &self.done.moment);
         let snapshot = &outcome.snapshot;
         let statistics = &snapshot.statistics;
         if output.is_json() {
             output.json_line(&serde_json::json!({
                 "image": snapshot.image,
-                "disk": disk,
+                "disk": disk.name,
                 "snapshot": outcome.id,
                 "group": snapshot.group.as_ref().map(|group| &group.id),
                 "parents": snapshot.parents,
                 "virtual_size": snapshot.virtual_size,
                 "consistency": snapshot.consistency,
-                "consistency_reason": self.moment.reason,
-                "freeze_ms": self.moment.frozen_for.map(|time| time.as_secs_f64() * 1000.0),
+                "consistency_reason": moment.reason,
+                "freeze_ms": moment.frozen_for.map(|time| time.as_secs_f64() * 1000.0),
                 "capture": snapshot.capture,
                 "statistics": statistics,
-                "disk_bytes": bytes.0,
-                "overlay_bytes": bytes.1,
+                "disk_bytes": disk.disk_bytes,
+                "overlay_bytes": disk.overlay_bytes,
                 "seconds": self.time.as_secs_f64(),
                 "requests": requests::value(self.sent),
             }));
@@ -553,22 +291,5 @@ impl Report {
             size::show(statistics.stored_bytes),
             size::show_time(self.time)
         ));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_machine_and_its_disks_are_told_from_other_sources() {
-        assert!(Place::parse("disk.raw").is_none() && Place::parse("nbd://host/x").is_none());
-        let place = Place::parse("qmp:/run/a?b.sock?disk=vd0&disk=#block1").unwrap().unwrap();
-        assert_eq!(place.peer(), "/run/a?b.sock");
-        assert_eq!(place.disks, ["vd0", "#block1"]);
-        assert!(Place::parse("qmp:/run/a").unwrap().unwrap().disks.is_empty());
-        for bad in ["qmp:", "qmp:?disk=a", "qmp:/a?disk=", "qmp:/a?disk=b&disk="] {
-            assert!(Place::parse(bad).unwrap().is_err(), "{bad}");
-        }
     }
 }

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use leeward_api::oidc::Providers;
 use leeward_api::server::{Audit, ListenOptions, serve, tls_config};
 use leeward_api::site::{SiteState, routes};
 use leeward_api::token::TokenBook;
@@ -17,7 +18,7 @@ use crate::failure::{Code, Failure};
 use crate::interrupt;
 use crate::limit::{LimitedStore, RateLimit};
 use crate::location::{open_cached_store, open_examined_store};
-use crate::output::Output;
+use crate::output::{Output, printable};
 use crate::servers::Side;
 use crate::unlock::UnlockArguments;
 
@@ -36,7 +37,9 @@ pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> 
     let owner = format!("{}:{}", leeward_repository::host_name(), std::process::id());
     let site = Arc::new(Site::start(config, &owner, repository).map_err(super::failure)?);
     listening::announce(&listener, tls.is_some(), output)?;
-    let state = SiteState::new(Arc::clone(&site), tokens, audit, server.allow_from);
+    let providers = Providers::start(&server.oidc)
+        .map_err(|error| Failure::new(Code::Io, format!("the process gets no threads: {error}")))?;
+    let state = SiteState::new(Arc::clone(&site), tokens, providers, audit, server.allow_from);
     serve(listener, tls, routes(state), ListenOptions::default(), &interrupt::is_requested)
         .map_err(|error| Failure::new(Code::Io, format!("the daemon failed: {error}")))?;
     // Requests have ended, so this is the last hold on it.
@@ -53,6 +56,22 @@ pub(super) fn check(server: &Server) -> Result<SocketAddr, Failure> {
     let has_tls = server.tls_cert.is_some() || server.tls_dir.is_some();
     listening::refuse_open(&server.listen, address, has_tls)?;
     Ok(address)
+}
+
+/// Asks each provider for its keys; says what is wrong. The daemon starts all the same: own tokens need none of them.
+pub(super) fn check_providers(server: &Server, output: &Output) {
+    for (name, provider) in &server.oidc {
+        match Providers::probe(provider) {
+            Ok(keys) => {
+                output.line(format!("[server.oidc.{name}]: {} has {keys} keys for tokens", provider.issuer))
+            }
+            Err(what) => eprintln!(
+                "leeward: warning: [server.oidc.{name}]: tokens of {} would not be taken now: {}; own tokens would",
+                provider.issuer,
+                printable(&what)
+            ),
+        }
+    }
 }
 
 fn tls_arguments(server: &Server) -> listening::TlsArguments {

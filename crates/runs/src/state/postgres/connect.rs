@@ -21,6 +21,9 @@ use crate::{Error, Result};
 /// The longest connection string, in bytes.
 const TEXT_BYTES_MAX: u64 = 64 << 10;
 
+/// What the client takes where the connection string says nothing (`tokio_postgres::Config::keepalives_idle`).
+const KEEPALIVES_IDLE_USUAL: Duration = Duration::from_secs(2 * 60 * 60);
+
 /// Where the server is, and how it proves itself. Its text has a password: it is not printed.
 #[derive(Clone)]
 pub struct PostgresOptions {
@@ -95,6 +98,16 @@ impl PostgresOptions {
         }
         if config.get_tcp_user_timeout().is_none() {
             config.tcp_user_timeout(Duration::from_secs(20));
+        }
+        // A server that has taken a question and is then cut off answers never: without this the system asks after two hours.
+        if config.get_keepalives_idle() == KEEPALIVES_IDLE_USUAL {
+            config.keepalives_idle(Duration::from_secs(10));
+        }
+        if config.get_keepalives_interval().is_none() {
+            config.keepalives_interval(Duration::from_secs(5));
+        }
+        if config.get_keepalives_retries().is_none() {
+            config.keepalives_retries(3);
         }
         if config.get_application_name().is_none() {
             config.application_name("leeward");

@@ -23,6 +23,8 @@ mod steps;
 mod work;
 
 pub use connect::{PostgresOptions, Roots};
+pub use pool::Pool as PostgresPool;
+pub use work::{Failure as PostgresFailure, Work as PostgresWork};
 
 use std::collections::BTreeMap;
 use std::time::Duration;

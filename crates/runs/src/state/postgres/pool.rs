@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use postgres::{Client, IsolationLevel, Statement};
+use postgres::{Client, IsolationLevel, Statement, Transaction};
 
 use super::connect::{Connector, PostgresOptions};
-use super::work::{Failure, Work, Writing};
+use super::work::{Failure, Work};
 use crate::{Error, Result};
 
 /// The most connections at once. The engine's thread writes one change at a time; the others are for steps and readers.
@@ -26,7 +26,8 @@ SET idle_in_transaction_session_timeout = '10s';
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 ";
 
-pub(super) struct Pool {
+/// Connections to a database: a few, made when they are needed.
+pub struct Pool {
     connector: Connector,
     idle: Mutex<Idle>,
     given_back: Condvar,
@@ -45,16 +46,25 @@ struct Session {
 }
 
 impl Pool {
+    /// Those to a database. None is made yet.
+    ///
+    /// # Errors
+    /// The certificates of authorities cannot be read.
     pub fn new(options: &PostgresOptions) -> Result<Self> {
         let connector = Connector::new(options)?;
         Ok(Self { connector, idle: Mutex::default(), given_back: Condvar::new() })
     }
 
+    /// Where it is, for messages; without secrets.
+    #[must_use]
     pub fn place(&self) -> &str {
         self.connector.place()
     }
 
-    /// Reads with one statement.
+    /// Reads with one statement. `action` completes "cannot …".
+    ///
+    /// # Errors
+    /// The server cannot be reached, it refuses the statement, or `act` fails.
     pub fn read<T>(
         &self,
         action: &'static str,
@@ -65,11 +75,14 @@ impl Pool {
         })
     }
 
-    /// Writes in one transaction.
+    /// Writes in one transaction: on the server's disk when this returns. A failure may mean that only the answer was lost.
+    ///
+    /// # Errors
+    /// As [`Pool::read`].
     pub fn write<T>(
         &self,
         action: &'static str,
-        act: impl FnOnce(&mut Writing<'_, '_>) -> Result<T, Failure>,
+        act: impl FnOnce(&mut Work<'_, Transaction<'_>>) -> Result<T, Failure>,
     ) -> Result<T> {
         self.with(action, |session| {
             // A change compares under a lock on the row and must then see what the one before it committed.

@@ -11,22 +11,30 @@ use crate::{Event, RunId};
 /// The server's clock, in microseconds since 1970: of this moment, not of the transaction's beginning.
 pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
+/// Statements that a connection keeps prepared.
+const STATEMENTS_MAX: usize = 200;
+
 /// What a statement is given.
-pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+pub type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// What fails inside of a use of a connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub enum Failure {
+    /// The server, or the way to it.
     #[error(transparent)]
     Server(#[from] postgres::Error),
+    /// Something cannot be kept as JSON.
     #[error("cannot be written as JSON")]
     Json(#[from] serde_json::Error),
+    /// What the user of the connection says.
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// A connection with its prepared statements.
-pub(super) struct Work<'a, C> {
-    pub client: &'a mut C,
-    pub statements: &'a mut HashMap<String, Statement>,
+pub struct Work<'a, C> {
+    pub(super) client: &'a mut C,
+    pub(super) statements: &'a mut HashMap<String, Statement>,
 }
 
 /// A use that changes something.
@@ -37,26 +45,54 @@ impl<C: GenericClient> Work<'_, C> {
         if let Some(statement) = self.statements.get(text) {
             return Ok(statement.clone());
         }
+        // Whoever makes statements as they are needed does not fill our memory and the server's with them.
+        if self.statements.len() >= STATEMENTS_MAX {
+            self.statements.clear();
+        }
         let statement = self.client.prepare(text)?;
         self.statements.insert(text.to_owned(), statement.clone());
         Ok(statement)
     }
 
+    /// Does something; returns how many rows it was done to.
+    ///
+    /// # Errors
+    /// The server refuses it, or is gone; as below.
     pub fn execute(&mut self, text: &str, values: Values<'_>) -> Result<u64, Failure> {
         let statement = self.prepared(text)?;
         Ok(self.client.execute(&statement, values)?)
     }
 
+    /// Finds rows.
+    ///
+    /// # Errors
+    /// See [`Work::execute`].
     pub fn rows(&mut self, text: &str, values: Values<'_>) -> Result<Vec<Row>, Failure> {
         let statement = self.prepared(text)?;
         Ok(self.client.query(&statement, values)?)
     }
 
+    /// Finds the one row that there is.
+    ///
+    /// # Errors
+    /// There is none, or several; see [`Work::execute`].
     pub fn one(&mut self, text: &str, values: Values<'_>) -> Result<Row, Failure> {
         let statement = self.prepared(text)?;
         Ok(self.client.query_one(&statement, values)?)
     }
 
+    /// Does several things that are given no values.
+    ///
+    /// # Errors
+    /// See [`Work::execute`].
+    pub fn batch(&mut self, text: &str) -> Result<(), Failure> {
+        Ok(self.client.batch_execute(text)?)
+    }
+
+    /// Finds one row, where there is one.
+    ///
+    /// # Errors
+    /// There are several; see [`Work::execute`].
     pub fn optional(&mut self, text: &str, values: Values<'_>) -> Result<Option<Row>, Failure> {
         let statement = self.prepared(text)?;
         Ok(self.client.query_opt(&statement, values)?)
@@ -65,13 +101,13 @@ impl<C: GenericClient> Work<'_, C> {
 
 impl Writing<'_, '_> {
     /// Waits for a lock, which the end of the transaction opens.
-    pub fn lock(&mut self, lock: Lock) -> Result<(), Failure> {
+    pub(super) fn lock(&mut self, lock: Lock) -> Result<(), Failure> {
         let (class, object) = lock.numbers();
         self.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&class, &object]).map(drop)
     }
 
     /// Keeps events of runs. The last thing of a transaction: see the module's head.
-    pub fn put_events(&mut self, events: &[(&RunId, &Event)]) -> Result<(), Failure> {
+    pub(super) fn put_events(&mut self, events: &[(&RunId, &Event)]) -> Result<(), Failure> {
         if events.is_empty() {
             return Ok(());
         }

@@ -1,14 +1,10 @@
 //! The tables and the header of a new image.
 
-use super::{COPIED, Qcow2Target, State};
+use super::{Qcow2Target, State};
 use crate::formats::qcow2::entry::Mapping;
+use crate::formats::qcow2::head::{COPIED, Head};
 use crate::formats::qcow2::header::REFCOUNT_TABLE_BYTES_MAX;
-use crate::formats::qcow2::{MAGIC, features};
 use crate::{Error, Result};
-
-const HEADER_BYTES: u32 = 112;
-const REFCOUNT_ORDER: u32 = 4;
-const FEATURE_NAMES: u32 = 0x6803_f857;
 
 /// Where the tables go, as offsets in the file.
 struct Layout {
@@ -29,7 +25,16 @@ impl Qcow2Target {
         self.staged.set_length(layout.end)?;
         self.write_words(&l1, layout.l1)?;
         self.write_refcounts(&state, &l1, &layout)?;
-        self.staged.write_at(&self.header(l1.len() as u32, &layout), 0)
+        let head = Head {
+            cluster_bits: self.geometry.cluster_bits(),
+            virtual_size: self.virtual_size,
+            l1_entries: l1.len() as u32,
+            l1: layout.l1,
+            refcount_table: layout.refcount_table,
+            refcount_table_clusters: layout.refcount_table_clusters as u32,
+            is_compressed: self.compress,
+        };
+        self.staged.write_at(&head.bytes(), 0)
     }
 
     /// Writes the tables that map something, and returns the L1 table.
@@ -113,39 +118,4 @@ impl Qcow2Target {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
         self.staged.write_at(&bytes, offset)
     }
-
-    fn header(&self, l1_entries: u32, layout: &Layout) -> Vec<u8> {
-        let incompatible = if self.compress { features::COMPRESSION } else { 0 };
-        let mut header = Vec::with_capacity(HEADER_BYTES as usize + 64);
-        header.extend(MAGIC);
-        put32(&mut header, &[3]);
-        put64(&mut header, &[0]); // no backing file
-        put32(&mut header, &[0, self.geometry.cluster_bits()]);
-        put64(&mut header, &[self.virtual_size]);
-        put32(&mut header, &[0, l1_entries]); // not encrypted
-        put64(&mut header, &[layout.l1, layout.refcount_table]);
-        put32(&mut header, &[layout.refcount_table_clusters as u32, 0]); // no snapshots
-        put64(&mut header, &[0]);
-        put64(&mut header, &[incompatible, 0, 0]);
-        put32(&mut header, &[REFCOUNT_ORDER, HEADER_BYTES]);
-        header.extend([u8::from(self.compress), 0, 0, 0, 0, 0, 0, 0]);
-        if self.compress {
-            // An older reader can then say what it lacks.
-            put32(&mut header, &[FEATURE_NAMES, 48]);
-            let mut name = [0; 48];
-            name[1] = features::COMPRESSION.trailing_zeros() as u8;
-            name[2..18].copy_from_slice(b"compression type");
-            header.extend(name);
-        }
-        put64(&mut header, &[0]); // end of the extensions
-        header
-    }
-}
-
-fn put32(bytes: &mut Vec<u8>, words: &[u32]) {
-    bytes.extend(words.iter().flat_map(|word| word.to_be_bytes()));
-}
-
-fn put64(bytes: &mut Vec<u8>, words: &[u64]) {
-    bytes.extend(words.iter().flat_map(|word| word.to_be_bytes()));
 }

@@ -13,13 +13,12 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::entry::{Geometry, Mapping};
+use super::head::COPIED;
 use super::header::L1_BYTES_MAX;
 use crate::source::check_range;
 use crate::targets::staged::StagedFile;
 use crate::{Error, Result, Target};
 use space::Space;
-
-const COPIED: u64 = 1 << 63;
 
 /// How an image is written.
 #[derive(Debug, Clone, Copy)]
