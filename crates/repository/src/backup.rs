@@ -391,7 +391,10 @@ impl Repository {
     }
 
     /// As [`Repository::complete_sessions`], but a damaged record of somebody else does not stop a backup.
-    pub(crate) fn complete_sessions_leniently(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn complete_sessions_leniently(&self) -> Result<()> {
         match self.complete_sessions() {
             Err(Error::Damaged { .. }) => Ok(()),
             other => other,

@@ -4,7 +4,7 @@ use leeward_store::{ErrorKind as StoreErrorKind, Key, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{PackId, SnapshotId, to_hex};
-use crate::record::{Kind, RECORD_BYTES_MAX};
+use crate::record::Kind;
 use crate::repository::Repository;
 use crate::{Error, Result};
 
@@ -43,10 +43,10 @@ impl Repository {
     pub(crate) fn condemned_lists(&self) -> Result<Vec<FoundList>> {
         let mut found = Vec::new();
         for entry in self.store().list(CONDEMNED)? {
-            let (bytes, version) = match self.store().get(&entry.key, RECORD_BYTES_MAX) {
+            let (bytes, version) = match self.record_bytes(&entry.key) {
                 Ok(read) => read,
-                Err(error) if error.kind() == StoreErrorKind::NotFound => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error),
             };
             let record = self.decode_record(Kind::Condemned, &entry.key, &bytes)?;
             found.push(FoundList { key: entry.key, record, version });

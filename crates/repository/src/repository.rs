@@ -38,6 +38,8 @@ pub const PREFIXES: [&str; 8] = [PACKS, PARITIES, INDEX, SNAPSHOTS, REFS, SESSIO
 
 /// How often a conditional write is tried again when others were faster.
 const ATTEMPTS_MAX: usize = 1000;
+/// What is wrong with an object of which the medium does not give every byte.
+pub(crate) const UNREADABLE: &str = "the medium cannot read it";
 
 /// Judges whether the process behind a session has ended for certain.
 pub type HasEnded = Arc<dyn Fn(&Process) -> bool + Send + Sync>;
@@ -452,10 +454,19 @@ impl Repository {
         }
     }
 
+    /// The bytes of a small object. One that the medium cannot give, as on a bad sector, is damaged like any other: what
+    /// mends that is known by its name.
+    pub(crate) fn record_bytes(&self, key: &Key) -> Result<(Vec<u8>, Version)> {
+        self.store.get(key, RECORD_BYTES_MAX).map_err(|error| match error.is_bad_place() {
+            true => self.damaged(key.as_str(), format!("{UNREADABLE}: {error}")),
+            false => error.into(),
+        })
+    }
+
     /// The text of a manifest, which its name covers.
     pub(crate) fn snapshot_text(&self, id: SnapshotId) -> Result<Vec<u8>> {
         let key = snapshot_key(id)?;
-        let (bytes, _) = self.store.get(&key, RECORD_BYTES_MAX)?;
+        let (bytes, _) = self.record_bytes(&key)?;
         let damaged = |what| self.damaged(key.as_str(), what);
         let payload = record::decode(Kind::Snapshot, &key, &bytes, &self.keyring).map_err(damaged)?;
         if self.keys().snapshot(&payload) != id {
@@ -530,10 +541,10 @@ impl Repository {
 
     pub(crate) fn read_ref(&self, name: &ImageName) -> Result<Option<(ImageRef, Version)>> {
         let key = name.key()?;
-        let (bytes, version) = match self.store.get(&key, RECORD_BYTES_MAX) {
+        let (bytes, version) = match self.record_bytes(&key) {
             Ok(read) => read,
-            Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
         };
         let image: ImageRef = self.decode_record(Kind::Ref, &key, &bytes)?;
         if image.image != *name || image.ref_version != 1 {

@@ -264,10 +264,10 @@ impl Repository {
     pub(crate) fn sessions(&self) -> Result<Vec<FoundSession>> {
         let mut found = Vec::new();
         for entry in self.store().list(SESSIONS)? {
-            let (bytes, version) = match self.store().get(&entry.key, RECORD_BYTES_MAX) {
+            let (bytes, version) = match self.record_bytes(&entry.key) {
                 Ok(read) => read,
-                Err(error) if error.kind() == StoreErrorKind::NotFound => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error),
             };
             let record = self.decode_record(Kind::Session, &entry.key, &bytes)?;
             found.push(FoundSession { key: entry.key, record, version });

@@ -481,3 +481,47 @@ fn many_missing_packs_cost_a_check_one_pass_over_the_index() {
     // 20 more passes would be at least as many reads as runs, each.
     assert!(many < one + 3 * runs, "{one} reads with one missing pack, {many} with 21; {runs} runs");
 }
+
+/// A bad sector below a small object is damage like any other: it stops neither what else there is to look at nor to mend, nor
+/// backups of other images.
+#[test]
+fn a_small_object_that_the_medium_cannot_read_stops_nothing_else() {
+    let origin = fixture(31, 2, 2, 200_000);
+    let peer = origin.peer();
+    for kind in ["snapshots", "index", "refs"] {
+        let machine = origin.copy();
+        let lost = origin.of_kind(kind).into_iter().find(|path| machine.files.open(path).is_ok()).unwrap();
+        let length = bytes(&machine, &lost).len() as u64;
+        machine.files.spoil(&lost, 0..length).unwrap();
+        // Something else is broken besides.
+        let pack = origin.chunk_packs().into_iter().find(|path| machine.files.open(path).is_ok()).unwrap();
+        machine.files.corrupt(&pack, |bytes| bytes[200] ^= 1).unwrap();
+        let repository = machine.open().unwrap();
+        let peers = [peer.open().unwrap()];
+        let outcome = repair(&repository, &peers).unwrap_or_else(|error| panic!("{kind}: {error}"));
+        let named = |text: &str| lost.ends_with(text);
+        let found = outcome.found.findings.iter().find(|finding| named(&finding.object));
+        assert!(found.is_some_and(|finding| finding.what.contains("medium")), "{kind}: {outcome:#?}");
+        if kind == "refs" {
+            // It cannot be replaced by comparison, so somebody has to move it away.
+            assert_eq!(outcome.failed.len(), 1, "{outcome:#?}");
+            assert!(named(&outcome.failed[0].object) && outcome.failed[0].why.contains("move the file away"));
+            assert_eq!(outcome.left.findings.len(), 1, "all else is mended: {outcome:#?}");
+            machine.files.remove(&lost).unwrap();
+        }
+        let repository = machine.open().unwrap();
+        assert_repaired(&repository, &peers, kind);
+        origin.model.assert_holds(&repository, kind);
+    }
+    // A session of somebody else is the same, and a backup goes on.
+    let machine = origin.copy();
+    let session = origin.objects[0].parent().unwrap().parent().unwrap().join("sessions");
+    let strange = session.join("0123456789abcdef0123456789abcdef");
+    machine.files.create_synced(&strange, &[b"nothing that is known"]).unwrap();
+    machine.files.spoil(&strange, 0..10).unwrap();
+    let repository = machine.open().unwrap();
+    let id = backup(&repository, "disk-0", &origin.model.contents[0]).unwrap();
+    assert!(restore(&repository, id).unwrap() == *origin.model.contents[0]);
+    assert_repaired(&repository, &[], "session");
+    assert!(machine.files.open(&strange).is_err(), "it is dropped");
+}

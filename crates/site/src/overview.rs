@@ -130,9 +130,15 @@ impl Site {
 
     /// The repository, opened anew now and then.
     pub(crate) fn repository(&self) -> Result<Arc<Repository>> {
-        let inner = self.inner();
-        let open = inner.open_repository.as_ref().ok_or(Error::NotOffered { what: "repository" })?;
-        let mut opened = inner.repository.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inner().repository()
+    }
+}
+
+impl crate::site::Inner {
+    /// The repository, opened anew now and then.
+    pub(crate) fn repository(&self) -> Result<Arc<Repository>> {
+        let open = self.open_repository.as_ref().ok_or(Error::NotOffered { what: "repository" })?;
+        let mut opened = self.repository.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, repository)) = opened.as_ref().filter(|(at, _)| at.elapsed() < REPOSITORY_AGE_MAX) {
             let _ = at;
             return Ok(Arc::clone(repository));

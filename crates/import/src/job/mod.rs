@@ -38,7 +38,7 @@ pub use export::{Bucket, EXPORT, ExportFormat, ExportInputs, ExportKind, export_
 pub(crate) use fault::of_bench as fault_of;
 pub use plan::{KIND, PLAN_VERSION, STEPS, plan, pools};
 pub use restore::{RESTORE, RestoreInputs, RestoreKind, restore_plan};
-pub use snapshot::SnapshotName;
+pub use snapshot::{HOLD as HOLD_STEP, SnapshotName};
 pub use vault::{ImageTemplate, OpenRepository, Opening, Vault};
 pub use worker::{Standing, Temporary, Worker, WorkerKind};
 

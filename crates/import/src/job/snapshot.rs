@@ -151,8 +151,8 @@ pub(super) fn open(places: &dyn Places, name: &SnapshotName) -> Result<ObjectIma
     Ok(ObjectImage { disks: vec![disk], notes: Vec::new(), expanded: BTreeMap::new() })
 }
 
-/// The step that holds the snapshot.
-pub(super) const HOLD: &str = "hold_snapshot";
+/// The step that holds the snapshot, in the runs that read one. Its hold is called `run-` and the run.
+pub const HOLD: &str = "hold_snapshot";
 /// The step that lets it go.
 pub(super) const RELEASE: &str = "release_snapshot";
 

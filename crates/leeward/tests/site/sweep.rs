@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::daemon::{Daemon, assert_holds, disk};
 use super::oci::Bed;
+use super::restores;
 
 fn sweep(daemon: &Daemon, arguments: &[&str]) -> Output {
     daemon.leeward(&[&["sweep", "--json"], arguments].concat())
@@ -226,4 +227,57 @@ fn a_volume_that_is_left_in_oci_is_offered_and_removed_and_a_delivered_one_stays
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
     until("it is gone", || volumes(&lost).iter().all(|volume| volume["state"] != "AVAILABLE"));
     assert_eq!(volumes(&delivering)[0]["state"], "AVAILABLE");
+}
+
+/// What holds a snapshot for ever is listed; a run's own hold goes with all that is over, a strange one by its id only.
+#[test]
+fn holds_of_lost_runs_are_let_go() {
+    let daemon = restores::site(|text| text.replace("sweep_age = \"24h\"", "sweep_age = \"1s\""));
+    let raw = daemon.path("web.raw");
+    disk(&raw, 4 << 20, 77);
+    let snapshot = restores::back_up(&daemon, &raw, "web/root");
+    let done = daemon.leeward(&["restore", "web/root", "--target", "volumes", "--wait"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(leftovers(&daemon).is_empty(), "{:#?}", leftovers(&daemon));
+    let run = daemon.get("/v1/runs").json()["runs"][0]["id"].as_str().unwrap().to_owned();
+    let strange = "0".repeat(run.len());
+    let hold = |name: &str| {
+        let held = restores::repository(&daemon, &["hold", "web/root", "--name", name]);
+        assert!(held.status.success(), "{}", String::from_utf8_lossy(&held.stderr));
+    };
+    hold(&format!("run-{run}"));
+    hold(&format!("run-{strange}"));
+    hold("run-of-the-mill");
+    hold("audit");
+    let id = |run: &str| format!("web/root@{snapshot}:run-{run}");
+    std::thread::sleep(Duration::from_millis(1500));
+
+    let found = leftovers(&daemon);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    let own = of(&found, &id(&run)).unwrap();
+    assert_eq!(
+        (&own["kind"], &own["target"], &own["removable"]),
+        (&json!("hold"), &json!("[repository]"), &json!(true))
+    );
+    assert_eq!(of(&found, &id(&strange)).unwrap()["removable"], false);
+    let names = || {
+        let logged = restores::succeeds(restores::repository(&daemon, &["log", "web/root", "--json"]));
+        let holds = logged[0]["holds"].as_array().cloned().unwrap_or_default();
+        holds.iter().map(|hold| hold["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names().len(), 4);
+    // Elsewhere there is nothing of the kind.
+    assert!(lines(&sweep(&daemon, &["--target", "volumes"])).is_empty());
+    assert_eq!(lines(&sweep(&daemon, &["--target", "[repository]"])).len(), 2);
+    let removed = sweep(&daemon, &["--all-ended"]);
+    assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    let still = names();
+    assert!(!still.contains(&format!("run-{run}")) && still.len() == 3, "{still:?}");
+    let refused = sweep(&daemon, &["--remove", &format!("web/root@{snapshot}:audit")]);
+    assert!(!refused.status.success(), "that is no run's");
+    assert!(sweep(&daemon, &["--remove", &id(&strange)]).status.success());
+    let mut still = names();
+    still.sort();
+    assert_eq!(still, ["audit", "run-of-the-mill"]);
+    assert!(leftovers(&daemon).is_empty());
 }

@@ -118,6 +118,8 @@ impl Step for BackUp {
         })?;
         let _place = self.places.take(context)?;
         let repository = open(&self.ground, &Opening { limit_write, ..Opening::default() })?;
+        // What an earlier attempt has committed, and had no time to publish, is published before it is looked for.
+        repository.complete_sessions_leniently().map_err(|error| fault(&error.into(), context))?;
         let run = context.run_id().to_string();
         if let Some(made) =
             made_before(&repository, &volume.image, &run).map_err(|error| fault(&error, context))?

@@ -26,6 +26,8 @@ impl Step for BackUpMachine {
         })?;
         let _place = self.places.take(context)?;
         let repository = open(&self.ground, &Opening { limit_write, ..Opening::default() })?;
+        // What an earlier attempt has committed, and had no time to publish, is published before it is looked for.
+        repository.complete_sessions_leniently().map_err(|error| fault(&error.into(), context))?;
         let run = context.run_id().to_string();
         let made = made_before(&repository, &backup.image, &run).map_err(|error| fault(&error, context))?;
         if let Some(made) = made {

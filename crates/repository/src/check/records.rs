@@ -8,7 +8,7 @@ use crate::condemned::{CONDEMNED, CondemnedRecord};
 use crate::id::SnapshotId;
 use crate::image::{ImageName, REFS};
 use crate::record::{Kind, RECORD_BYTES_MAX};
-use crate::repository::SNAPSHOTS;
+use crate::repository::{SNAPSHOTS, UNREADABLE};
 use crate::session::{SESSIONS, SessionRecord, State, session_key};
 use crate::{Error, Result};
 
@@ -61,8 +61,12 @@ impl Check<'_> {
                 let bytes = match store.get(&entry.key, RECORD_BYTES_MAX) {
                     Ok((bytes, _)) => bytes,
                     Err(error) if error.kind() == leeward_store::ErrorKind::NotFound => continue,
-                    Err(leeward_store::Error::Damaged { what, .. }) => {
+                    Err(error) if error.kind() == leeward_store::ErrorKind::Damaged => {
                         // Its other parts may tell what it was, and that something is published.
+                        let what = match error {
+                            leeward_store::Error::Damaged { what, .. } => what,
+                            other => format!("{UNREADABLE}: {other}"),
+                        };
                         self.damaged_record(kind, entry.key, what, MEND);
                         continue;
                     }

@@ -6,7 +6,7 @@ use super::{Check, FROM_A_COPY, HARMLESS};
 use crate::Result;
 use crate::id::SnapshotId;
 use crate::record::{self, Kind, RECORD_BYTES_MAX};
-use crate::repository::{SNAPSHOTS, snapshot_key};
+use crate::repository::{SNAPSHOTS, UNREADABLE, snapshot_key};
 
 const NO_TREES: &str = "without a key: trees, names of content, and who wrote the records";
 const NO_CHUNKS: &str = "with a write-only key: the content of chunks, only their stored bytes";
@@ -85,6 +85,7 @@ impl Check<'_> {
             Err(error) if error.kind() == leeward_store::ErrorKind::NotFound => {
                 Ok(Some("the manifest is missing".to_owned()))
             }
+            Err(error) if error.is_bad_place() => Ok(Some(format!("{UNREADABLE}: {error}"))),
             Err(error) => Err(error.into()),
         }
     }

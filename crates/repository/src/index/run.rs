@@ -28,6 +28,7 @@ use leeward_store::Object;
 use super::Location;
 use crate::id::{BlobId, DIGEST_BYTES, PackId, RunId, domain, stored_digest};
 use crate::pack::{le32, le64};
+use crate::repository::UNREADABLE;
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"LEEWARDI";
@@ -110,6 +111,22 @@ pub(crate) fn encode(entries: &[Entry]) -> EncodedRun {
     EncodedRun { id: RunId(*stored_digest(domain::RUN, &[&bytes]).as_bytes()), bytes }
 }
 
+fn damaged(store: &str, id: RunId, what: &str) -> Error {
+    Error::Damaged {
+        store: store.to_owned(),
+        key: format!("index/{id}"),
+        what: format!("{what}; run rebuild-index"),
+    }
+}
+
+/// Reads a part of a run. What the medium does not give is damage that a rebuilt index mends.
+fn read(object: &dyn Object, buffer: &mut [u8], offset: u64, damaged: &dyn Fn(&str) -> Error) -> Result<()> {
+    object.read_at(buffer, offset).map_err(|error| match error.is_bad_place() {
+        true => damaged(&format!("{UNREADABLE}: {error}")),
+        false => error.into(),
+    })
+}
+
 /// A stored run: its table in memory, its entries in the store.
 pub(crate) struct Run {
     pub(crate) id: RunId,
@@ -126,17 +143,13 @@ pub(crate) struct Run {
 impl Run {
     /// Opens a run: reads and checks its table.
     pub(crate) fn open(id: RunId, object: Arc<dyn Object>, store: &str) -> Result<Self> {
-        let damaged = |what: &str| Error::Damaged {
-            store: store.to_owned(),
-            key: format!("index/{id}"),
-            what: format!("{what}; run rebuild-index"),
-        };
+        let damaged = |what: &str| damaged(store, id, what);
         let size = object.size();
         let mut header = [0; HEADER_BYTES];
         if size < HEADER_BYTES as u64 {
             return Err(damaged("it is too short"));
         }
-        object.read_at(&mut header, 0)?;
+        read(&*object, &mut header, 0, &damaged)?;
         if &header[..8] != MAGIC || u16::from_le_bytes([header[8], header[9]]) != VERSION {
             return Err(damaged("it does not begin as an index run of version 1 does"));
         }
@@ -151,7 +164,7 @@ impl Run {
         }
         // The size of the stored object bounds this allocation.
         let mut table = vec![0; table_bytes as usize];
-        object.read_at(&mut table, HEADER_BYTES as u64)?;
+        read(&*object, &mut table, HEADER_BYTES as u64, &damaged)?;
         if stored_digest(domain::RUN, &[&table]).as_bytes()[..] != header[32..64] {
             return Err(damaged("its table does not match its digest"));
         }
@@ -254,10 +267,14 @@ impl Run {
         Ok(Entry { id: BlobId(id), location })
     }
 
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        read(&*self.object, buffer, offset, &|what| damaged(&self.store, self.id, what))
+    }
+
     /// The entry of a rank.
     pub(crate) fn entry(&self, rank: usize) -> Result<Entry> {
         let mut bytes = [0; ENTRY_BYTES];
-        self.object.read_at(&mut bytes, self.entries_offset + (rank * ENTRY_BYTES) as u64)?;
+        self.read(&mut bytes, self.entries_offset + (rank * ENTRY_BYTES) as u64)?;
         self.decode(&bytes)
     }
 
@@ -281,9 +298,7 @@ impl Run {
     pub(crate) fn block(&self, rank: usize) -> Result<Vec<Entry>> {
         let count = SCAN_ENTRIES.min(self.len().saturating_sub(rank));
         let mut bytes = vec![0; count * ENTRY_BYTES];
-        self.object
-            .read_at(&mut bytes, self.entries_offset + (rank * ENTRY_BYTES) as u64)
-            .map_err(Error::from)?;
+        self.read(&mut bytes, self.entries_offset + (rank * ENTRY_BYTES) as u64)?;
         bytes.as_chunks::<ENTRY_BYTES>().0.iter().map(|bytes| self.decode(bytes)).collect()
     }
 
@@ -294,7 +309,7 @@ impl Run {
         let mut position = 0;
         while position < self.object.size() {
             let length = (self.object.size() - position).min(buffer.len() as u64) as usize;
-            self.object.read_at(&mut buffer[..length], position)?;
+            self.read(&mut buffer[..length], position)?;
             hasher.update(&buffer[..length]);
             position += length as u64;
         }

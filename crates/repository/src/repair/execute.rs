@@ -13,7 +13,7 @@ use crate::id::{BlobId, PackId};
 use crate::image::ImageRef;
 use crate::pack;
 use crate::record::{self, Kind, RECORD_BYTES_MAX};
-use crate::repository::{PACKS, Repository, SNAPSHOTS, pack_key, put_once, snapshot_key};
+use crate::repository::{PACKS, Repository, SNAPSHOTS, UNREADABLE, pack_key, put_once, snapshot_key};
 use crate::session::Session;
 use crate::writer::Writer;
 use crate::{Error, Result};
@@ -57,6 +57,11 @@ fn put_again(repository: &Repository, key: &Key, bytes: &[u8], size_max: u64) ->
         Ok((found, _)) if found == bytes => return Ok(()),
         Ok((_, version)) => store.put_if_match(key, bytes, &version),
         Err(error) if error.kind() == StoreErrorKind::NotFound => store.put_if_absent(key, &[bytes]),
+        // What cannot be read cannot be compared; whatever else comes by this name has the same content.
+        Err(error) if error.is_bad_place() => {
+            store.delete(key)?;
+            store.put_if_absent(key, &[bytes])
+        }
         Err(error) => Err(error),
     };
     match put {
@@ -128,7 +133,7 @@ impl<'a> Mender<'a> {
             self.manifest(manifest, &mut outcome)?;
         }
         for image in &plan.refs {
-            self.image(image)?;
+            self.image(image, &mut outcome)?;
         }
         if plan.rebuild_index {
             self.repository.rebuild_index(self.control)?;
@@ -214,7 +219,7 @@ impl<'a> Mender<'a> {
 
     /// Makes a ref again: in the place of one that cannot be read, or where there is none. One that has become readable
     /// in between gets what it lacks.
-    fn image(&self, planned: &RefRepair) -> Result<()> {
+    fn image(&self, planned: &RefRepair, outcome: &mut RepairOutcome) -> Result<()> {
         let store = self.repository.store();
         let key = planned.image.key()?;
         for _ in 0..ATTEMPTS_MAX {
@@ -247,6 +252,21 @@ impl<'a> Mender<'a> {
             };
             match written {
                 Ok(()) => return Ok(()),
+                // It can be put nowhere by comparison, and a ref that is deleted may be one that somebody else has mended.
+                Err(error)
+                    if error.kind() == StoreErrorKind::AlreadyExists && matches!(place, Place::Lost) =>
+                {
+                    outcome.failed.push(CannotMend {
+                        object: key.to_string(),
+                        why: format!("{UNREADABLE}: move the file away, then run it again"),
+                        touches: planned
+                            .snapshots
+                            .iter()
+                            .map(|one| format!("{}@{}", planned.image, one.id.short()))
+                            .collect(),
+                    });
+                    return Ok(());
+                }
                 Err(error)
                     if matches!(error.kind(), StoreErrorKind::Conflict | StoreErrorKind::AlreadyExists) => {}
                 Err(error) => return Err(error.into()),

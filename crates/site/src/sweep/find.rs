@@ -13,6 +13,7 @@ use leeward_runs::{OnCancel, Run, RunId, RunState};
 use leeward_store::with_causes;
 use serde_json::Value;
 
+use super::holds::REPOSITORY;
 use super::judge::{DELIVERED, Known, RunFacts, Thing, Verdict, judge};
 use super::view::{Leftover, LeftoverProblem, Leftovers};
 use crate::config::TargetKind;
@@ -197,15 +198,26 @@ impl Inner {
 
     /// The targets in which something can be left. A device is one volume that is there anyway.
     fn swept_targets(&self, only: Option<&str>) -> Result<Vec<String>> {
-        if let Some(name) = only.filter(|name| !self.config.targets.contains_key(*name)) {
+        let is_there = |name: &str| match name {
+            REPOSITORY => self.open_repository.is_some(),
+            name => self.config.targets.contains_key(name),
+        };
+        if let Some(name) = only.filter(|name| !is_there(name)) {
             return Err(Error::NotFound(format!("this site has no target {name}")));
         }
         let targets = self.config.targets.iter().filter(|(_, target)| target.kind != TargetKind::Device);
         let names = targets.map(|(name, _)| name).filter(|name| only.is_none_or(|only| only == *name));
-        Ok(names.cloned().collect())
+        let mut names: Vec<String> = names.cloned().collect();
+        if self.open_repository.is_some() && only.is_none_or(|only| only == REPOSITORY) {
+            names.push(REPOSITORY.to_owned());
+        }
+        Ok(names)
     }
 
     fn leftovers_in(&self, name: &str) -> Result<Vec<Leftover>> {
+        if name == REPOSITORY {
+            return self.holds_left();
+        }
         let target = self.places.target(name).map_err(Error::Other)?;
         let delivered = self.catalog.delivered(name)?;
         let mut gone: BTreeSet<String> = delivered.iter().map(|(id, _)| id.clone()).collect();

@@ -1,4 +1,5 @@
-//! Leftovers: things in a cloud that carry the tag of a run, and that no run looks after any more.
+//! Leftovers: things in a cloud that carry the tag of a run, and that no run looks after any more; and holds of snapshots that
+//! carry its name ([`holds`]).
 //!
 //! A run undoes what it made. What is left was made while nobody looked: its creation was asked for and appeared after the
 //! run had given it up, or the daemon's state was lost. What may be removed is decided in [`judge`], twice: when it is looked for,
@@ -6,6 +7,7 @@
 
 mod book;
 mod find;
+mod holds;
 mod judge;
 mod remove;
 mod view;

@@ -9,6 +9,7 @@ use leeward_store::with_causes;
 
 use super::REMOVED_MAX;
 use super::find::{Found, attached, cloud, tagged};
+use super::holds::REPOSITORY;
 use super::view::{Removal, Removed};
 use crate::site::Inner;
 use crate::{Error, Result};
@@ -24,6 +25,9 @@ impl Inner {
         id: &str,
         unasked: bool,
     ) -> Result<std::result::Result<String, String>> {
+        if name == REPOSITORY {
+            return self.remove_hold(id, unasked);
+        }
         let target = self.places.target(name).map_err(Error::Other)?;
         let Some(found) = tagged(&target)?.into_iter().find(|found| found.id() == id) else {
             return Ok(Err("there is no such thing with the tag of a run".to_owned()));

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 pub struct Leftover {
     /// The provider's name of it.
     pub id: String,
-    /// What it is: `volume` or `instance`.
+    /// What it is: `volume`, `instance`, or `hold` of a snapshot.
     pub kind: &'static str,
     /// What people call it.
     pub name: String,
-    /// The target in which it is.
+    /// The target in which it is; `[repository]` for a hold.
     pub target: String,
     /// Its state, in the provider's word.
     pub state: String,
