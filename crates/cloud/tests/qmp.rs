@@ -103,6 +103,37 @@ fn a_monitor_with_a_client_is_said_to_be_busy() {
     Qmp::connect(&machine.socket(), &QmpOptions::default()).unwrap();
 }
 
+/// A client that is killed may leave the answer to its last command, or an event of what that began, to the next one.
+#[test]
+fn what_was_for_the_client_before_is_passed_over() {
+    let left = "{\"return\": {}, \"id\": 7}\r\n{\"timestamp\": {}, \"event\": \"JOB_STATUS_CHANGE\", \"data\": {}}\r\n";
+    let greeting = "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 7, \"minor\": 2, \"micro\": 0}}}}\r\n";
+    let directory = tempfile::tempdir().unwrap();
+    let greeted = |name: &str, sent: String| {
+        let path = directory.path().join(name);
+        let listener = UnixListener::bind(&path).unwrap();
+        let peer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // The client may leave in the middle.
+            let _ = stream.write_all(sent.as_bytes());
+            let mut asked = [0; 1000];
+            let length = stream.read(&mut asked).unwrap_or(0);
+            if let Ok(asked) = serde_json::from_slice::<Value>(&asked[..length]) {
+                let answer = format!("{}\r\n", json!({ "return": {}, "id": asked["id"] }));
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        let connected = Qmp::connect(&path, &QmpOptions::default()).map(drop);
+        peer.join().unwrap();
+        connected
+    };
+    greeted("left", format!("{left}{greeting}")).unwrap();
+    let endless = greeted("endless", left.repeat(2000)).unwrap_err();
+    assert!(endless.to_string().contains("no greeting"), "{endless}");
+    let strange = greeted("strange", "{\"hello\": 1}\r\n".to_owned()).unwrap_err();
+    assert!(strange.to_string().contains("not the QMP monitor"), "{strange}");
+}
+
 /// What comes of a peer that answers the negotiation with this, where `ID` stands for the number of what was asked.
 fn connected(answer: &'static [u8]) -> leeward_cloud::Result<Qmp> {
     const GREETING: &[u8] =

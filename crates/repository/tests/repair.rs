@@ -506,7 +506,10 @@ fn a_small_object_that_the_medium_cannot_read_stops_nothing_else() {
             // It cannot be replaced by comparison, so somebody has to move it away.
             assert_eq!(outcome.failed.len(), 1, "{outcome:#?}");
             assert!(named(&outcome.failed[0].object) && outcome.failed[0].why.contains("move the file away"));
-            assert_eq!(outcome.left.findings.len(), 1, "all else is mended: {outcome:#?}");
+            // What else is left belongs to no snapshot that is known.
+            let is_lone = |finding: &leeward_repository::Finding| finding.touches.is_empty();
+            let left = &outcome.left.findings;
+            assert!(left.iter().all(|finding| named(&finding.object) || is_lone(finding)), "{outcome:#?}");
             machine.files.remove(&lost).unwrap();
         }
         let repository = machine.open().unwrap();

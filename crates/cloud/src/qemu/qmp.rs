@@ -76,6 +76,9 @@ pub struct QmpVersion {
     pub micro: u64,
 }
 
+/// Messages for a client before that may come in front of the greeting, at most.
+const LEFT_BEFORE_MAX: usize = 1000;
+
 /// A connection to the monitor of a machine.
 #[derive(Debug)]
 pub struct Qmp {
@@ -98,14 +101,7 @@ impl Qmp {
     /// a monitor.
     pub fn connect(path: &Path, options: &QmpOptions) -> Result<Self> {
         let mut lines = Lines::connect(path, options.answer_limit)?;
-        let greeting = lines.next(Instant::now() + options.greeting_limit)?.ok_or_else(|| Error::Busy {
-            peer: lines.peer().to_owned(),
-            what: format!(
-                "no greeting within {} s: a monitor serves one client at a time, and another one seems to be \
-                 connected — end it, or give the machine a second monitor",
-                options.greeting_limit.as_secs_f32()
-            ),
-        })?;
+        let greeting = Self::greeting(&mut lines, options)?;
         let number = |name: &str| greeting["QMP"]["version"]["qemu"][name].as_u64();
         let (Some(major), Some(minor), Some(micro)) = (number("major"), number("minor"), number("micro"))
         else {
@@ -115,6 +111,26 @@ impl Qmp {
         let mut monitor = Self::over(Box::new(socket), QmpVersion { major, minor, micro }, options);
         monitor.execute("qmp_capabilities", json!({}))?;
         Ok(monitor)
+    }
+
+    /// What a monitor sends when its turn has come. A client that was killed may have left an answer to it, or an event of what it
+    /// had begun: QEMU gives these to whoever connects next, before the greeting.
+    fn greeting(lines: &mut Lines, options: &QmpOptions) -> Result<Value> {
+        let deadline = Instant::now() + options.greeting_limit;
+        for _ in 0..LEFT_BEFORE_MAX {
+            let line = lines.next(deadline)?.ok_or_else(|| Error::Busy {
+                peer: lines.peer().to_owned(),
+                what: format!(
+                    "no greeting within {} s: a monitor serves one client at a time, and another one seems to be \
+                     connected — end it, or give the machine a second monitor",
+                    options.greeting_limit.as_secs_f32()
+                ),
+            })?;
+            if !["event", "return", "error"].iter().any(|key| line.get(key).is_some()) {
+                return Ok(line);
+            }
+        }
+        Err(lines.broken(format!("it sends {LEFT_BEFORE_MAX} messages and no greeting")))
     }
 
     /// A monitor behind a channel that has left the negotiation.
