@@ -60,7 +60,6 @@ function App() {
       history.replaceState(null, '', `#${found.back}`);
       await enter(found.token);
     } catch (problem) {
-      token.clear();
       setNote(Object.assign(problem, { isSignIn: true }));
     }
   };
