@@ -6,12 +6,15 @@ import { createHash, generateKeyPairSync, sign } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 
 import { launch, open, PATIENCE_MS, press, see, shot, texts, troubles } from './browser.mjs';
 import { onlyMock, site as start } from './site.mjs';
+
+const AXE = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 let browser;
 before(async () => {
@@ -101,10 +104,13 @@ describe('at a made-up site', onlyMock, () => {
     await close();
   });
 
-  test('it works by keyboard alone, and looks as it should', async () => {
+  test('it works by keyboard alone, fits, and has no finding of axe-core', async () => {
     for (const [look, options] of [['light', {}], ['dark', { dark: true }], ['narrow', { width: 360, height: 740 }]]) {
       const { page, close } = await door('code=good', '#/', options);
       await shot(page, `login-providers-${look}`, false);
+      await page.evaluate(AXE);
+      const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ['violations'] }));
+      assert.deepEqual(violations.map(({ id, nodes }) => `${id}: ${nodes[0].html}`), []);
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       assert.ok(wide <= 0, `${wide} pixels wider than the screen`);
       await page.focus('#token');
