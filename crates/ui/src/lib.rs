@@ -101,7 +101,8 @@ static RETURN_ASSET: LazyLock<Asset> = LazyLock::new(|| page_below("../"));
 
 /// The page; `up` leads from its path to the site's root.
 fn page_below(up: &str) -> Asset {
-    let page = include_str!("../../../ui/index.html").replace(PLACEHOLDER, &format!("{up}assets/{}/", *DIGEST));
+    let page =
+        include_str!("../../../ui/index.html").replace(PLACEHOLDER, &format!("{up}assets/{}/", *DIGEST));
     let etag = etag(page.as_bytes());
     let content_type = content_type("index.html");
     Asset { bytes: Cow::Owned(page.into_bytes()), content_type, etag, is_immutable: false }

@@ -38,8 +38,10 @@ impl Endpoints {
     /// There are none that could be used, in words.
     pub fn of(metadata: &Metadata) -> Result<Self, String> {
         if has(&metadata.code_challenge_methods_supported, "S256") == Some(false) {
-            return Err("it does not take a code challenge by S256 (PKCE), without which nobody is sent there"
-                .to_owned());
+            return Err(
+                "it does not take a code challenge by S256 (PKCE), without which nobody is sent there"
+                    .to_owned(),
+            );
         }
         let methods = &metadata.token_endpoint_auth_methods_supported;
         Ok(Self {
@@ -72,8 +74,7 @@ mod tests {
     use super::*;
 
     fn of(more: Value) -> Result<Endpoints, String> {
-        let mut document =
-            json!({ "authorization_endpoint": "https://a.example/in", "token_endpoint": "https://a.example/token" });
+        let mut document = json!({ "authorization_endpoint": "https://a.example/in", "token_endpoint": "https://a.example/token" });
         document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         Endpoints::of(&serde_json::from_value(document).unwrap())
     }

@@ -81,8 +81,7 @@ pub(super) fn post(
     if let Some(authorization) = authorization {
         request.set_header("authorization", authorization);
     }
-    let answer =
-        client(config)?.send(request, RequestClass::Other).map_err(|fault| fault.to_string())?;
+    let answer = client(config)?.send(request, RequestClass::Other).map_err(|fault| fault.to_string())?;
     Ok((answer.status, answer.body))
 }
 
@@ -102,7 +101,8 @@ fn client(config: &Provider) -> Result<Client, String> {
 }
 
 fn get(client: &Client, place: &Url) -> Result<Vec<u8>, String> {
-    let answer = client.send(request(Method::GET, place), RequestClass::Other).map_err(|fault| fault.to_string())?;
+    let answer =
+        client.send(request(Method::GET, place), RequestClass::Other).map_err(|fault| fault.to_string())?;
     match answer.status {
         200 => Ok(answer.body),
         status @ 300..=399 => Err(format!("{place} answered {status}: redirections are not followed")),

@@ -203,7 +203,6 @@ impl Known {
         Ok((kind(&header), claims))
     }
 
-
     /// The claims of a token that is signed with one of the keys that were found.
     fn verified(&self, text: &str, found: Lookup, algorithm: Algorithm) -> Result<Option<Claims>, Refused> {
         match found {

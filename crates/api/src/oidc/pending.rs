@@ -40,8 +40,7 @@ impl Pending {
     pub fn begin(provider: &str, back: &str, now: Timestamp) -> Result<Self, String> {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(|error| format!("the system gives no random bytes: {error}"))?;
-        let text =
-            format!("{}.{}.{}", encoded(&secret), now.as_second(), encoded(back.as_bytes()));
+        let text = format!("{}.{}.{}", encoded(&secret), now.as_second(), encoded(back.as_bytes()));
         Ok(Self { material: material(provider, &text), text, begun: now.as_second(), back: back.to_owned() })
     }
 
@@ -164,7 +163,8 @@ mod tests {
             Pending::read("other", begun.text()).unwrap(),
             Pending::begin("company", "/runs?state=held", at(1000)).unwrap(),
             Pending::read("company", &begun.text().replace(".1000.", ".1001.")).unwrap(),
-            Pending::read("company", &format!("{}{}", begun.text().rsplit_once('.').unwrap().0, ".Lw")).unwrap(),
+            Pending::read("company", &format!("{}{}", begun.text().rsplit_once('.').unwrap().0, ".Lw"))
+                .unwrap(),
         ] {
             assert!(!other.is_named_by(&begun.state()) && !other.has_nonce(&begun.nonce()));
             assert_ne!(other.verifier(), begun.verifier());
@@ -207,9 +207,18 @@ mod tests {
             assert!(is_way_back(back), "{back}");
         }
         let long = format!("/{}", "a".repeat(BACK_BYTES_MAX));
-        for back in
-            ["", "runs", "//evil.example", "/\\evil.example", "https://evil.example", "/a b", "/\n", "/ä", "/a\\b", &long]
-        {
+        for back in [
+            "",
+            "runs",
+            "//evil.example",
+            "/\\evil.example",
+            "https://evil.example",
+            "/a b",
+            "/\n",
+            "/ä",
+            "/a\\b",
+            &long,
+        ] {
             assert!(!is_way_back(back), "{back}");
         }
     }

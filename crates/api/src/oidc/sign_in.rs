@@ -108,8 +108,7 @@ impl Providers {
     pub(crate) fn begin(&self, name: &str, back: &str) -> Result<Begun, NotSignedIn> {
         let way = self.way(name)?;
         let endpoints = way.known.keyring.endpoints().map_err(|what| way.unready(&what))?;
-        let pending =
-            Pending::begin(name, back, Timestamp::now()).map_err(NotSignedIn::Unready)?;
+        let pending = Pending::begin(name, back, Timestamp::now()).map_err(NotSignedIn::Unready)?;
         let mut location = endpoints.authorization;
         // A query that the endpoint has of its own stays (RFC 6749, section 3.1).
         location
@@ -197,7 +196,10 @@ impl Way<'_> {
 
     fn complain(&self, error: &str, description: &str) {
         let (error, description) = (shortened(error), shortened(description));
-        eprintln!("leeward: [server.oidc.{}]: nobody was signed in: {error:?} {description:?}", self.known.name);
+        eprintln!(
+            "leeward: [server.oidc.{}]: nobody was signed in: {error:?} {description:?}",
+            self.known.name
+        );
     }
 
     /// Makes tokens of a code.
@@ -219,7 +221,7 @@ impl Way<'_> {
         };
         let (status, body) = answered.map_err(|what| {
             self.complain("its token endpoint", &what);
-            self.unready("it does not answer; the daemon's log says more")
+            self.unready("codes cannot be made tokens; the daemon's log says more")
         })?;
         if status == 200 {
             return serde_json::from_slice(&body).map_err(|_| {
@@ -232,7 +234,9 @@ impl Way<'_> {
         Err(match failure.error.as_str() {
             "invalid_grant" => refused("the provider does not take the code (any more): begin anew"),
             "" if status >= 500 => self.unready("it has a trouble of its own"),
-            _ => self.unready("it does not take this site as the client that it says to be; the daemon's log says more"),
+            _ => self.unready(
+                "it does not take this site as the client that it says to be; the daemon's log says more",
+            ),
         })
     }
 
@@ -286,7 +290,9 @@ fn check_issuer(config: &Provider, endpoints: &Endpoints, issuer: Option<&str>) 
     match issuer {
         Some(issuer) if issuer == config.issuer => Ok(()),
         Some(_) => Err(refused("this is an answer of another provider (iss)")),
-        None if endpoints.names_issuer => Err(refused("the provider does not say that it is its answer (iss)")),
+        None if endpoints.names_issuer => {
+            Err(refused("the provider does not say that it is its answer (iss)"))
+        }
         None => Ok(()),
     }
 }

@@ -280,7 +280,8 @@ impl SiteState {
         // Workers ask all the time; what comes of it stands in the logs of runs.
         let is_change = is_change && !(matches!(parts.as_slice(), ["v1", "work", ..]) && status.is_success());
         // To begin to sign in changes nothing here; what comes of it is written down.
-        let is_change = is_change && !(matches!(parts.as_slice(), ["v1", "sign-in", _]) && status.is_success());
+        let is_change =
+            is_change && !(matches!(parts.as_slice(), ["v1", "sign-in", _]) && status.is_success());
         // Who has looked into the files of machines is known afterwards as well, and at which.
         let is_look = is_of_files(&parts);
         if !is_change && !is_look && !matches!(status.as_u16(), 401 | 403) {

@@ -147,7 +147,9 @@ fn returned(given: Finish) -> Result<Returned, Problem> {
     let texts = [&given.code, &given.iss, &given.error, &given.error_description];
     let is_long = |text: &str| text.chars().count() > TEXT_CHARS_MAX;
     if is_long(&given.state) || texts.into_iter().flatten().any(|text| is_long(text)) {
-        return Err(Problem::invalid(format!("what comes of a provider has up to {TEXT_CHARS_MAX} characters each")));
+        return Err(Problem::invalid(format!(
+            "what comes of a provider has up to {TEXT_CHARS_MAX} characters each"
+        )));
     }
     let answer = match (given.error, given.code) {
         (Some(error), _) => Err(ProviderError { error, description: given.error_description }),
@@ -160,7 +162,8 @@ fn returned(given: Finish) -> Result<Returned, Problem> {
 /// Refuses what pages of another origin ask for. That is also how it comes to light that the pages were opened under another name than
 /// the one to which the provider sends the browser back: there the cookie would be missing.
 fn check_origin(state: &SiteState, asking: &Asking) -> Result<(), Problem> {
-    let (Some(given), Some(own)) = (asking.header(header::ORIGIN.as_str()), state.0.providers.origin()) else {
+    let (Some(given), Some(own)) = (asking.header(header::ORIGIN.as_str()), state.0.providers.origin())
+    else {
         return Ok(());
     };
     match given == own {

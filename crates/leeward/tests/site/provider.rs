@@ -221,13 +221,16 @@ fn answer(
     stream.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut lines = reader.by_ref().lines();
-    let target = lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
+    let target =
+        lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let (mut length, mut authorization) = (0, None);
     for line in lines {
         let line = line?;
         match line.split_once(": ") {
-            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().unwrap(),
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.parse().unwrap()
+            }
             Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
                 authorization = Some(value.to_owned());
             }
@@ -251,7 +254,8 @@ fn answer(
             ("302 Found", returned.as_str(), String::new())
         }
         "/realms/home/token" => {
-            let (status, tokens) = answers.sign_ins.as_mut().unwrap().tokens(issuer, authorization.as_deref(), &form);
+            let (status, tokens) =
+                answers.sign_ins.as_mut().unwrap().tokens(issuer, authorization.as_deref(), &form);
             (status, "", tokens)
         }
         "/realms/home/.well-known/openid-configuration" => match &answers.moved {

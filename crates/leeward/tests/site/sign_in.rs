@@ -295,7 +295,7 @@ fn a_provider_that_fails_or_refuses_is_told_in_own_words() {
         (answer("401 Unauthorized", "{\"error\":\"invalid_client\"}"), 503, "as the client"),
         (answer("500 Internal Server Error", ""), 503, "a trouble of its own"),
         (answer("302 Found", ""), 503, "as the client"),
-        (answer("200 OK", &" ".repeat(1 << 20)), 503, "does not answer"),
+        (answer("200 OK", &" ".repeat(1 << 20)), 503, "cannot be made tokens"),
         (answer("400 Bad Request", "{\"error\":\"invalid_grant\"}"), 403, "does not take the code"),
     ] {
         set(SignIns { answers, ..fresh() });
@@ -319,7 +319,10 @@ fn who_has_no_role_is_told_so_and_gets_no_token() {
     assert!(problem(&answer)["hint"].as_str().unwrap().contains("[server.oidc.company]"));
     assert!(browser.cookie.is_none());
     let line = lines(&daemon).pop().unwrap();
-    assert_eq!((&line["token"], &line["role"], &line["status"]), (&json!("alice"), &json!("none"), &json!(403)));
+    assert_eq!(
+        (&line["token"], &line["role"], &line["status"]),
+        (&json!("alice"), &json!("none"), &json!(403))
+    );
 }
 
 #[test]
@@ -350,7 +353,8 @@ fn ways_that_lead_elsewhere_are_not_begun() {
 
 #[test]
 fn id_tokens_and_secrets_of_clients_are_taken_as_configured() {
-    for (in_form, methods) in [(false, json!(["client_secret_basic"])), (true, json!(["client_secret_post"]))] {
+    for (in_form, methods) in [(false, json!(["client_secret_basic"])), (true, json!(["client_secret_post"]))]
+    {
         let (signer, provider) = provider(&["readers"]);
         let secret = Some(("hunter2", in_form));
         {
@@ -364,7 +368,9 @@ fn id_tokens_and_secrets_of_clients_are_taken_as_configured() {
             }));
         }
         let more = "tokens = \"id\"\nsign_in = { client_id = \"pages\", client_secret_file = \"client.secret\", scopes = [\"openid\", \"groups\"] }";
-        let of_pages = |text: &str| configured(text, &provider, more).replace("audience = [\"leeward\"]", "audience = [\"pages\"]");
+        let of_pages = |text: &str| {
+            configured(text, &provider, more).replace("audience = [\"leeward\"]", "audience = [\"pages\"]")
+        };
         let mut daemon = Daemon::new(|text| of_pages(&text));
         daemon.up();
         ready(&daemon);
@@ -421,5 +427,8 @@ fn a_provider_without_a_place_to_sign_in_is_told_and_its_tokens_are_taken() {
         .output()
         .unwrap();
     let told = String::from_utf8([done.stdout, done.stderr].concat()).unwrap();
-    assert!(done.status.success() && told.contains("has 1 keys") && told.contains("nobody could sign in"), "{told}");
+    assert!(
+        done.status.success() && told.contains("has 1 keys") && told.contains("nobody could sign in"),
+        "{told}"
+    );
 }

@@ -39,8 +39,8 @@ pub struct SignIns {
     /// What is answered instead of tokens.
     pub answers: Option<(&'static str, String)>,
     /// Codes that were given and not used, with what was asked.
-    codes: BTreeMap<String, Pairs>,
-    given: u32,
+    pub codes: BTreeMap<String, Pairs>,
+    pub given: u32,
     /// Tokens that were given.
     pub exchanges: u32,
 }
@@ -65,12 +65,17 @@ impl SignIns {
     /// Where to a browser is sent that has come with this query.
     pub fn authorize(&mut self, query: &str) -> String {
         let asked = pairs(query);
-        assert_eq!((asked["response_type"].as_str(), asked["code_challenge_method"].as_str()), ("code", "S256"));
+        assert_eq!(
+            (asked["response_type"].as_str(), asked["code_challenge_method"].as_str()),
+            ("code", "S256")
+        );
         assert!(asked["scope"].split(' ').any(|scope| scope == "openid"), "{asked:?}");
         assert_eq!(asked["of"], "home", "what the endpoint's address has of its own stays");
         let mut back = format!("{}?state={}", asked["redirect_uri"], component(&asked["state"]));
         match self.denies {
-            Some(error) => back.push_str(&format!("&error={error}&error_description=%3Cb%3Ecall%20555%3C/b%3E")),
+            Some(error) => {
+                back.push_str(&format!("&error={error}&error_description=%3Cb%3Ecall%20555%3C/b%3E"))
+            }
             None => {
                 self.given += 1;
                 let code = format!("c+d/{}", self.given);
@@ -99,7 +104,8 @@ impl SignIns {
             None => form["client_id"] == "pages" && authorization.is_none(),
             Some((secret, true)) => form["client_id"] == "pages" && form["client_secret"] == secret,
             Some((secret, false)) => {
-                authorization == Some(format!("Basic {}", STANDARD.encode(format!("pages:{secret}"))).as_str())
+                authorization
+                    == Some(format!("Basic {}", STANDARD.encode(format!("pages:{secret}"))).as_str())
             }
         };
         if !is_client {

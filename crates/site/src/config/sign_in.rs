@@ -58,7 +58,9 @@ impl SignIn {
         let is_plain = secret.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
         match is_plain && (1..=SECRET_BYTES_MAX).contains(&secret.len()) {
             true => Ok(Some(Zeroizing::new(secret.to_owned()))),
-            false => Err(format!("{place}: a client's secret is one line of 1 to {SECRET_BYTES_MAX} plain characters")),
+            false => Err(format!(
+                "{place}: a client's secret is one line of 1 to {SECRET_BYTES_MAX} plain characters"
+            )),
         }
     }
 
@@ -162,7 +164,11 @@ mod tests {
             (url, "audience=['x']\nsign_in={ client_id='' }", "client_id"),
             (url, "audience=['x']\nsign_in={ client_id='p', secret='s' }", "secret"),
             (url, "audience=['x']\nsign_in={ client_id='p', scopes=['profile'] }", "openid"),
-            (url, "audience=['x']\nsign_in={ client_id='p', scopes=['openid profile', 'openid'] }", "one word"),
+            (
+                url,
+                "audience=['x']\nsign_in={ client_id='p', scopes=['openid profile', 'openid'] }",
+                "one word",
+            ),
             (
                 url,
                 "audience=['x']\nsign_in={ client_id='p', client_secret_file='f', client_secret_variable='V' }",
