@@ -50,7 +50,10 @@ impl SignIn {
         let (place, text) = match (&self.client_secret_file, &self.client_secret_variable) {
             (None, None) => return Ok(None),
             (Some(file), _) => (file.display().to_string(), read(file)),
-            (None, Some(name)) => (name.clone(), std::env::var(name).map_err(|error| error.to_string())),
+            // What the system says of a variable that is no text would tell what is in it.
+            (None, Some(name)) => {
+                (name.clone(), std::env::var(name).map_err(|_| "it is not set, or no text".to_owned()))
+            }
         };
         let text = text.map(Zeroizing::new);
         let text = text.map_err(|what| format!("{place}: the client's secret cannot be read: {what}"))?;
