@@ -1,7 +1,6 @@
 // Requests to the daemon. Its addresses are relative to the page, so the pages also work behind a proxy that adds a path.
 
 const TOKEN_KEY = 'leeward.token';
-const BASE = new URL('v1/', document.baseURI);
 /** How long a request may take, in milliseconds. */
 const PATIENCE_MS = 30_000;
 
@@ -39,7 +38,7 @@ export function onSignedOut(action) {
 
 /** An address below `v1/`; members of `query` that are empty are left out. */
 export function address(path, query = {}) {
-  const url = new URL(path, BASE);
+  const url = new URL(`v1/${path}`, document.baseURI);
   for (const [name, value] of Object.entries(query)) {
     if (value !== undefined && value !== null && value !== '') url.searchParams.set(name, value);
   }

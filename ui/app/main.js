@@ -21,6 +21,7 @@ import { RunPage } from './run.js';
 import { Runs } from './runs.js';
 import { say, Speaker } from './say.js';
 import { Schedules } from './schedules.js';
+import { finish, returned } from './sign-in.js';
 import { Sites } from './sites.js';
 import { applyTheme, ThemeSwitch } from './theme.js';
 
@@ -40,7 +41,7 @@ const PAGES = [
 function App() {
   const [who, setWho] = useState(null);
   const [note, setNote] = useState(null);
-  const [isAsking, setIsAsking] = useState(token.get() !== null);
+  const [isAsking, setIsAsking] = useState(returned !== null || token.get() !== null);
   const leave = (why) => (token.clear(), disconnect(), setWho(null), setNote(why));
   const enter = async (value) => {
     token.set(value);
@@ -53,9 +54,19 @@ function App() {
       setNote(problem);
     }
   };
+  const enterBack = async () => {
+    try {
+      const found = await finish(returned);
+      history.replaceState(null, '', `#${found.back}`);
+      await enter(found.token);
+    } catch (problem) {
+      setNote(Object.assign(problem, { isSignIn: true }));
+    }
+  };
   useEffect(() => {
     onSignedOut(leave);
-    if (token.get()) enter(token.get()).finally(() => setIsAsking(false));
+    const known = returned ? enterBack() : token.get() && enter(token.get());
+    known?.finally(() => setIsAsking(false));
   }, []);
   if (isAsking) return html`<p class="loading" role="status">Logging in…</p>`;
   if (!who) return html`<${Login} enter=${enter} problem=${note} /><${Speaker} />`;

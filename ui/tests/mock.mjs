@@ -27,10 +27,12 @@ export async function serve(world, port = 0) {
 }
 
 async function page(response, url, policy) {
-  const isPage = url.pathname === '/';
+  const isReturn = /^\/sign-in\/[\w.-]+$/.test(url.pathname);
+  const isPage = url.pathname === '/' || isReturn;
   const name = isPage ? 'index.html' : url.pathname.replace(/^\/assets\/[^/]+\//, '');
   const file = path.join(UI, name);
-  const bytes = file.startsWith(UI) && !name.startsWith('tests') ? await readFile(file).catch(() => null) : null;
+  let bytes = file.startsWith(UI) && !name.startsWith('tests') ? await readFile(file).catch(() => null) : null;
+  if (isReturn) bytes = Buffer.from(String(bytes).replaceAll('"assets/', '"../assets/'));
   if (!bytes) return problem(response, 404, 'Not found');
   response.writeHead(200, {
     'content-type': TYPES[path.extname(name)] ?? 'text/plain; charset=utf-8',
@@ -62,6 +64,7 @@ async function api(world, request, response, url) {
   const parts = url.pathname.slice(4).split('/').map(decodeURIComponent);
   const entry = { method: request.method, path: url.pathname, query: Object.fromEntries(url.searchParams), headers: request.headers };
   world.requests.push(entry);
+  if (parts[0] === 'sign-in') return signIn(world, request, response, parts, entry);
   if (request.headers.authorization !== `Bearer ${TOKEN}`) return problem(response, 401, 'Not logged in', 'The token is unknown or has expired.', 'Ask for a new token with “leeward token add”.');
   if (world.absent.has(parts[0]) || world.absent.has(parts.at(-1))) return problem(response, 404, 'No such route', '', '', 'urn:leeward:no-such-route');
   const route = ROUTES.find(([method, shape]) => method === request.method && fits(shape, parts));
@@ -70,6 +73,26 @@ async function api(world, request, response, url) {
   if (world.slowMs && parts[0] === 'runs') await new Promise((done) => setTimeout(done, world.slowMs));
   entry.body = request.method === 'POST' ? await bodyOf(request) : {};
   return route[2]({ world, request, response, parts, query, body: entry.body });
+}
+
+const COOKIE = '__Host-leeward-sign-in';
+
+/** Signing in at `world.provider`: a cookie that belongs to a state, and a token for a code that comes back with both. */
+async function signIn(world, request, response, parts, entry) {
+  const body = (entry.body = request.method === 'POST' ? await bodyOf(request) : {});
+  const set = (value, seconds) => response.setHeader('set-cookie', `${COOKIE}=${value}; Max-Age=${seconds}; Path=/; Secure; HttpOnly; SameSite=Lax`);
+  if (parts.length === 1) return json(response, { providers: world.provider ? [{ name: 'company' }] : [] });
+  if (parts.length === 2) {
+    world.back = body.back;
+    set('of-state-1', 600);
+    return json(response, { location: `${world.provider}?state=state-1` });
+  }
+  const refuse = (detail, hint) => problem(response, 403, 'Signing in did not work', detail, hint, 'urn:leeward:problem:not-signed-in');
+  if (!request.headers.cookie?.includes(`${COOKIE}=of-state-1`) || body.state !== 'state-1') return refuse('this browser has not begun to sign in');
+  set('', 0);
+  if (body.error) return refuse('company has not let you in, or you have declined', 'begin anew');
+  if (body.code !== 'good') return refuse('“alice” is known at company and has no role here', 'it has no value in the claim groups that is a role here');
+  return json(response, { token: TOKEN, until: iso(Date.now() + 3_600_000), back: world.back });
 }
 
 const fits = (shape, parts) => shape.length === parts.length && shape.every((part, at) => part === '*' || part === parts[at]);

@@ -56,6 +56,9 @@ export class World {
   logs = new Map();
   progress = new Map();
   absent = new Set();
+  /** Where people can sign in; nowhere where it is null. */
+  provider = null;
+  back = '/';
   receivers = [
     { name: 'operators', way: 'webhook', on: ['failed', 'held', 'undo-failed', 'missed', 'trouble'] },
     { name: 'storage-team', way: 'mail', on: ['failed', 'succeeded'] },

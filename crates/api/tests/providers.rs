@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
-use leeward_api::oidc::Providers;
+use leeward_api::oidc::{Probed, Providers};
 use leeward_api::server::{ListenOptions, TlsFiles, make_certificates, serve, tls_config};
 use leeward_site::Config;
 use leeward_site::config::Provider;
@@ -51,7 +51,7 @@ fn a_provider_is_believed_whose_authority_is_named_and_no_other() {
         let unusable = format!("{}\nalgorithms=['RS256']", ca("own"));
         let without_keys = Providers::probe(&provider(&issuer, &unusable));
         is_over.store(true, Ordering::Release);
-        assert_eq!(found, Ok(1));
+        assert_eq!(found, Ok(Probed { keys: 1, sign_in: None }));
         for told in &strangers[..2] {
             assert!(told.as_ref().is_err_and(|told| told.contains("no safe connection")), "{told:?}");
         }

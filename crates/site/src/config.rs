@@ -14,6 +14,7 @@ mod oidc;
 mod rpo;
 mod runs;
 mod schedule;
+mod sign_in;
 mod source;
 mod worker;
 
@@ -28,6 +29,7 @@ pub(crate) use notify::Safety;
 pub use notify::{Mail, Notify, Webhook};
 pub use oidc::{ClaimPath, Provider, ProviderRole, SignatureAlgorithm, TokenKind, endpoint};
 pub use runs::{RunSettings, SweepPolicy};
+pub use sign_in::{SignIn, return_address};
 pub use source::Place;
 
 use crate::{Error, Result};

@@ -42,6 +42,7 @@ pub(crate) const FILES: &[(&str, &[u8])] = files![
     "app/say.js",
     "app/scale.js",
     "app/schedules.js",
+    "app/sign-in.js",
     "app/sites.js",
     "app/snapshot.js",
     "app/states.js",

@@ -4,7 +4,7 @@
 //! step, so `cargo build` needs no node. This crate knows paths and bytes; it does not serve them, knows no HTTP library and
 //! reads no file at run time.
 //!
-//! One page, [`PAGE`], names everything else below `assets/DIGEST/`, where the digest is that of all files together. So what lies
+//! One page, at [`PAGE`] and where providers send browsers back to, names everything else below `assets/DIGEST/`, where the digest is that of all files together. So what lies
 //! there never changes and may be kept for ever, and a page from one release never loads a module of another.
 
 mod files;
@@ -16,6 +16,9 @@ use files::FILES;
 
 /// The path of the page.
 pub const PAGE: &str = "/";
+
+/// The path to which a provider sends browsers back, before its name. The same page is there, a step further from its files.
+const RETURN: &str = "/sign-in/";
 
 /// What the page may load and do: its own origin's scripts, styles, images and requests, and nothing inline.
 pub const CONTENT_SECURITY_POLICY: &str = include_str!("../../../ui/policy.txt").trim_ascii();
@@ -66,6 +69,9 @@ pub fn asset(path: &str) -> Option<Asset> {
     if path == PAGE || path == "/index.html" {
         return Some(PAGE_ASSET.clone());
     }
+    if path.strip_prefix(RETURN).is_some_and(is_name) {
+        return Some(RETURN_ASSET.clone());
+    }
     let (digest, name) = path.strip_prefix("/assets/")?.split_once('/')?;
     if digest != DIGEST.as_str() {
         return None;
@@ -89,12 +95,24 @@ static DIGEST: LazyLock<String> = LazyLock::new(|| {
     hasher.finalize().to_hex()[..DIGEST_DIGITS].to_owned()
 });
 
-static PAGE_ASSET: LazyLock<Asset> = LazyLock::new(|| {
-    let page = include_str!("../../../ui/index.html").replace(PLACEHOLDER, &format!("assets/{}/", *DIGEST));
+static PAGE_ASSET: LazyLock<Asset> = LazyLock::new(|| page_below(""));
+
+static RETURN_ASSET: LazyLock<Asset> = LazyLock::new(|| page_below("../"));
+
+/// The page; `up` leads from its path to the site's root.
+fn page_below(up: &str) -> Asset {
+    let page =
+        include_str!("../../../ui/index.html").replace(PLACEHOLDER, &format!("{up}assets/{}/", *DIGEST));
     let etag = etag(page.as_bytes());
     let content_type = content_type("index.html");
     Asset { bytes: Cow::Owned(page.into_bytes()), content_type, etag, is_immutable: false }
-});
+}
+
+/// Whether this may be the name of a provider.
+fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=64).contains(&name.len()) && name.bytes().all(fits)
+}
 
 fn etag(bytes: &[u8]) -> String {
     format!("\"{}\"", &blake3::hash(bytes).to_hex()[..2 * DIGEST_DIGITS])

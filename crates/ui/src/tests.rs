@@ -101,6 +101,17 @@ fn the_page_is_asked_for_again_and_what_it_names_is_kept() {
     assert!(style.etag.starts_with('"') && style.etag.ends_with('"'));
 }
 
+#[test]
+fn the_page_is_also_where_providers_send_browsers_back_to() {
+    let page = asset("/sign-in/company").unwrap();
+    let root = text(&asset(PAGE).unwrap()).replace("\"assets/", "\"../assets/");
+    assert_eq!(text(&page), root);
+    assert_eq!(page.cache_control(), "no-cache");
+    for path in ["/sign-in", "/sign-in/", "/sign-in/a/b", "/sign-in/a%2fb", "/sign-in/a\"b"] {
+        assert_eq!(asset(path), None, "{path}");
+    }
+}
+
 /// The policy forbids inline scripts and styles; a page that has them would be broken, so it has none. Nothing is loaded from elsewhere:
 /// the only addresses are those of XML name spaces.
 #[test]

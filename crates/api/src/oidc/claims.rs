@@ -55,6 +55,13 @@ impl Audience {
     }
 }
 
+impl Claims {
+    /// For which sign-in an ID token was made.
+    pub fn nonce(&self) -> Option<&str> {
+        self.more.get("nonce")?.as_str()
+    }
+}
+
 /// Who the claims stand for now. `kind` is what the token's header says that it is.
 ///
 /// # Errors

@@ -1,4 +1,5 @@
-//! Fetches a provider's keys: its discovery document says where they are (OpenID Connect Discovery 1.0).
+//! Asks a provider: for what it publishes, its keys and where people sign in (OpenID Connect Discovery 1.0), and for the tokens of
+//! who has signed in there.
 //!
 //! Redirections are not followed, answers are bounded in size and time, and nothing is fetched without TLS but from this machine.
 
@@ -11,6 +12,7 @@ use leeward_store::bucket::{RequestClass, Requests};
 use serde::Deserialize;
 use url::{Position, Url};
 
+use super::endpoints::{Endpoints, Metadata};
 use super::keys::KeySet;
 
 /// The largest document of a provider, in bytes. Those of large ones have a tenth of it.
@@ -25,13 +27,24 @@ const IDLE_TIME: Duration = Duration::from_secs(5);
 struct Discovery {
     issuer: String,
     jwks_uri: String,
+    #[serde(flatten)]
+    metadata: Metadata,
 }
 
-/// The keys of a provider.
+/// What a provider publishes.
+#[derive(Debug, Clone)]
+pub(super) struct Published {
+    /// Its keys.
+    pub keys: KeySet,
+    /// Where people sign in, or why they cannot, in words. Tokens are taken all the same.
+    pub endpoints: Result<Endpoints, String>,
+}
+
+/// What a provider publishes.
 ///
 /// # Errors
 /// What is wrong, in words. It takes half a minute at most until that is known.
-pub(super) fn keys(config: &Provider) -> Result<KeySet, String> {
+pub(super) fn published(config: &Provider) -> Result<Published, String> {
     let client = client(config)?;
     let place = config.discovery()?;
     let document = get(&client, &place)?;
@@ -47,7 +60,29 @@ pub(super) fn keys(config: &Provider) -> Result<KeySet, String> {
     }
     let place = endpoint(&discovery.jwks_uri)
         .map_err(|what| format!("its keys are at {:?}: {what}", shortened(&discovery.jwks_uri)))?;
-    KeySet::parse(&get(&client, &place)?).map_err(|what| format!("{place} is no set of keys: {what}"))
+    let keys =
+        KeySet::parse(&get(&client, &place)?).map_err(|what| format!("{place} is no set of keys: {what}"))?;
+    Ok(Published { keys, endpoints: Endpoints::of(&discovery.metadata) })
+}
+
+/// Sends a form to an endpoint of a provider; returns the answer's status and body.
+///
+/// # Errors
+/// There is no answer, or none of a bearable size; in words.
+pub(super) fn post(
+    config: &Provider,
+    place: &Url,
+    authorization: Option<&str>,
+    form: &str,
+) -> Result<(u16, Vec<u8>), String> {
+    let mut request = request(Method::POST, place)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(&[form.as_bytes()]);
+    if let Some(authorization) = authorization {
+        request.set_header("authorization", authorization);
+    }
+    let answer = client(config)?.send(request, RequestClass::Other).map_err(|fault| fault.to_string())?;
+    Ok((answer.status, answer.body))
 }
 
 fn client(config: &Provider) -> Result<Client, String> {
@@ -66,11 +101,8 @@ fn client(config: &Provider) -> Result<Client, String> {
 }
 
 fn get(client: &Client, place: &Url) -> Result<Vec<u8>, String> {
-    let mut request = Request::new(Method::GET, &place[..Position::BeforePath], place.path())
-        .header("accept", "application/json");
-    request.target = Some(place[Position::BeforePath..].to_owned());
-    request.answer_bytes_max = DOCUMENT_BYTES_MAX;
-    let answer = client.send(request, RequestClass::Other).map_err(|fault| fault.to_string())?;
+    let answer =
+        client.send(request(Method::GET, place), RequestClass::Other).map_err(|fault| fault.to_string())?;
     match answer.status {
         200 => Ok(answer.body),
         status @ 300..=399 => Err(format!("{place} answered {status}: redirections are not followed")),
@@ -78,7 +110,15 @@ fn get(client: &Client, place: &Url) -> Result<Vec<u8>, String> {
     }
 }
 
+fn request(method: Method, place: &Url) -> Request {
+    let mut request = Request::new(method, &place[..Position::BeforePath], place.path())
+        .header("accept", "application/json");
+    request.target = Some(place[Position::BeforePath..].to_owned());
+    request.answer_bytes_max = DOCUMENT_BYTES_MAX;
+    request
+}
+
 /// What somebody else wrote, as it may stand in a message.
-fn shortened(text: &str) -> String {
-    text.chars().take(200).collect()
+pub(super) fn shortened(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(200).collect()
 }

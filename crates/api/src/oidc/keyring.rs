@@ -1,4 +1,4 @@
-//! The keys of one provider, kept and renewed.
+//! The keys of one provider, and where people sign in there, kept and renewed.
 //!
 //! One thread asks for them: at the start, every quarter of an hour, and when a token names one that is not known, because
 //! providers change keys without notice. Between two attempts there are some seconds, whatever tokens name: who sends made-up
@@ -11,8 +11,9 @@ use jsonwebtoken::Algorithm;
 use leeward_site::config::Provider;
 use tokio::sync::watch;
 
-use super::fetch;
-use super::keys::{Key, KeySet};
+use super::endpoints::Endpoints;
+use super::fetch::{self, Published};
+use super::keys::Key;
 
 /// How often keys are renewed: a key that was withdrawn is believed for so long at most.
 const RENEW_EVERY: Duration = Duration::from_secs(15 * 60);
@@ -35,8 +36,8 @@ pub(super) enum Lookup {
     Unready(String),
 }
 
-/// Gets keys.
-type Fetch = dyn Fn() -> Result<KeySet, String> + Send + Sync;
+/// Gets what the provider publishes.
+type Fetch = dyn Fn() -> Result<Published, String> + Send + Sync;
 
 /// The keys of a provider. The thread ends with it.
 pub(super) struct Keyring(Arc<Inner>);
@@ -53,7 +54,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    keys: Option<(Arc<KeySet>, Instant)>,
+    published: Option<(Arc<Published>, Instant)>,
     /// When the last attempt began.
     attempted: Option<Instant>,
     is_attempting: bool,
@@ -76,10 +77,10 @@ impl State {
         attempted + pause
     }
 
-    /// The keys, as far as they are still to be believed.
-    fn believed(&self, now: Instant) -> Option<&Arc<KeySet>> {
-        let (keys, fetched) = self.keys.as_ref()?;
-        (now.duration_since(*fetched) < STALE_MAX).then_some(keys)
+    /// What the provider has published, as far as it is still to be believed.
+    fn believed(&self, now: Instant) -> Option<&Arc<Published>> {
+        let (published, fetched) = self.published.as_ref()?;
+        (now.duration_since(*fetched) < STALE_MAX).then_some(published)
     }
 
     fn look_up(&self, id: Option<&str>, algorithm: Algorithm, now: Instant) -> Lookup {
@@ -88,7 +89,7 @@ impl State {
                 let why = self.trouble.as_deref().unwrap_or("they are being fetched");
                 Lookup::Unready(format!("the keys of the token's issuer are not known for now: {why}"))
             }
-            Some(keys) => match keys.find(id, algorithm) {
+            Some(published) => match published.keys.find(id, algorithm) {
                 found if found.is_empty() => Lookup::Unknown,
                 found => Lookup::Found(found),
             },
@@ -109,7 +110,7 @@ impl Keyring {
     pub fn start(name: &str, config: &Provider) -> std::io::Result<Self> {
         let label = format!("[server.oidc.{name}] ({})", config.issuer);
         let config = config.clone();
-        Self::by(label, Box::new(move || fetch::keys(&config)))
+        Self::by(label, Box::new(move || fetch::published(&config)))
     }
 
     fn by(label: String, fetch: Box<Fetch>) -> std::io::Result<Self> {
@@ -167,7 +168,20 @@ impl Keyring {
     /// How many keys there are for these algorithms, and whether the last attempt to get them failed.
     pub fn state(&self, algorithms: &[Algorithm]) -> (usize, bool) {
         let state = self.0.lock();
-        (state.believed(Instant::now()).map_or(0, |keys| keys.usable(algorithms)), state.trouble.is_some())
+        let keys = state.believed(Instant::now()).map_or(0, |published| published.keys.usable(algorithms));
+        (keys, state.trouble.is_some())
+    }
+
+    /// Where people sign in. Nobody is asked for it: who begins to sign in makes this daemon send nothing.
+    ///
+    /// # Errors
+    /// It is not known, or there is no such place; in words.
+    pub fn endpoints(&self) -> Result<Endpoints, String> {
+        let state = self.0.lock();
+        match state.believed(Instant::now()) {
+            Some(published) => published.endpoints.clone(),
+            None => Err(state.trouble.clone().unwrap_or_else(|| "it is being asked".to_owned())),
+        }
     }
 }
 
@@ -211,8 +225,8 @@ impl Inner {
         let mut state = self.lock();
         state.is_attempting = false;
         match fetched {
-            Ok(keys) => {
-                state.keys = Some((Arc::new(keys), Instant::now()));
+            Ok(published) => {
+                state.published = Some((Arc::new(published), Instant::now()));
                 if state.trouble.take().is_some() {
                     eprintln!("leeward: {}: its keys are known again, its tokens are taken", self.label);
                 }
@@ -220,7 +234,7 @@ impl Inner {
             Err(what) => {
                 // Said once, not every half a minute.
                 if state.trouble.as_ref() != Some(&what) {
-                    let effect = match state.keys {
+                    let effect = match state.published {
                         Some(_) => "the keys that are known stay in use for a day",
                         None => "its tokens are not taken until they are; own tokens are",
                     };
@@ -238,16 +252,22 @@ impl Inner {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use super::super::keys::KeySet;
     use super::*;
 
     const ONE: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"one","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+
+    fn published(keys: &str) -> Published {
+        let keys = KeySet::parse(keys.as_bytes()).unwrap();
+        Published { keys, endpoints: Err("it has none".to_owned()) }
+    }
 
     fn counted(result: Result<&'static str, &'static str>) -> (Keyring, Arc<AtomicU32>) {
         let count = Arc::new(AtomicU32::new(0));
         let counter = Arc::clone(&count);
         let fetch = move || {
             counter.fetch_add(1, Ordering::SeqCst);
-            result.map_err(str::to_owned).and_then(|text| KeySet::parse(text.as_bytes()))
+            result.map_err(str::to_owned).map(published)
         };
         (Keyring::by("test".to_owned(), Box::new(fetch)).unwrap(), count)
     }
@@ -293,8 +313,8 @@ mod tests {
     #[test]
     fn keys_are_renewed_in_time_and_not_believed_for_ever() {
         let began = Instant::now();
-        let keys = Some((Arc::new(KeySet::parse(ONE.as_bytes()).unwrap()), began));
-        let mut state = State { keys, attempted: Some(began), ..State::default() };
+        let published = Some((Arc::new(published(ONE)), began));
+        let mut state = State { published, attempted: Some(began), ..State::default() };
         assert_eq!(state.due(began), began + RENEW_EVERY);
         state.is_wanted = true;
         assert_eq!(state.due(began), began + PAUSE);

@@ -1,4 +1,5 @@
-//! Tokens of OpenID Connect providers, as they are taken beside a site's own.
+//! Tokens of OpenID Connect providers, as they are taken beside a site's own, and how people get them by signing in there
+//! ([`sign_in`]).
 //!
 //! A token goes this way: its text is bounded; the issuer that it claims picks the provider, and nothing else that it says is
 //! believed; the algorithm must be one that the site allows, the key one that the provider publishes for that algorithm
@@ -7,22 +8,27 @@
 //! many tokens name keys that do not exist.
 
 mod claims;
+mod endpoints;
 mod fetch;
 mod keyring;
 mod keys;
+mod pending;
+mod sign_in;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header};
-use leeward_site::config::{Provider, SignatureAlgorithm};
+use leeward_site::config::{Provider, Server, SignatureAlgorithm};
 use serde::Deserialize;
 
 use crate::token::{Role, TokenText};
 use claims::Claims;
 use keyring::{Keyring, Lookup};
+
+pub(crate) use pending::{PENDING_TIME, is_way_back};
+pub(crate) use sign_in::{NotSignedIn, ProviderError, Returned, SignedIn};
 
 /// The longest token that is looked at, in bytes. Those of providers with hundreds of groups have about half of it.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
@@ -68,8 +74,21 @@ pub(crate) struct ProviderState {
     pub fails: bool,
 }
 
+/// What a provider was found to have.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// How many keys with which tokens may be signed.
+    pub keys: usize,
+    /// Whether people could sign in there, or why not, in words; absent where that is not configured.
+    pub sign_in: Option<Result<(), String>>,
+}
+
 /// The providers whose tokens are taken.
-pub struct Providers(Vec<Known>);
+pub struct Providers {
+    known: Vec<Known>,
+    /// What browsers call the site's origin, where that is said.
+    origin: Option<String>,
+}
 
 struct Known {
     name: String,
@@ -89,30 +108,35 @@ impl Providers {
     ///
     /// # Errors
     /// The process gets no threads.
-    pub fn start(configured: &BTreeMap<String, Provider>) -> std::io::Result<Self> {
-        let known = configured.iter().map(|(name, config)| {
+    pub fn start(server: &Server) -> std::io::Result<Self> {
+        let known = server.oidc.iter().map(|(name, config)| {
             let keyring = Keyring::start(name, config)?;
             Ok(Known { name: name.clone(), config: config.clone(), keyring })
         });
-        Ok(Self(known.collect::<std::io::Result<_>>()?))
+        Ok(Self { known: known.collect::<std::io::Result<_>>()?, origin: server.origin() })
     }
 
     /// No providers.
     #[must_use]
     pub fn none() -> Self {
-        Self(Vec::new())
+        Self { known: Vec::new(), origin: None }
     }
 
-    /// Asks a provider for its keys, once; returns how many there are with which tokens may be signed.
+    /// Asks a provider for what it publishes, once.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub fn probe(config: &Provider) -> Result<usize, String> {
-        let keys = fetch::keys(config)?;
-        match keys.usable(&algorithms(config)) {
-            0 => Err(format!("it has no key for {}", names(config))),
-            count => Ok(count),
-        }
+    /// Its tokens would not be taken; in words.
+    pub fn probe(config: &Provider) -> Result<Probed, String> {
+        let published = fetch::published(config)?;
+        let keys = match published.keys.usable(&algorithms(config)) {
+            0 => return Err(format!("it has no key for {}", names(config))),
+            count => count,
+        };
+        let sign_in = config.sign_in.as_ref().map(|sign_in| {
+            sign_in.secret()?;
+            published.endpoints.map(drop)
+        });
+        Ok(Probed { keys, sign_in })
     }
 
     /// How each does.
@@ -121,7 +145,7 @@ impl Providers {
             let (keys, fails) = known.keyring.state(&algorithms(&known.config));
             ProviderState { name: known.name.clone(), keys, fails }
         };
-        self.0.iter().map(state).collect()
+        self.known.iter().map(state).collect()
     }
 
     /// Who a token's text stands for.
@@ -130,20 +154,25 @@ impl Providers {
     /// It stands for nobody.
     pub(crate) async fn identify(&self, text: &TokenText) -> Result<Identity, Refused> {
         let text = text.reveal();
-        if self.0.is_empty() || text.split('.').count() != 3 {
+        if self.known.is_empty() || text.split('.').count() != 3 {
             return Err(Refused::Foreign);
         }
-        if text.len() > TOKEN_BYTES_MAX {
-            return Err(Refused::Invalid(format!("a token has at most {TOKEN_BYTES_MAX} bytes")));
-        }
+        check_length(text)?;
         let Ok(Claimed { iss }) = insecure_decode_claims(text) else { return Err(Refused::Foreign) };
-        let known = self.0.iter().find(|known| known.config.issuer == iss).ok_or(Refused::Foreign)?;
+        let known = self.known.iter().find(|known| known.config.issuer == iss).ok_or(Refused::Foreign)?;
         known.identify(text).await
     }
 }
 
 impl Known {
     async fn identify(&self, text: &str) -> Result<Identity, Refused> {
+        let (kind, claims) = self.verify(text).await?;
+        claims::judge(&self.name, &self.config, kind, &claims, Timestamp::now()).map_err(Refused::Invalid)
+    }
+
+    /// The claims of a token that the provider has signed, and what its header says that it is. What they are worth is another matter.
+    async fn verify(&self, text: &str) -> Result<(Option<String>, Claims), Refused> {
+        check_length(text)?;
         let invalid = |what: &str| Refused::Invalid(what.to_owned());
         // `none` is no algorithm here: such a header is not even read.
         let header = decode_header(text).map_err(|_| {
@@ -171,12 +200,9 @@ impl Known {
         let claims = claims.ok_or_else(|| {
             invalid("the token's signature is not its issuer's, or its claims make no sense")
         })?;
-        claims::judge(&self.name, &self.config, kind(&header), &claims, Timestamp::now())
-            .map_err(Refused::Invalid)
+        Ok((kind(&header), claims))
     }
-}
 
-impl Known {
     /// The claims of a token that is signed with one of the keys that were found.
     fn verified(&self, text: &str, found: Lookup, algorithm: Algorithm) -> Result<Option<Claims>, Refused> {
         match found {
@@ -187,6 +213,13 @@ impl Known {
             )),
             Lookup::Unready(why) => Err(Refused::Unready(format!("[server.oidc.{}]: {why}", self.name))),
         }
+    }
+}
+
+fn check_length(text: &str) -> Result<(), Refused> {
+    match text.len() > TOKEN_BYTES_MAX {
+        true => Err(Refused::Invalid(format!("a token has at most {TOKEN_BYTES_MAX} bytes"))),
+        false => Ok(()),
     }
 }
 

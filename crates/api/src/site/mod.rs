@@ -19,6 +19,7 @@ mod reports;
 mod restores;
 mod runs;
 mod schedules;
+mod sign_in;
 mod system;
 mod turns;
 mod work;
@@ -79,6 +80,7 @@ struct Inner {
     far_calls: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     reports: Arc<Semaphore>,
+    exchanges: Arc<Semaphore>,
     work_turns: WorkTurns,
     feed: Feed,
     started: Instant,
@@ -107,6 +109,7 @@ impl SiteState {
             far_calls: Arc::new(Semaphore::new(FAR_CALLS_MAX)),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             reports: Arc::new(Semaphore::new(REPORTS_MAX)),
+            exchanges: Arc::new(Semaphore::new(sign_in::EXCHANGES_MAX)),
             work_turns: WorkTurns::default(),
             feed,
             started: Instant::now(),
@@ -236,6 +239,7 @@ async fn dispatch(
         ["v1", "openapi.json"] => return only(asking, &[Method::GET]).map(|()| system::openapi()),
         ["v1", "hear", source] => return imports::hear(state, asking, source, body).await,
         ["v1", "work", rest @ ..] => return work::handle(state, asking, rest, body).await,
+        ["v1", "sign-in", rest @ ..] => return sign_in::handle(state, asking, caller, rest, body).await,
         ["auth", "token"] => return airflow::token(state, asking, body).await,
         ["v1" | "api" | "metrics", ..] => {}
         _ if is_read => return page(asking),
@@ -275,6 +279,9 @@ impl SiteState {
         let parts = parts_of(&asking.path);
         // Workers ask all the time; what comes of it stands in the logs of runs.
         let is_change = is_change && !(matches!(parts.as_slice(), ["v1", "work", ..]) && status.is_success());
+        // To begin to sign in changes nothing here; what comes of it is written down.
+        let is_change =
+            is_change && !(matches!(parts.as_slice(), ["v1", "sign-in", _]) && status.is_success());
         // Who has looked into the files of machines is known afterwards as well, and at which.
         let is_look = is_of_files(&parts);
         if !is_change && !is_look && !matches!(status.as_u16(), 401 | 403) {

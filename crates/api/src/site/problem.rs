@@ -80,6 +80,11 @@ impl Problem {
             .hint("use a token of another role; see docs/server.md")
     }
 
+    pub fn not_signed_in(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "not-signed-in", "Signing in did not work", detail)
+            .hint("begin anew; if it stays so, ask who runs this site, whose log says more")
+    }
+
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", "Not in this state", detail)
             .hint("look at it again and decide anew")

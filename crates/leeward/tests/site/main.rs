@@ -27,6 +27,8 @@ mod rbd;
 mod restores;
 mod schedules;
 mod shared;
+mod sign_in;
+mod sign_ins;
 mod sweep;
 mod tls;
 mod vault;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::daemon::Daemon;
+use super::sign_ins::pairs;
 
 /// The last version that Debian's Python 3.11 can run.
 const PROVIDER: &str = "oidc-provider-mock==0.3.4";
@@ -153,4 +154,52 @@ fn who_logs_in_at_a_provider_is_known_here() {
         .unwrap();
     let done = daemon.leeward(&["run", "list"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn who_signs_in_there_from_the_pages_is_known_here() {
+    let Some(program) = program() else {
+        println!("SKIPPED: {PROVIDER} is not to be had: nobody signs in at another's provider");
+        return;
+    };
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let provider = Provider::start(&program, port);
+    let issuer = format!("http://{}", provider.address);
+    let mut daemon = Daemon::new(|text| {
+        let text =
+            text.replace("#url = \"https://leeward.example.org:7443\"", "url = \"https://leeward.example\"");
+        format!(
+            "{text}\n[server.oidc.mock]\nissuer = \"{issuer}\"\naudience = [\"leeward\"]\ntokens = \"id\"\n\
+             roles_claim = \"groups\"\nroles = {{ operators = \"operator\" }}\n\
+             sign_in = {{ client_id = \"leeward\", client_secret_file = \"client.secret\" }}\n"
+        )
+    });
+    std::fs::write(daemon.path("client.secret"), "x").unwrap();
+    daemon.up();
+    let end = Instant::now() + Duration::from_secs(120);
+    let sign_in = |who: &str| {
+        let begun = loop {
+            let begun = daemon.ask("POST", "/v1/sign-in/mock", &[], "{}");
+            if begun.status == 200 {
+                break begun;
+            }
+            assert!(Instant::now() < end, "{}", String::from_utf8_lossy(&begun.body));
+            std::thread::sleep(Duration::from_millis(200));
+        };
+        let location = begun.json()["location"].as_str().unwrap().to_owned();
+        let asked = location.strip_prefix(&issuer).expect("browsers are sent to the provider");
+        let (head, _) = provider.post(asked, &format!("sub={who}"));
+        let back =
+            head.split_once("https://leeward.example/sign-in/mock?").unwrap_or_else(|| panic!("{head}")).1;
+        let returned = json!(pairs(back.split("\r\n").next().unwrap()));
+        let cookie = begun.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+        daemon.ask("POST", "/v1/sign-in/mock/finish", &[("cookie", &cookie)], &returned.to_string())
+    };
+    let done = sign_in("alice");
+    assert_eq!(done.status, 200, "{}", String::from_utf8_lossy(&done.body));
+    let bearer = format!("Bearer {}", done.json()["token"].as_str().unwrap());
+    let known = daemon.ask("GET", "/v1/whoami", &[("authorization", &bearer)], "").json();
+    assert_eq!((&known["name"], &known["role"]), (&json!("alice"), &json!("operator")));
+    let bob = sign_in("bob");
+    assert!(bob.status == 403 && String::from_utf8_lossy(&bob.body).contains("has no role here"));
 }

@@ -1,7 +1,7 @@
 //! A provider of OpenID Connect as far as a site sees one: a discovery document, keys, and tokens. It signs with the library
 //! below the one that checks, so that the two are not the same mistake.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,6 +16,8 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+
+use super::sign_ins::SignIns;
 
 /// Seconds since 1970.
 pub fn now() -> i64 {
@@ -117,6 +119,8 @@ pub struct Answers {
     pub keys: Vec<Value>,
     /// Bytes of nothing before a document.
     pub padding: usize,
+    /// Who signs in, and what comes of it.
+    pub sign_ins: Option<SignIns>,
 }
 
 /// A provider that listens.
@@ -215,16 +219,45 @@ fn answer(
     asked: &AtomicU32,
 ) -> std::io::Result<()> {
     stream.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let path = lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut lines = reader.by_ref().lines();
+    let target =
+        lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let (mut length, mut authorization) = (0, None);
     for line in lines {
-        if line?.is_empty() {
-            break;
+        let line = line?;
+        match line.split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.parse().unwrap()
+            }
+            Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
+                authorization = Some(value.to_owned());
+            }
+            _ if line.is_empty() => break,
+            _ => {}
         }
     }
-    let answers = answers.lock().unwrap();
-    let right = json!({ "issuer": issuer, "jwks_uri": format!("{issuer}/keys") });
-    let (status, place, body) = match path.as_str() {
+    let mut form = vec![0; length];
+    reader.read_exact(&mut form)?;
+    let form = String::from_utf8(form).unwrap();
+    let mut answers = answers.lock().unwrap();
+    let right = json!({
+        "issuer": issuer, "jwks_uri": format!("{issuer}/keys"),
+        "authorization_endpoint": format!("{issuer}/authorize?of=home"), "token_endpoint": format!("{issuer}/token"),
+        "code_challenge_methods_supported": ["S256"],
+    });
+    let returned;
+    let (status, place, body) = match path {
+        "/realms/home/authorize" => {
+            returned = answers.sign_ins.as_mut().unwrap().authorize(query);
+            ("302 Found", returned.as_str(), String::new())
+        }
+        "/realms/home/token" => {
+            let (status, tokens) =
+                answers.sign_ins.as_mut().unwrap().tokens(issuer, authorization.as_deref(), &form);
+            (status, "", tokens)
+        }
         "/realms/home/.well-known/openid-configuration" => match &answers.moved {
             Some(place) => ("302 Found", place.as_str(), String::new()),
             None => ("200 OK", "", answers.discovery.as_ref().unwrap_or(&right).to_string()),

@@ -123,7 +123,7 @@ fn check_providers(server: &Server) -> Result<(), String> {
     let mut issuers = std::collections::BTreeMap::new();
     for (name, provider) in &server.oidc {
         check_name("server.oidc", name)?;
-        provider.check().map_err(|what| format!("[server.oidc.{name}]: {what}"))?;
+        provider.check(server.url.as_deref()).map_err(|what| format!("[server.oidc.{name}]: {what}"))?;
         if let Some(other) = issuers.insert(&provider.issuer, name) {
             return Err(format!(
                 "[server.oidc.{other}] and [server.oidc.{name}] both have the issuer {:?}",

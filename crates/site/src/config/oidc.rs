@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use url::{Host, Url};
 
+use super::SignIn;
+
 /// The most values that are mapped to roles, and audiences and clients that are named.
 const NAMES_MAX: usize = 256;
 /// The longest of them, in bytes.
@@ -43,6 +45,9 @@ pub struct Provider {
     /// An authority of the provider's certificate beside those of the system.
     #[serde(default)]
     pub ca: Option<PathBuf>,
+    /// How people sign in there from the web pages; not at all where absent.
+    #[serde(default)]
+    pub sign_in: Option<SignIn>,
 }
 
 /// Which kind of token is taken from a provider.
@@ -129,6 +134,7 @@ fn usual_leeway() -> u32 {
 impl Provider {
     pub(super) fn resolve(&mut self, base: &Path) {
         self.ca.iter_mut().for_each(|path| *path = base.join(&*path));
+        self.sign_in.iter_mut().for_each(|sign_in| sign_in.resolve(base));
     }
 
     /// Where the provider describes itself.
@@ -146,7 +152,8 @@ impl Provider {
         Url::parse(&place).map_err(|error| format!("issuer = {issuer:?}: {error}"))
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    /// Whether it lets in somebody, and nobody else. `url` is where people's browsers find the site.
+    pub(super) fn check(&self, url: Option<&str>) -> Result<(), String> {
         self.discovery()?;
         check_names("audience", &self.audience)?;
         check_names("clients", &self.clients)?;
@@ -164,13 +171,13 @@ impl Provider {
         } else if self.leeway_seconds > LEEWAY_SECONDS_MAX {
             "leeway_seconds is at most 600: more would keep expired tokens alive; set the clocks right"
         } else {
-            return Ok(());
+            return self.sign_in.as_ref().map_or(Ok(()), |sign_in| sign_in.check(self, url));
         };
         Err(wrong.to_owned())
     }
 }
 
-fn check_names<'a>(key: &str, names: impl IntoIterator<Item = &'a String>) -> Result<(), String> {
+pub(super) fn check_names<'a>(key: &str, names: impl IntoIterator<Item = &'a String>) -> Result<(), String> {
     let mut count = 0;
     for name in names {
         count += 1;

@@ -10,7 +10,7 @@ use leeward_api::site::{SiteState, routes};
 use leeward_api::token::TokenBook;
 use leeward_protect::job::Opening;
 use leeward_repository::Repository;
-use leeward_site::config::{RepositoryPlace, Server};
+use leeward_site::config::{RepositoryPlace, Server, return_address};
 use leeward_site::{Config, OpenRepository, Site};
 
 use super::super::serve as listening;
@@ -37,7 +37,7 @@ pub(super) fn run(config: Config, output: &Output) -> Result<ExitCode, Failure> 
     let owner = format!("{}:{}", leeward_repository::host_name(), std::process::id());
     let site = Arc::new(Site::start(config, &owner, repository).map_err(super::failure)?);
     listening::announce(&listener, tls.is_some(), output)?;
-    let providers = Providers::start(&server.oidc)
+    let providers = Providers::start(&server)
         .map_err(|error| Failure::new(Code::Io, format!("the process gets no threads: {error}")))?;
     let state = SiteState::new(Arc::clone(&site), tokens, providers, audit, server.allow_from);
     serve(listener, tls, routes(state), ListenOptions::default(), &interrupt::is_requested)
@@ -58,12 +58,24 @@ pub(super) fn check(server: &Server) -> Result<SocketAddr, Failure> {
     Ok(address)
 }
 
-/// Asks each provider for its keys; says what is wrong. The daemon starts all the same: own tokens need none of them.
+/// Asks each provider for its keys and for where people sign in; says what is wrong. The daemon starts all the same: own tokens need none of them.
 pub(super) fn check_providers(server: &Server, output: &Output) {
     for (name, provider) in &server.oidc {
         match Providers::probe(provider) {
-            Ok(keys) => {
-                output.line(format!("[server.oidc.{name}]: {} has {keys} keys for tokens", provider.issuer))
+            Ok(found) => {
+                let keys = found.keys;
+                output.line(format!("[server.oidc.{name}]: {} has {keys} keys for tokens", provider.issuer));
+                match found.sign_in {
+                    None => {}
+                    Some(Ok(())) => output.line(format!(
+                        "[server.oidc.{name}]: people can sign in there; the address to which it sends them back is {}",
+                        return_address(&server.origin().unwrap_or_default(), name)
+                    )),
+                    Some(Err(what)) => eprintln!(
+                        "leeward: warning: [server.oidc.{name}]: nobody could sign in there now: {}",
+                        printable(&what)
+                    ),
+                }
             }
             Err(what) => eprintln!(
                 "leeward: warning: [server.oidc.{name}]: tokens of {} would not be taken now: {}; own tokens would",
