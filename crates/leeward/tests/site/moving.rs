@@ -105,7 +105,7 @@ fn said(done: &Output) -> (Option<i32>, String) {
     (done.status.code(), String::from_utf8(text).unwrap())
 }
 
-fn refused(daemon: &Daemon, code: i32, what: &str) {
+fn answers(daemon: &Daemon, code: i32, what: &str) {
     let (found, said) = said(&moving(daemon, &[]).output().unwrap());
     assert!(found == Some(code) && said.contains(what), "{found:?} {said}");
 }
@@ -187,9 +187,9 @@ fn a_site_with_one_daemon_goes_on_with_two_that_share_a_database() {
     assert_eq!((paused["paused"].as_bool(), told.len()), (Some(true), 40));
 
     // Not while the daemon runs, and not without a database to go to.
-    refused(first, 2, "it has no [database]");
+    answers(first, 2, "it has no [database]");
     with_database(first, &world.path("postgres.url"));
-    refused(first, 2, "another daemon has this state");
+    answers(first, 2, "another daemon has this state");
     first.kill();
     does_not_start(first, "leeward server move-state");
 
@@ -208,11 +208,14 @@ fn a_site_with_one_daemon_goes_on_with_two_that_share_a_database() {
 
     // Not while a daemon is there, and not where one was.
     with_database(second, &world.path("postgres.url"));
+    let config = std::fs::read_to_string(second.path("site.toml")).unwrap();
+    std::fs::write(second.path("site.toml"), config.replace("watch = \"poll\"", "watch = \"off\"")).unwrap();
     second.up();
     until(|| world.holds("EXISTS (SELECT 1 FROM leeward_leader)").then_some(()), "it leads");
-    refused(first, 8, "works there");
+    answers(first, 8, "works there");
     assert!(second.stop());
-    refused(first, 5, "there is the state of a site already (");
+    std::fs::write(second.path("site.toml"), config).unwrap();
+    answers(first, 5, "there is the state of a site already (");
     for table in ["runs", "pools", "events", "logs", "progress", "hints", "seen", "schedules", "told_up_to"] {
         world.says(&format!("TRUNCATE leeward_{table}"));
     }
@@ -228,7 +231,7 @@ fn a_site_with_one_daemon_goes_on_with_two_that_share_a_database() {
     world.says(
         "CREATE TRIGGER stumble BEFORE INSERT ON leeward_schedules FOR EACH ROW EXECUTE PROCEDURE stumble()",
     );
-    refused(first, 6, "no room");
+    answers(first, 6, "no room");
     assert!(world.holds(nothing) && !first.path("state/moved.json").exists());
     stumble("PERFORM pg_sleep(3)");
     let mut child = moving(first, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -263,7 +266,7 @@ fn a_site_with_one_daemon_goes_on_with_two_that_share_a_database() {
     std::fs::write(first.path("state/moved.json"), mark.to_string()).unwrap();
     does_not_start(first, "whether it was done is not known here");
     for _ in 0..2 {
-        refused(first, 0, "there is nothing to move");
+        answers(first, 0, "there is nothing to move");
     }
 
     // Two daemons go on with all of it.
@@ -286,7 +289,7 @@ fn a_site_with_one_daemon_goes_on_with_two_that_share_a_database() {
     let next = until(|| run_of(first, "next.qcow2"), "the image is seen");
     first.until(&next, &["succeeded"]);
     assert!(world.holds("(SELECT count(*) FROM leeward_runs WHERE kind = 'import') = 4"));
-    assert_eq!(world.volumes("").len(), 3);
+    assert_eq!(["one", "big", "next"].map(|name| world.volumes(name).len()), [1; 3]);
 
     // Back to files that are old by now: no daemon starts on them silently, and nothing is moved over what is there.
     daemons.iter_mut().for_each(Daemon::kill);
@@ -297,7 +300,7 @@ fn a_site_with_one_daemon_goes_on_with_two_that_share_a_database() {
     std::fs::write(first.path("site.toml"), kept.join("\n")).unwrap();
     does_not_start(first, "what ran since would run again");
     std::fs::write(first.path("site.toml"), config).unwrap();
-    refused(first, 0, "there is nothing to move");
+    answers(first, 0, "there is nothing to move");
     world.server.database("other", &world.path("postgres.url"));
-    refused(first, 5, "does not have it");
+    answers(first, 5, "does not have it");
 }
