@@ -253,4 +253,4 @@ fn hint(row: &Row) -> Result<Hint, Fault> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

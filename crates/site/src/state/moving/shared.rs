@@ -53,7 +53,7 @@ impl Shared {
 
     /// What is there.
     pub fn held(&self) -> Result<Held> {
-        Ok(self.pool.read("see what the database has", |work| Held::look(work))?)
+        Ok(self.pool.read("see what the database has", Held::look)?)
     }
 
     /// Whether a move was done. Waits for one that is just being committed.
@@ -326,7 +326,7 @@ fn columns_of(files: &Files, table: &Table) -> Result<Vec<String>> {
     let statement = connection
         .prepare(&format!("SELECT * FROM {}", table.name))
         .map_err(failed(files.path(table), "read the file"))?;
-    Ok(statement.column_names().into_iter().map(str::to_owned).collect())
+    Ok(statement.column_names().map(str::to_owned).collect())
 }
 
 /// Reads a table of the files row by row, in the order of its key.
@@ -339,7 +339,7 @@ fn each_row(
     let connection = files.of(table)?;
     let text = format!("SELECT * FROM {} ORDER BY {}", table.name, table.order_in_file());
     let mut statement = connection.prepare(&text).map_err(unread())?;
-    let columns: Vec<_> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<_> = statement.column_names().map(str::to_owned).collect();
     let mut rows = statement.query([]).map_err(unread())?;
     while let Some(row) = rows.next().map_err(unread())? {
         act(&columns, row)?;

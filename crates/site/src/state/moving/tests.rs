@@ -8,12 +8,9 @@ use rusqlite::types::Value;
 use super::*;
 use crate::ErrorKind;
 use crate::catalog::Catalog;
+use crate::catalog::tests::server;
 use crate::state::shared as from_database;
 use leeward_runs::state::SqliteState;
-
-#[allow(dead_code, reason = "support of other tests too")]
-#[path = "../../../../runs/tests/world/server.rs"]
-mod server;
 
 struct World {
     folder: tempfile::TempDir,
