@@ -213,7 +213,7 @@ pub fn check_state(config: &Config) -> Result<()> {
         (Some(mark), None) => Err(mark.gone(&config.state)),
         (None, Some(database)) if files::has_work(config)? => {
             let shared = Shared::of(database)?;
-            match shared.held()?.is_empty() {
+            match shared.is_empty()? {
                 true => Err(not_moved(config, shared.place())),
                 false => Ok(()),
             }

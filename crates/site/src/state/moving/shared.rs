@@ -56,6 +56,20 @@ impl Shared {
         Ok(self.pool.read("see what the database has", Held::look)?)
     }
 
+    /// Whether there is nothing of a site. Counts nothing: a daemon that starts asks, and the tables may be large.
+    pub fn is_empty(&self) -> Result<bool> {
+        let found = self.pool.read("see what the database has", |work| {
+            for name in tables::all().map(|table| table.name).chain(["moved"]) {
+                let some = format!("SELECT 1 FROM leeward_{name} LIMIT 1");
+                if has_table(work, name)? && work.optional(&some, &[])?.is_some() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        });
+        Ok(found?)
+    }
+
     /// Whether a move was done. Waits for one that is just being committed.
     pub fn has(&self, id: &str) -> Result<bool> {
         let found = self.pool.read("see whether the state was moved", |work| {
@@ -120,11 +134,6 @@ impl Held {
         Ok(held)
     }
 
-    /// Whether there is nothing of a site.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.leader.is_none() && !self.was_filled
-    }
-
     /// Refuses a database that is not empty.
     pub fn refuse(&self, place: &str) -> Result<()> {
         if let Some((daemon, seconds)) = &self.leader {
@@ -133,7 +142,7 @@ impl Held {
                  {seconds} s"
             )));
         }
-        if self.is_empty() {
+        if self.rows.is_empty() && !self.was_filled {
             return Ok(());
         }
         let rows: Vec<_> = self.rows.iter().map(|(rows, count)| format!("{count} {rows}")).collect();
