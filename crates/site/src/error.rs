@@ -65,6 +65,17 @@ pub enum Error {
         /// Why.
         what: String,
     },
+    /// It would do harm, as to work on a state that was moved elsewhere.
+    #[error("{place}: {what}")]
+    Refused {
+        /// Where.
+        place: String,
+        /// Why, and what to do.
+        what: String,
+    },
+    /// Whoever asked for it wants it to end.
+    #[error("interrupted")]
+    Interrupted,
     /// The catalog.
     #[error("{place}: cannot {action}")]
     Catalog {
@@ -94,7 +105,7 @@ pub enum ErrorKind {
     NotOffered,
     /// What a disk holds is damaged, or of a kind that is not read here.
     Unreadable,
-    /// Of another release, or damaged.
+    /// Of another release, or damaged, or it would do harm.
     Unfit,
     /// Something outside failed; trying again may help.
     Passing,
@@ -119,7 +130,7 @@ impl Error {
             Self::NotOffered { .. } => ErrorKind::NotOffered,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Files(error) => of_files(error.kind()),
-            Self::Unfit { .. } => ErrorKind::Unfit,
+            Self::Unfit { .. } | Self::Refused { .. } => ErrorKind::Unfit,
             Self::Runs(error) => match error.kind() {
                 Runs::Passing => ErrorKind::Passing,
                 Runs::NotFound => ErrorKind::NotFound,
@@ -139,7 +150,7 @@ impl Error {
                 }
                 _ => ErrorKind::Lasting,
             },
-            Self::Io { .. } | Self::Other(_) => ErrorKind::Lasting,
+            Self::Io { .. } | Self::Other(_) | Self::Interrupted => ErrorKind::Lasting,
         }
     }
 }

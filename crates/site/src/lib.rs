@@ -42,5 +42,5 @@ pub use report::{ImageReport, Report, ReportGroup, ReportQuestion};
 pub use restores::{RestoreBegun, RestoreRequest, SnapshotAsked};
 pub use schedule::{CatchUp, ScheduleView};
 pub use site::{ImportOptions, ImportRequest, OpenRepository, Site};
-pub use state::{About, Restored, Restoring, StateInputs, restore};
+pub use state::{About, Going, Moved, Restored, Restoring, StateInputs, check_state, move_state, restore};
 pub use sweep::{Leftover, LeftoverProblem, Leftovers, Removal, Removed};

@@ -29,7 +29,7 @@ use crate::images::Figures;
 use crate::notify::{self, Notifier};
 use crate::places::SitePlaces;
 use crate::schedule::Scheduler;
-use crate::state::StateKind;
+use crate::state::{StateKind, check_state};
 use crate::sweep::{self, LastLook};
 use crate::{Config, Error, Result, event, intake, schedule, trouble, work};
 
@@ -133,6 +133,7 @@ impl Site {
         let place = config.state.display().to_string();
         make_private(&config.state).map_err(Error::io(&place, "make the directory of the daemon's state"))?;
         let alone = be_alone(&config.state)?;
+        check_state(&config)?;
         let (state, catalog) = databases(&config)?;
         let (owner, catalog) = (daemon_name(owner, &catalog)?, Arc::new(catalog));
         let notifier = Arc::new(Notifier::new(&config, Arc::clone(&catalog)));

@@ -1,6 +1,7 @@
 //! `leeward server`: the daemon of a site.
 
 mod init;
+mod move_state;
 mod restore_state;
 mod run;
 
@@ -45,6 +46,7 @@ enum ServerVerb {
         place: PlaceArgument,
     },
     RestoreState(restore_state::RestoreStateArguments),
+    MoveState(move_state::MoveStateArguments),
     /// Say whether the configuration makes sense, and whether the providers of tokens that it names answer
     Check {
         #[command(flatten)]
@@ -96,6 +98,7 @@ pub fn run(
     match &arguments.verb {
         None => run::run(arguments.place.load()?, output),
         Some(ServerVerb::RestoreState(arguments)) => restore_state::run(arguments, repository, output),
+        Some(ServerVerb::MoveState(arguments)) => move_state::run(arguments, output),
         Some(ServerVerb::Init { place }) => init::run(&place.file()?, output),
         Some(ServerVerb::Check { place }) => {
             let config = place.load()?;
@@ -104,6 +107,7 @@ pub fn run(
             if let Some(database) = &config.database {
                 output.line(format!("[database]: {} answers", database.reach().map_err(failure)?));
             }
+            leeward_site::check_state(&config).map_err(failure)?;
             output.line(format!("{}: the configuration makes sense", config.name));
             Ok(ExitCode::SUCCESS)
         }

@@ -16,6 +16,7 @@ mod iscsi;
 mod kills;
 mod machines;
 mod many;
+mod moving;
 mod notify;
 mod oci;
 mod oidc;

@@ -10,7 +10,7 @@ use super::daemon::{Daemon, LEEWARD, assert_holds, disk, image};
 
 #[allow(dead_code, reason = "support of other tests too")]
 #[path = "../../../runs/tests/world/server.rs"]
-mod server;
+pub mod server;
 
 use server::Server;
 

@@ -22,7 +22,7 @@ const TERM: Duration = Duration::from_secs(20);
 /// How often it says so, and how often the others ask.
 const EVERY: Duration = Duration::from_secs(4);
 /// The database's clock, in microseconds since 1970.
-const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+pub(crate) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
 /// Whether this daemon leads.
 #[derive(Debug)]

@@ -18,6 +18,8 @@ use crate::Result;
 pub(crate) use database::{Fault, Row, Value, Work, values};
 pub(crate) use lead::Lead;
 
+pub(crate) use tables::SCHEMA;
+
 use database::Database;
 
 /// Something that was heard about an object.
@@ -251,4 +253,4 @@ fn hint(row: &Row) -> Result<Hint, Fault> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

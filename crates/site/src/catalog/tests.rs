@@ -8,7 +8,7 @@ use crate::schedule::Entry;
 
 #[allow(dead_code, reason = "support of other tests too")]
 #[path = "../../../runs/tests/world/server.rs"]
-mod server;
+pub(crate) mod server;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()

@@ -10,14 +10,17 @@
 
 mod copy;
 mod job;
+mod moving;
 mod restore;
 mod shared;
+mod tables;
 
 use jiff::Timestamp;
 use leeward_protect::job::STATE_IMAGES;
 use leeward_repository::ImageName;
 use serde::{Deserialize, Serialize};
 
+pub use moving::{Going, Moved, check_state, move_state};
 pub use restore::{Restored, Restoring, restore};
 
 pub use job::StateInputs;

@@ -1,23 +1,16 @@
 //! The state that daemons share, as the files that a single daemon has.
-//!
-//! The tables and columns of both are the same (`leeward_runs::state`, `crate::catalog`), but for truths, which files have as
-//! numbers, and the names of tables, which begin with `leeward_` in the database.
 
 use std::path::Path;
 
 use leeward_runs::state::{PostgresFailure, PostgresPool, PostgresWork, SqliteState};
-use postgres::types::Type;
-use postgres::{GenericClient, Row};
-use rusqlite::types::Value;
+use postgres::GenericClient;
 use rusqlite::{Connection, params_from_iter};
 
+use super::tables::{CATALOG, RUNS, value};
 use crate::catalog::Catalog;
 use crate::config::SharedDatabase;
 use crate::{Error, Result};
 
-const RUNS: [&str; 6] = ["runs", "pools", "events", "logs", "progress", "checkpoints"];
-const CATALOG: [&str; 7] =
-    ["hints", "seen", "schedules", "told_up_to", "deliveries", "delivered", "worker_tokens"];
 /// Rows that are in memory at once.
 const ROWS_AT_ONCE: u32 = 500;
 
@@ -42,7 +35,7 @@ pub(super) fn copy(database: &SharedDatabase, catalog: &Path, runs: &Path) -> Re
             };
             let connection = fill().map_err(in_file)?;
             for table in tables {
-                fill_table(work, &connection, table)?;
+                fill_table(work, &connection, table.name)?;
             }
             // One file each: a log beside it would not be copied with it.
             connection.execute_batch("COMMIT; PRAGMA journal_mode = DELETE").map_err(in_file)?;
@@ -78,14 +71,4 @@ fn fill_table<C: GenericClient>(
         }
     }
     work.batch("CLOSE copied")
-}
-
-fn value(row: &Row, index: usize) -> Result<Value, PostgresFailure> {
-    Ok(match *row.columns()[index].type_() {
-        Type::INT8 => row.try_get::<_, Option<i64>>(index)?.map_or(Value::Null, Value::Integer),
-        Type::BOOL => {
-            row.try_get::<_, Option<bool>>(index)?.map_or(Value::Null, |truth| Value::Integer(truth.into()))
-        }
-        _ => row.try_get::<_, Option<String>>(index)?.map_or(Value::Null, Value::Text),
-    })
 }

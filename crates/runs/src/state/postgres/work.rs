@@ -1,6 +1,7 @@
 //! One use of a connection: statements that are prepared once per connection.
 
 use std::collections::HashMap;
+use std::io::Write;
 
 use postgres::types::ToSql;
 use postgres::{GenericClient, Row, Statement, Transaction};
@@ -87,6 +88,16 @@ impl<C: GenericClient> Work<'_, C> {
     /// See [`Work::execute`].
     pub fn batch(&mut self, text: &str) -> Result<(), Failure> {
         Ok(self.client.batch_execute(text)?)
+    }
+
+    /// Puts rows into a table, by a statement `COPY … FROM STDIN` and in its text form; returns how many they were.
+    ///
+    /// # Errors
+    /// See [`Work::execute`].
+    pub fn copy_in(&mut self, text: &str, rows: &[u8]) -> Result<u64, Failure> {
+        let mut writer = self.client.copy_in(text)?;
+        writer.write_all(rows).map_err(|error| Failure::Other(error.into()))?;
+        Ok(writer.finish()?)
     }
 
     /// Finds one row, where there is one.

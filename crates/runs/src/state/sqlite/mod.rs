@@ -30,6 +30,9 @@ pub struct SqliteState {
 }
 
 impl SqliteState {
+    /// The newest schema of files that this release knows.
+    pub const SCHEMA: i64 = schema::SCHEMA;
+
     /// Opens the file, or makes it.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use crate::{Error, Result};
 
 /// The newest schema that this release knows.
-const SCHEMA: i64 = 1;
+pub(super) const SCHEMA: i64 = 1;
 
 // What is written most often are the leases: every second, for each run under way. They are in no index, so that prolonging them
 // writes one page of the table and not one of an index besides. `WITHOUT ROWID` keeps only the beginnings of the documents among
