@@ -69,7 +69,10 @@ export function RestoreDialog({ image, snapshot, close }) {
     </form></${Dialog}>`;
 }
 
-const FORMATS = [['qcow2', 'qcow2'], ['raw', 'raw'], ['zst', 'raw, compressed (zstd)']];
+const FORMATS = [
+  ['qcow2', 'qcow2'], ['raw', 'raw'], ['zst', 'raw, compressed (zstd)'],
+  ['vmdk', 'vmdk (VMware)'], ['vhdx', 'vhdx (Hyper-V)'], ['vhd', 'vhd'], ['vhd-fixed', 'vhd, fixed (Azure)'],
+];
 
 export function ExportDialog({ image, snapshot, close }) {
   const site = useResource(address('site'));

@@ -173,6 +173,60 @@ fn a_directory_holds_objects() {
     }
 }
 
+/// All names in a directory.
+fn names_in(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_file_whose_making_broke_off_before_its_metadata_is_known_by_them() {
+    for existing in [Existing::Keep, Existing::Replace] {
+        for goes_on in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let objects = DirectoryObjects::open(folder.path()).unwrap();
+            let (parts, mine) = (objects.parts().unwrap(), metadata(&[("leeward-export", "mine")]));
+            if existing == Existing::Replace {
+                objects.put("a.raw", &mut &b"before"[..], &metadata(&[("leeward-export", "other")])).unwrap();
+            }
+            let upload = parts.begin("a.raw", &mine).unwrap();
+            let part = Part { number: 1, offset: 0, content: Bytes::from_static(b"whole") };
+            let tags = [parts.send("a.raw", &upload, &part).unwrap()];
+            // As a process leaves it that dies right after the file was given its name.
+            let (hidden, place) = (folder.path().join(&upload), folder.path().join("a.raw"));
+            let _ = std::fs::remove_file(&place);
+            std::fs::hard_link(hidden, &place).unwrap();
+            let head = objects.head("a.raw").unwrap();
+            assert_eq!((head.bytes, &head.metadata), (5, &mine), "{existing:?}");
+            if goes_on {
+                let version = parts.complete("a.raw", &upload, &tags, 5, existing).unwrap();
+                assert_eq!(version, head.version);
+            } else {
+                parts.abort("a.raw", &upload).unwrap();
+            }
+            assert_eq!(objects.head("a.raw").unwrap(), head);
+            assert_eq!(names_in(folder.path()), ["a.raw", "a.raw.leeward.json"]);
+        }
+    }
+}
+
+#[test]
+fn giving_up_leaves_what_another_upload_has_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = DirectoryObjects::open(folder.path()).unwrap();
+    let parts = objects.parts().unwrap();
+    let [one, other] =
+        ["one", "other"].map(|run| parts.begin("a.raw", &metadata(&[("leeward-export", run)])).unwrap());
+    std::fs::hard_link(folder.path().join(&one), folder.path().join("a.raw")).unwrap();
+    parts.abort("a.raw", &other).unwrap();
+    assert_eq!(objects.head("a.raw").unwrap().metadata, metadata(&[("leeward-export", "one")]));
+    objects.delete("a.raw").unwrap();
+    parts.abort("a.raw", &one).unwrap();
+    assert_eq!(names_in(folder.path()), [""; 0]);
+}
+
 #[test]
 fn links_pipes_and_hidden_files_are_no_objects() {
     let folder = tempfile::tempdir().unwrap();
@@ -220,7 +274,6 @@ fn the_gateway_of_ceph_holds_objects_for_s3_and_swift() {
     let environment = Environment::of(&[("ST_AUTH", &auth), ("ST_USER", &user), ("ST_KEY", &key)]);
     let location = format!("swift://leeward-tests/{}", prefix());
     let swift = open(&location, &environment).unwrap();
-    assert!(swift.parts().is_none(), "nothing is promised that is not done");
     let small = content(1000);
     let version = swift.put("x y.raw", &mut small.as_slice(), &metadata(&[("ad_number", "1")])).unwrap();
     let head = swift.head("x y.raw").unwrap();
@@ -231,6 +284,76 @@ fn the_gateway_of_ceph_holds_objects_for_s3_and_swift() {
     swift.put("x y.raw", &mut content(2000).as_slice(), &Metadata::new()).unwrap();
     assert_eq!(swift.read("x y.raw", 10..20, &version).unwrap_err().kind(), ErrorKind::Conflict);
     swift.delete("x y.raw").unwrap();
+    comes_in_parts(swift.as_ref());
+    segments_come_and_go_with_their_object(&location, &environment);
+}
+
+/// What a container holds, and that of its segments: the names that begin with a prefix, of other tests not.
+fn segments_come_and_go_with_their_object(location: &str, environment: &Environment) {
+    let swift = open(location, environment).unwrap();
+    let parts = swift.parts().unwrap();
+    let beside = location.replace("leeward-tests/", "leeward-tests_segments/");
+    let segments = |name: &str| {
+        let whole = format!("{}/{name}", location.rsplit_once('/').unwrap().1);
+        let under = beside.rsplit_once('/').unwrap().0;
+        let listed =
+            open(under, environment).unwrap().list(&format!("leeward/{}/", md5(whole.as_bytes())), None);
+        listed.unwrap().objects.into_iter().map(|object| object.name).collect::<Vec<_>>()
+    };
+    let write = |name: &str, text: &'static [u8]| {
+        let upload = parts.begin(name, &metadata(&[("leeward-export", "run-1")])).unwrap();
+        let part = |number: u32, content: &'static [u8]| {
+            let part = Part { number, offset: 0, content: Bytes::from_static(content) };
+            parts.send(name, &upload, &part).unwrap()
+        };
+        let (one, other) = text.split_at(text.len() / 2);
+        let tags = [part(1, one), part(2, other)];
+        (upload, tags)
+    };
+    // One takes the place of another, and what that was made of goes.
+    for (text, existing) in [
+        (&b"the first one"[..], Existing::Keep),
+        (b"the second", Existing::Replace),
+        (b"", Existing::Replace),
+    ] {
+        let (upload, tags) = write("a.raw", text);
+        let bytes = text.len() as u64;
+        let version = parts.complete("a.raw", &upload, &tags, bytes, existing).unwrap();
+        let head = swift.head("a.raw").unwrap();
+        assert_eq!((head.bytes, &head.version), (bytes, &version));
+        assert_eq!(head.metadata, metadata(&[("leeward-export", "run-1")]));
+        let left = segments("a.raw");
+        assert_eq!(left.len(), if text.is_empty() { 0 } else { 2 }, "{left:?}");
+        if bytes > 0 {
+            assert_eq!(swift.read("a.raw", 1..bytes, &version).unwrap(), text[1..]);
+            let stale =
+                leeward_remote::objects::ObjectVersion("\"0123456789abcdef0123456789abcdef\"".to_owned());
+            assert_eq!(swift.read("a.raw", 1..bytes, &stale).unwrap_err().kind(), ErrorKind::Conflict);
+        }
+    }
+    swift.delete("a.raw").unwrap();
+    let (upload, tags) = write("b.raw", b"whole");
+    parts.complete("b.raw", &upload, &tags, 5, Existing::Keep).unwrap();
+    // As a process leaves it that died before it took the marker away.
+    let under = open(beside.rsplit_once('/').unwrap().0, environment).unwrap();
+    let first = segments("b.raw").remove(0);
+    let marker = format!("{}/upload", first.rsplit_once('/').unwrap().0);
+    under.put(&marker, &mut &b""[..], &Metadata::new()).unwrap();
+    assert_eq!(parts.unfinished("b.raw").unwrap(), std::slice::from_ref(&upload));
+    parts.abort("b.raw", &upload).unwrap();
+    assert_eq!(parts.unfinished("b.raw").unwrap(), [""; 0]);
+    let head = swift.head("b.raw").unwrap();
+    assert_eq!(swift.read("b.raw", 0..5, &head.version).unwrap(), b"whole");
+    // A small one in its place leaves nothing of it either.
+    swift.put("b.raw", &mut &b"small"[..], &Metadata::new()).unwrap();
+    assert_eq!(segments("b.raw"), [""; 0]);
+    swift.delete("b.raw").unwrap();
+    let (upload, tags) = write("c.raw", b"whole");
+    parts.complete("c.raw", &upload, &tags, 5, Existing::Keep).unwrap();
+    swift.delete("c.raw").unwrap();
+    swift.delete("c.raw").unwrap();
+    assert_eq!(segments("c.raw"), [""; 0]);
+    assert!(swift.list("", None).unwrap().objects.is_empty());
 }
 
 #[test]

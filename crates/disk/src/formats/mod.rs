@@ -6,6 +6,7 @@
 pub(crate) mod bits;
 pub(crate) mod bytes;
 pub(crate) mod claims;
+pub(crate) mod data_map;
 pub(crate) mod image_file;
 pub(crate) mod mapped;
 pub mod qcow2;

@@ -10,6 +10,9 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::place_of_site::{SiteArgument, failure};
 
+/// What an object can be.
+const FORMATS: [&str; 7] = ["qcow2", "raw", "zst", "vmdk", "vhd", "vhd-fixed", "vhdx"];
+
 /// Upload a snapshot to a bucket of a site, as an image that others can read
 #[derive(Args)]
 pub struct UploadArguments {
@@ -19,8 +22,8 @@ pub struct UploadArguments {
     bucket: String,
     /// What the object is called [default: as the image, its snapshot and the format]
     object: Option<String>,
-    /// Format of the object: qcow2, raw, or zst (raw, compressed)
-    #[arg(short = 'O', long, value_name = "FORMAT", default_value = "qcow2", value_parser = ["qcow2", "raw", "zst"])]
+    /// Format of the object: qcow2, raw, zst (raw, compressed), vmdk (streamOptimized), vhd (dynamic), vhd-fixed (for Azure), or vhdx
+    #[arg(short = 'O', long, value_name = "FORMAT", default_value = "qcow2", value_parser = FORMATS)]
     output_format: String,
     /// Replace an object that is there
     #[arg(long)]

@@ -3,10 +3,13 @@
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leeward_remote::Environment;
-use leeward_remote::objects::{self, SharedObjects};
+use leeward_remote::http::{Client, Method, Request};
+use leeward_remote::objects;
+use leeward_store::bucket::RequestClass;
 use serde_json::{Value, json};
 
 use super::daemon::{Daemon, disk, image};
@@ -31,8 +34,13 @@ fn ends_well(daemon: &Daemon, run: &str) -> Value {
     ended
 }
 
-/// Whether QEMU reads the same disk from both, and finds nothing wrong with a qcow2 image.
+/// Whether QEMU reads the same disk from both, and finds nothing wrong with an image that it can check.
 fn assert_same(exported: &Path, format: &str, raw: &Path) {
+    let format = match format {
+        "vhd" | "vhd-fixed" => "vpc",
+        "zst" => "raw",
+        format => format,
+    };
     let run = |arguments: &[&str]| {
         let done = Command::new("qemu-img").args(arguments).output().expect("qemu-img is there");
         assert!(
@@ -43,8 +51,8 @@ fn assert_same(exported: &Path, format: &str, raw: &Path) {
         );
     };
     let (exported, raw) = (exported.to_str().unwrap(), raw.to_str().unwrap());
-    if format == "qcow2" {
-        run(&["check", exported]);
+    if matches!(format, "qcow2" | "vmdk" | "vhdx") {
+        run(&["check", "-f", format, exported]);
     }
     run(&["compare", "-f", format, "-F", "raw", exported, raw]);
 }
@@ -81,8 +89,17 @@ fn a_snapshot_becomes_an_image_that_others_read() {
     let would = succeeds(would)[0].clone();
     assert_eq!(would["object"], format!("web-01-root-{}.qcow2", &id[..8]));
     assert_eq!(files(&daemon.path("out")), [""; 0]);
-    for (format, ending) in [("qcow2", "qcow2"), ("raw", "raw"), ("zst", "raw.zst")] {
-        let name = format!("images/web.{ending}");
+    let formats = [
+        ("qcow2", "web.qcow2"),
+        ("raw", "web.raw"),
+        ("zst", "web.raw.zst"),
+        ("vmdk", "web.vmdk"),
+        ("vhd", "web.vhd"),
+        ("vhd-fixed", "fixed.vhd"),
+        ("vhdx", "web.vhdx"),
+    ];
+    for (format, name) in formats {
+        let name = format!("images/{name}");
         let done = daemon.leeward(&["upload", "web-01/root@latest", "out", &name, "-O", format, "--wait"]);
         assert!(done.status.success(), "{format}: {}", String::from_utf8_lossy(&done.stderr));
         let mut exported = daemon.path("out").join(&name);
@@ -92,14 +109,14 @@ fn a_snapshot_becomes_an_image_that_others_read() {
             std::io::copy(&mut zstd_reader(packed), &mut std::fs::File::create(&unpacked).unwrap()).unwrap();
             exported = unpacked;
         }
-        assert_same(&exported, if format == "qcow2" { "qcow2" } else { "raw" }, &raw);
+        assert_same(&exported, format, &raw);
         let told: Value = serde_json::from_slice(
             &std::fs::read(daemon.path("out").join(format!("{name}.leeward.json"))).unwrap(),
         )
         .unwrap();
         assert_eq!(told["leeward-snapshot"], format!("web-01/root@{id}"));
     }
-    assert_eq!(files(&daemon.path("out")).len(), 6, "{:?}", files(&daemon.path("out")));
+    assert_eq!(files(&daemon.path("out")).len(), 2 * formats.len(), "{:?}", files(&daemon.path("out")));
 
     // What is there stays, unless it is to be replaced.
     file.write_all_at(b"another", 1 << 20).unwrap();
@@ -130,7 +147,7 @@ fn a_snapshot_becomes_an_image_that_others_read() {
         (json!({"image": "web-01/root", "bucket": "out", "object": "../web"}), 400),
         (json!({"image": "web-01/root", "bucket": "out", "object": ".web"}), 400),
         (json!({"image": "web-01/root", "bucket": "out", "object": ""}), 400),
-        (json!({"image": "web-01/root", "bucket": "out", "format": "vmdk"}), 400),
+        (json!({"image": "web-01/root", "bucket": "out", "format": "vdi"}), 400),
     ] {
         let answer = daemon.post("/v1/exports", &body);
         assert_eq!(answer.status, status, "{body}: {}", String::from_utf8_lossy(&answer.body));
@@ -154,6 +171,10 @@ fn a_disk_that_looks_like_an_image_is_exported_as_qcow2_alone() {
     let held = daemon.until(&run, &["held", "succeeded"]);
     assert_eq!(held["state"], "held", "{held:#}");
     assert_eq!(files(&daemon.path("out")), [""; 0]);
+    // A fixed VHD begins with the disk's own bytes.
+    let retry = json!({"inputs": {"format": "vhd-fixed"}});
+    assert_eq!(daemon.post(&format!("/v1/runs/{run}/retry"), &retry).status, 200);
+    daemon.until(&run, &["held"]);
     let retry = json!({"inputs": {"format": "qcow2"}});
     assert_eq!(daemon.post(&format!("/v1/runs/{run}/retry"), &retry).status, 200);
     ends_well(&daemon, &run);
@@ -185,13 +206,16 @@ fn an_empty_terabyte_is_a_small_image() {
     assert!(bytes < 32 << 20, "{bytes}");
     assert!(daemon.peak_bytes() < 256 << 20, "{} bytes of memory", daemon.peak_bytes());
     assert_same(&place, "qcow2", &raw);
-    // As raw it is as sparse as the disk, where the file system can do that.
-    let run = begin(
-        &daemon,
-        &json!({"image": "large", "bucket": "out", "object": "small.qcow2", "format": "qcow2"}),
-    );
-    ends_well(&daemon, &run);
-    assert!(daemon.path("out/small.qcow2").metadata().unwrap().blocks() * 512 < 64 << 20);
+    for format in ["vmdk", "vhd", "vhdx"] {
+        let (began, name) = (Instant::now(), format!("large.{format}"));
+        let body = json!({"image": "large", "bucket": "out", "object": name, "format": format});
+        ends_well(&daemon, &begin(&daemon, &body));
+        let place = daemon.path("out").join(name);
+        let bytes = place.metadata().unwrap().blocks() * 512;
+        println!("as {format}: {} KiB, {:.1} s", bytes >> 10, began.elapsed().as_secs_f64());
+        assert!(bytes < 32 << 20, "{bytes}");
+        assert_same(&place, format, &raw);
+    }
 }
 
 /// Waits until so much was sent; or more, and all that follows, where that was faster than this looked.
@@ -275,11 +299,45 @@ const SLOW: &str = "limit_bytes_per_second = 8000000";
 
 #[test]
 fn killed_on_the_way_to_a_directory_it_goes_on_and_a_cancelled_one_leaves_nothing() {
-    for format in ["qcow2", "zst"] {
+    for format in ["qcow2", "zst", "vmdk", "vhdx"] {
         let mut daemon = with_directory(SLOW);
         let left = |daemon: &Daemon| files(&daemon.path("out"));
         let fetched = |daemon: &Daemon, name: &str| daemon.path("out").join(name);
         killed_and_cancelled(&mut daemon, &|daemon| daemon.up(), format, &left, &fetched);
+    }
+}
+
+#[test]
+fn an_export_that_broke_off_between_its_file_and_its_metadata_is_known() {
+    for is_cancelled in [true, false] {
+        let mut daemon = with_directory("");
+        let raw = daemon.path("web.raw");
+        disk(&raw, 8 << 20, 7);
+        back_up(&daemon, &raw, "web");
+        let (place, beside) = (daemon.path("out/web.raw"), daemon.path("out/web.raw.leeward.json"));
+        // Where the metadata are to be, is something that no file can replace.
+        std::fs::create_dir_all(beside.join("x")).unwrap();
+        let run =
+            begin(&daemon, &json!({"image": "web", "bucket": "out", "object": "web.raw", "format": "raw"}));
+        let end = Instant::now() + Duration::from_secs(120);
+        while !place.exists() {
+            assert!(Instant::now() < end, "{:#}", daemon.run(&run));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        daemon.kill();
+        std::fs::remove_dir_all(&beside).unwrap();
+        daemon.up();
+        if is_cancelled {
+            assert_eq!(daemon.post(&format!("/v1/runs/{run}/cancel"), &json!({})).status, 200);
+            daemon.until(&run, &["cancelled", "succeeded"]);
+        } else {
+            ends_well(&daemon, &run);
+        }
+        let expected: &[&str] = match daemon.run(&run)["state"] == "cancelled" {
+            true => &[],
+            false => &["web.raw", "web.raw.leeward.json"],
+        };
+        assert_eq!(files(&daemon.path("out")), expected);
     }
 }
 
@@ -335,8 +393,8 @@ fn what_somebody_puts_in_the_place_of_an_exported_file_stays() {
     panic!("each object was compared before another file could take its place");
 }
 
-/// A bucket of the bed Ceph of this test's own, if it is up: its endpoint and name.
-fn bucket(name: &str) -> Option<(String, String)> {
+/// The endpoint of the bed Ceph, if it is up.
+fn ceph() -> Option<String> {
     let beds = std::env::var_os("TESTBED_DIR").map_or_else(|| "/var/tmp/testbeds".into(), PathBuf::from);
     let text = std::fs::read_to_string(beds.join("ceph/env")).unwrap_or_default();
     let endpoint = text.lines().find_map(|line| line.strip_prefix("export TB_RGW="));
@@ -348,29 +406,29 @@ fn bucket(name: &str) -> Option<(String, String)> {
         println!("SKIPPED: the test bed ceph is not up");
         return None;
     };
+    Some(endpoint.to_owned())
+}
+
+/// A bucket there of this test's own: its endpoint and name.
+fn bucket(name: &str) -> Option<(String, String)> {
+    let endpoint = ceph()?;
     let name = format!("leeward-export-{}-{name}", std::process::id());
     let location = format!("s3://{name}?endpoint={endpoint}");
     let parsed = leeward_remote::Location::parse(&location).unwrap().unwrap();
     leeward_remote::connect(&parsed, &Environment::of(&KEYS)).unwrap().bare.make().unwrap();
-    Some((endpoint.to_owned(), name))
+    Some((endpoint, name))
 }
 
-fn objects_in(location: &str) -> SharedObjects {
-    objects::open(location, &Environment::of(&KEYS)).unwrap()
-}
-
-#[test]
-fn a_bucket_of_s3_gets_an_image_that_others_read() {
-    let Some((endpoint, name)) = bucket("s3") else { return };
-    let location = format!("s3://{name}?endpoint={endpoint}");
+/// A site that exports to a bucket: killed and cancelled on the way, and with objects of others in the way.
+fn exports_to(location: &str, keys: &'static [(&'static str, &'static str)], formats: &[&str]) {
     let mut daemon = Daemon::new(|text| {
         format!("{text}{REPOSITORY}\n[bucket.out]\nlocation = '{location}'\n{SLOW}\n")
             .replace("lease_seconds = 30", "lease_seconds = 5")
     });
     succeeds(repository(&daemon, &["repo", "init", "--pack-size", "1M"]));
-    let up = |daemon: &mut Daemon| daemon.up_with(&KEYS);
+    let up = |daemon: &mut Daemon| daemon.up_with(keys);
     up(&mut daemon);
-    let remote = objects_in(&location);
+    let remote = objects::open(location, &Environment::of(keys)).unwrap();
     let left = |_: &Daemon| {
         let listed = remote.list("", None).unwrap().objects.into_iter().map(|object| object.name);
         let parts = remote.parts().unwrap();
@@ -388,8 +446,11 @@ fn a_bucket_of_s3_gets_an_image_that_others_read() {
         }
         path
     };
-    killed_and_cancelled(&mut daemon, &up, "qcow2", &left, &fetched);
-    assert_eq!(left(&daemon), ["k/web.img"]);
+    for format in formats {
+        killed_and_cancelled(&mut daemon, &up, format, &left, &fetched);
+        assert_eq!(left(&daemon), ["k/web.img"]);
+        remote.delete("k/web.img").unwrap();
+    }
 
     // What somebody else has put there stays, also when it comes while the export is under way.
     remote.put("theirs", &mut &b"precious"[..], &objects::Metadata::new()).unwrap();
@@ -410,6 +471,12 @@ fn a_bucket_of_s3_gets_an_image_that_others_read() {
     for object in remote.list("", None).unwrap().objects {
         remote.delete(&object.name).unwrap();
     }
+}
+
+#[test]
+fn a_bucket_of_s3_gets_an_image_that_others_read() {
+    let Some((endpoint, name)) = bucket("s3") else { return };
+    exports_to(&format!("s3://{name}?endpoint={endpoint}"), &KEYS, &["qcow2"]);
     let removed = Command::new("radosgw-admin")
         .args(["bucket", "rm", "--purge-objects", "--bucket", &name, "--conf"])
         .arg(
@@ -419,4 +486,57 @@ fn a_bucket_of_s3_gets_an_image_that_others_read() {
         )
         .output();
     println!("bucket removed: {}", removed.is_ok_and(|output| output.status.success()));
+}
+
+/// An account of the bed Ceph, by the authentication that Swift began with.
+const ACCOUNT: [(&str, &str); 3] =
+    [("ST_AUTH", "http://127.0.0.1:7480/auth/1.0"), ("ST_USER", "testbed:swift"), ("ST_KEY", "swift-secret")];
+
+/// A container of the bed Ceph, and what asks for it or its segments.
+struct Container {
+    client: Client,
+    origin: String,
+    path: String,
+    token: String,
+}
+
+impl Container {
+    fn new(name: &str) -> Option<Self> {
+        ceph()?;
+        let client = Client::new(Arc::default()).unwrap();
+        let login = Request::new(Method::GET, "http://127.0.0.1:7480", "/auth/1.0")
+            .header("x-auth-user", ACCOUNT[1].1)
+            .header("x-auth-key", ACCOUNT[2].1);
+        let login = client.send(login, RequestClass::Other).unwrap();
+        let header = |name| login.header(name).unwrap().to_owned();
+        let (storage, token) = (header("x-storage-url"), header("x-auth-token"));
+        let (scheme, rest) = storage.split_once("://").unwrap();
+        let (host, path) = rest.split_once('/').unwrap();
+        let name = format!("leeward-export-{}-{name}", std::process::id());
+        let made =
+            Self { client, origin: format!("{scheme}://{host}"), path: format!("/{path}/{name}"), token };
+        made.ask(Method::PUT, "");
+        Some(made)
+    }
+
+    fn name(&self) -> &str {
+        self.path.rsplit_once('/').unwrap().1
+    }
+
+    fn ask(&self, method: Method, ending: &str) -> String {
+        let request = Request::new(method, &self.origin, format!("{}{ending}", self.path))
+            .header("x-auth-token", &self.token);
+        let answer = self.client.send(request, RequestClass::Other).unwrap();
+        assert!(answer.is_success(), "{}", answer.status);
+        String::from_utf8(answer.body).unwrap()
+    }
+}
+
+#[test]
+fn a_container_of_swift_gets_an_image_that_others_read() {
+    let Some(container) = Container::new("swift") else { return };
+    exports_to(&format!("swift://{}", container.name()), &ACCOUNT, &["vmdk", "zst"]);
+    assert_eq!(container.ask(Method::GET, "_segments"), "", "no segment is left of anything");
+    container.ask(Method::DELETE, "_segments");
+    container.ask(Method::DELETE, "");
 }

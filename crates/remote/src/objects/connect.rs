@@ -7,6 +7,7 @@ use leeward_store::bucket::Requests;
 
 use super::dialect::Dialect;
 use super::remote::RemoteObjects;
+use super::swift_parts::SwiftObjects;
 use super::{DirectoryObjects, SharedObjects};
 use crate::encode;
 use crate::environment::Environment;
@@ -26,22 +27,26 @@ pub fn open(location: &str, environment: &Environment) -> Result<SharedObjects> 
     let Some(location) = Location::parse(location)? else {
         return Ok(Arc::new(DirectoryObjects::open(Path::new(location))?));
     };
+    if location.option("at").is_some() {
+        return Err(location.wrong("at=TIME shows a repository as it was, not a user's objects"));
+    }
     let requests = Arc::new(Requests::default());
     let client = Client::new(Arc::clone(&requests))
         .map_err(|source| Error::Client { store: location.to_string(), source })?;
     let service: Box<dyn Dialect> = match location.scheme {
         Scheme::Oci => Box::new(Oci::at(&location, environment)?),
         Scheme::S3 => Box::new(S3::new(&location, environment)?),
-        Scheme::Swift => Box::new(Swift::connect(&location, environment, &client)?),
+        Scheme::Swift => {
+            let service = Box::new(Swift::connect(&location, environment, &client)?);
+            let objects = RemoteObjects::new(service, client, location.to_string(), &location.prefix);
+            return Ok(Arc::new(SwiftObjects::new(objects, &location.bucket)));
+        }
         Scheme::AzureBlob | Scheme::Gcs | Scheme::Oss | Scheme::Sftp => {
             return Err(location.wrong(
                 "images are read from s3://, oci://, swift:// and directories; others keep repositories only",
             ));
         }
     };
-    if location.option("at").is_some() {
-        return Err(location.wrong("at=TIME shows a repository as it was, not a user's objects"));
-    }
     Ok(Arc::new(RemoteObjects::new(service, client, location.to_string(), &location.prefix)))
 }
 

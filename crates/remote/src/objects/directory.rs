@@ -120,12 +120,19 @@ impl DirectoryObjects {
         Ok((metadata.len(), version(&metadata), modified(&metadata)))
     }
 
-    fn metadata(&self, object: &str) -> Result<Metadata> {
-        let beside = format!("{object}{METADATA_ENDING}");
-        let file = match self.file("read the metadata of", &beside) {
-            Err(Error::NotFound { .. }) => return Ok(Metadata::new()),
-            other => other?,
-        };
+    /// The metadata of an object that is open. Those of one whose making has not ended lie beside its upload.
+    fn metadata(&self, object: &str, file: &File) -> Result<Metadata> {
+        let unfinished = self.made_by(object, file)?.map(|upload| Self::metadata_of(object, &upload));
+        for beside in unfinished.into_iter().chain([format!("{object}{METADATA_ENDING}")]) {
+            match self.file("read the metadata of", &beside) {
+                Err(Error::NotFound { .. }) => {}
+                found => return self.read_metadata(object, &beside, found?),
+            }
+        }
+        Ok(Metadata::new())
+    }
+
+    fn read_metadata(&self, object: &str, beside: &str, file: File) -> Result<Metadata> {
         let mut text = String::new();
         let read = file.take(METADATA_BYTES_MAX + 1).read_to_string(&mut text);
         read.map_err(|source| self.failed("read the metadata of", object, source))?;
@@ -229,7 +236,7 @@ impl Objects for DirectoryObjects {
         self.check(object)?;
         let file = self.file("look at", object)?;
         let (bytes, version, modified) = self.state(&file, "look at", object)?;
-        let metadata = self.metadata(object)?;
+        let metadata = self.metadata(object, &file)?;
         Ok(ObjectHead { bytes, version, digests: StatedDigests::default(), metadata, modified })
     }
 

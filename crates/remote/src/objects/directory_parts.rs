@@ -1,4 +1,9 @@
 //! Files that are written in parts: under a hidden name beside their place, until they are whole.
+//!
+//! A whole file gets its name as a second one, then its metadata are put beside it, and only then the hidden name goes. So whatever
+//! dies in between leaves a file that is known: one that has the hidden name of an upload as well is what that upload has made, and
+//! its metadata are those that still lie beside the hidden name. Metadata are never there before the file that they are of: what lies
+//! in its place may be somebody else's.
 
 use std::fs::File;
 use std::ops::RangeInclusive;
@@ -18,6 +23,8 @@ use crate::http::Bytes;
 const HOLE_BYTES: usize = 64 << 10;
 /// What the name of a file ends with beside which its metadata lies until it is whole.
 const METADATA: &str = ".metadata";
+/// What the name of a file ends with that is about to take the place of another.
+const NEXT: &str = ".next";
 
 impl DirectoryObjects {
     /// What the hidden names of an object's uploads begin with. By its digest, as it may be as long as a name can be.
@@ -44,6 +51,48 @@ impl DirectoryObjects {
         Ok((directory, file.into(), name.to_owned()))
     }
 
+    /// The upload that an object was made by, where its making has not ended: both are names of one file.
+    pub(super) fn made_by(&self, object: &str, file: &File) -> Result<Option<String>> {
+        let failed = |source: std::io::Error| self.failed("look at", object, source);
+        let there = file.metadata().map_err(failed)?;
+        if there.nlink() < 2 {
+            return Ok(None);
+        }
+        let (directory, _) = self.parent(object)?;
+        for upload in self.unfinished(object)? {
+            match rustix::fs::statat(&directory, upload.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if (stat.st_dev, stat.st_ino) == (there.dev(), there.ino()) => {
+                    return Ok(Some(upload));
+                }
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The name of an upload's metadata, seen from the directory.
+    pub(super) fn metadata_of(object: &str, upload: &str) -> String {
+        let under = object.rsplit_once('/').map_or(String::new(), |(under, _)| format!("{under}/"));
+        format!("{under}{upload}{METADATA}")
+    }
+
+    /// Gives a whole file the place of another, or an empty one; its hidden name stays where the file system has files of two names.
+    fn put_in_place(directory: &File, upload: &str, name: &str) -> rustix::io::Result<()> {
+        let next = format!("{upload}{NEXT}");
+        match rustix::fs::linkat(directory, upload, directory, next.as_str(), AtFlags::empty()) {
+            // An attempt before had come so far.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => {
+                return rustix::fs::renameat(directory, upload, directory, name);
+            }
+            Err(errno) => return Err(errno),
+        }
+        rustix::fs::renameat(directory, next.as_str(), directory, name)?;
+        // Nothing is renamed where both were names of the same file.
+        remove_name(directory, &next)
+    }
+
     /// Puts the metadata beside an object.
     fn keep_metadata(&self, directory: &File, name: &str, upload: &str, object: &str) -> Result<()> {
         let kept = format!("{upload}{METADATA}");
@@ -53,6 +102,14 @@ impl DirectoryObjects {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.failed("write the metadata of", object, errno)),
         }
+    }
+}
+
+/// Removes a name; one that is not there is as good.
+fn remove_name(directory: &File, name: &str) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
     }
 }
 
@@ -115,13 +172,15 @@ impl Parts for DirectoryObjects {
     ) -> Result<ObjectVersion> {
         let (directory, file, name) = self.upload(object, upload)?;
         let failed = |source: std::io::Error| self.failed("write", object, source);
-        file.set_len(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+        // What has its size keeps its version: it may be in its place already.
+        let length = file.metadata().map_err(failed)?.len();
+        let sized = if length == bytes { Ok(()) } else { file.set_len(bytes) };
+        sized.and_then(|()| file.sync_all()).map_err(failed)?;
         let identity = |metadata: &std::fs::Metadata| (metadata.dev(), metadata.ino());
         match existing {
             Existing::Replace => {
-                let renamed = rustix::fs::renameat(&directory, upload, &directory, name.as_str());
-                renamed.map_err(|errno| failed(errno.into()))?;
-                self.keep_metadata(&directory, &name, upload, object)?;
+                let placed = Self::put_in_place(&directory, upload, &name);
+                placed.map_err(|errno| failed(errno.into()))?;
             }
             Existing::Keep => {
                 match rustix::fs::linkat(&directory, upload, &directory, name.as_str(), AtFlags::empty()) {
@@ -137,11 +196,12 @@ impl Parts for DirectoryObjects {
                     }
                     Err(errno) => return Err(failed(errno.into())),
                 }
-                self.keep_metadata(&directory, &name, upload, object)?;
-                let removed = rustix::fs::unlinkat(&directory, upload, AtFlags::empty());
-                removed.map_err(|errno| failed(errno.into()))?;
             }
         }
+        directory.sync_all().map_err(failed)?;
+        self.keep_metadata(&directory, &name, upload, object)?;
+        directory.sync_all().map_err(failed)?;
+        remove_name(&directory, upload).map_err(|errno| failed(errno.into()))?;
         directory.sync_all().map_err(failed)?;
         Ok(self.state(&file, "write", object)?.1)
     }
@@ -152,11 +212,18 @@ impl Parts for DirectoryObjects {
         if self.check_upload(object, name, upload).is_err() {
             return Ok(());
         }
-        for name in [upload.to_owned(), format!("{upload}{METADATA}")] {
-            match rustix::fs::unlinkat(&directory, name.as_str(), AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(self.failed("give up writing", object, errno)),
-            }
+        let failed = |errno: Errno| self.failed("give up writing", object, errno);
+        // What the upload has made stays, and is told as what it is.
+        let there = match self.file("look at", object) {
+            Ok(file) => self.made_by(object, &file)?,
+            Err(_) => None,
+        };
+        if there.as_deref() == Some(upload) {
+            self.keep_metadata(&directory, name, upload, object)?;
+        }
+        // The upload's own name last: by it the others are found.
+        for name in [format!("{upload}{METADATA}"), format!("{upload}{NEXT}"), upload.to_owned()] {
+            remove_name(&directory, &name).map_err(failed)?;
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod remote;
 mod remote_parts;
 mod s3;
 mod swift;
+mod swift_parts;
 
 use std::collections::BTreeMap;
 use std::io::Read;

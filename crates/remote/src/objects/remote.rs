@@ -66,6 +66,33 @@ impl RemoteObjects {
         })
     }
 
+    /// Sends what must succeed where a condition holds.
+    pub(super) fn ask_if(
+        &self,
+        request: &Request,
+        condition: Condition<'_>,
+        at: &At<'_>,
+    ) -> Result<Response> {
+        self.repeat(|| {
+            let response = self.send(request.clone(), RequestClass::Put, at)?;
+            if response.is_success() {
+                return Ok(response);
+            }
+            let refusal = self.service.refusal(&response);
+            let hint = self.service.hint(&refusal);
+            Err(refusal.into_error(at, Some(condition), hint))
+        })
+    }
+
+    /// Sees that there is no such object.
+    pub(super) fn check_absent(&self, object: &str) -> Result<()> {
+        match self.head(object) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Ok(_) => Err(Error::AlreadyExists { store: self.name.clone(), key: object.to_owned() }),
+            Err(error) => Err(error),
+        }
+    }
+
     fn refused(&self, response: &Response, at: &At<'_>) -> Error {
         let refusal = self.service.refusal(response);
         let hint = self.service.hint(&refusal);
@@ -324,7 +351,7 @@ pub(super) fn set_metadata(request: &mut Request, prefix: &str, metadata: &Metad
 }
 
 /// The metadata in an answer. What is no text is shown as what could be read of it.
-fn metadata_in(response: &Response, prefix: &str) -> Metadata {
+pub(super) fn metadata_in(response: &Response, prefix: &str) -> Metadata {
     let read = |(name, value): (&HeaderName, &HeaderValue)| {
         let key = name.as_str().strip_prefix(prefix)?;
         Some((key.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))

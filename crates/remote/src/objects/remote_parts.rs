@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use leeward_store::bucket::{Condition, RequestClass};
-use leeward_store::{Error, ErrorKind, Result};
+use leeward_store::{ErrorKind, Result};
 
 use super::dialect::Uploads;
 use super::parts::{Existing, Part, Parts};
@@ -68,23 +68,9 @@ impl Parts for RemoteObjects {
         if existing == Existing::Keep {
             request.set_header("if-none-match", "*");
             // Some services do not know the condition here, and would replace what is there.
-            match self.head(object) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Ok(_) => {
-                    return Err(Error::AlreadyExists { store: self.name.clone(), key: object.to_owned() });
-                }
-                Err(error) => return Err(error),
-            }
+            self.check_absent(object)?;
         }
-        let response = self.repeat(|| {
-            let response = self.send(request.clone(), RequestClass::Put, &at)?;
-            if response.is_success() {
-                return Ok(response);
-            }
-            let refusal = self.service.refusal(&response);
-            let hint = self.service.hint(&refusal);
-            Err(refusal.into_error(&at, Some(condition), hint))
-        })?;
+        let response = self.ask_if(&request, condition, &at)?;
         match way.completed(&response).map_err(|what| at.nonsense(what))? {
             Some(version) => Ok(version),
             None => Ok(self.head(object)?.version),

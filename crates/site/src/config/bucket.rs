@@ -9,7 +9,7 @@ use super::Config;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bucket {
-    /// `s3://…`, `oci://…` or a directory.
+    /// `s3://…`, `oci://…`, `swift://…` or a directory.
     pub location: String,
     /// Bytes per second that an export writes at most.
     #[serde(default)]
@@ -27,9 +27,9 @@ impl Bucket {
     pub(super) fn check(&self, config: &Config) -> Result<(), String> {
         let location = Location::parse(&self.location).map_err(|error| error.to_string())?;
         if let Some(location) = location
-            && !matches!(location.scheme, Scheme::S3 | Scheme::Oci)
+            && !matches!(location.scheme, Scheme::S3 | Scheme::Oci | Scheme::Swift)
         {
-            return Err("exports go to s3://, oci:// and directories".to_owned());
+            return Err("exports go to s3://, oci://, swift:// and directories".to_owned());
         }
         if self.limit_bytes_per_second == Some(0) {
             return Err("limit_bytes_per_second must be at least 1".to_owned());

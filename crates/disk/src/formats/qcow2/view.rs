@@ -8,9 +8,10 @@
 //! Memory: a bit and an eighth of a byte for each cluster of the disk; clusters are larger on large disks, so this is about
 //! 1 MiB up to 8 TiB.
 
+use crate::formats::data_map::{DataMap, read_padded};
 use crate::formats::qcow2::head::{COPIED, Head};
 use crate::source::check_range;
-use crate::{Error, Result, SharedSource, Storage, walk_extents};
+use crate::{Result, SharedSource, Storage};
 
 /// The smallest cluster, which is also QEMU's usual one: 64 KiB.
 const CLUSTER_BITS_MIN: u32 = 16;
@@ -18,65 +19,6 @@ const CLUSTER_BITS_MIN: u32 = 16;
 const CLUSTER_BITS_MAX: u32 = 21;
 /// Clusters of a disk, at most, before they are made larger.
 const CLUSTERS_MAX: u64 = 1 << 22;
-
-/// Which clusters hold data.
-struct Map {
-    bits: Vec<u64>,
-    /// How many do before each word.
-    before: Vec<u64>,
-}
-
-impl Map {
-    fn of(source: &dyn crate::Source, cluster_bits: u32) -> Result<Self> {
-        let clusters = source.virtual_size().div_ceil(1 << cluster_bits);
-        let mut bits = vec![0_u64; usize::try_from(clusters.div_ceil(64)).unwrap_or(usize::MAX)];
-        walk_extents(source, 0, source.virtual_size(), |extent| {
-            if extent.kind.is_data() && extent.length > 0 {
-                for cluster in extent.offset >> cluster_bits..=(extent.end() - 1) >> cluster_bits {
-                    if let Some(word) = bits.get_mut((cluster / 64) as usize) {
-                        *word |= 1 << (cluster % 64);
-                    }
-                }
-            }
-            Ok::<(), Error>(())
-        })?;
-        let mut total = 0;
-        let mut before = Vec::with_capacity(bits.len() + 1);
-        for word in &bits {
-            before.push(total);
-            total += u64::from(word.count_ones());
-        }
-        before.push(total);
-        Ok(Self { bits, before })
-    }
-
-    fn total(&self) -> u64 {
-        self.before.last().copied().unwrap_or(0)
-    }
-
-    fn holds(&self, cluster: u64) -> bool {
-        self.bits.get((cluster / 64) as usize).is_some_and(|word| word >> (cluster % 64) & 1 == 1)
-    }
-
-    /// How many clusters before this one hold data.
-    fn rank(&self, cluster: u64) -> u64 {
-        let word = (cluster / 64) as usize;
-        match self.bits.get(word) {
-            Some(bits) => self.before[word] + u64::from((bits & ((1 << (cluster % 64)) - 1)).count_ones()),
-            None => self.total(),
-        }
-    }
-
-    /// The cluster with data before which so many others hold data.
-    fn select(&self, rank: u64) -> u64 {
-        let word = self.before.partition_point(|before| *before <= rank).saturating_sub(1);
-        let mut bits = self.bits.get(word).copied().unwrap_or(0);
-        for _ in self.before[word]..rank {
-            bits &= bits.wrapping_sub(1);
-        }
-        word as u64 * 64 + u64::from(bits.trailing_zeros())
-    }
-}
 
 /// Where the parts of the image begin, in clusters of it.
 struct Layout {
@@ -93,7 +35,7 @@ pub struct Qcow2View {
     source: SharedSource,
     name: String,
     cluster_bits: u32,
-    map: Map,
+    map: DataMap,
     /// The numbers of the L2 tables that map something, in order.
     tables: Vec<u64>,
     l1_entries: u64,
@@ -110,7 +52,7 @@ impl Qcow2View {
         let size = source.virtual_size();
         let fits = |bits: &u32| size >> bits <= CLUSTERS_MAX;
         let cluster_bits = (CLUSTER_BITS_MIN..CLUSTER_BITS_MAX).find(fits).unwrap_or(CLUSTER_BITS_MAX);
-        let map = Map::of(source.as_ref(), cluster_bits)?;
+        let map = DataMap::of(source.as_ref(), cluster_bits)?;
         let (cluster, per_table) = (1_u64 << cluster_bits, 1_u64 << (cluster_bits - 3));
         let l1_entries = size.div_ceil(cluster * per_table).max(1);
         let tables: Vec<u64> = (0..l1_entries)
@@ -212,11 +154,7 @@ impl Qcow2View {
             let position = first * cluster + within;
             let part = &mut buffer[done..done + length as usize];
             // The last cluster may reach past the end of the disk.
-            let there = self.source.virtual_size().saturating_sub(position).min(length) as usize;
-            if there > 0 {
-                self.source.read_at(&mut part[..there], position)?;
-            }
-            part[there..].fill(0);
+            read_padded(self.source.as_ref(), part, position)?;
             done += length as usize;
         }
         Ok(())
@@ -254,63 +192,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{Extent, ExtentKind, Format, Info, MemoryStorage, OpenOptions, Source, open_storage};
-
-    /// A disk with data in some places, which may be told more coarsely than it is.
-    struct Disk {
-        size: u64,
-        grain: u64,
-        is_data: fn(u64) -> bool,
-    }
-
-    fn byte(position: u64) -> u8 {
-        (position.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8 | 1
-    }
-
-    impl Source for Disk {
-        fn virtual_size(&self) -> u64 {
-            self.size
-        }
-
-        fn info(&self) -> Info {
-            Info { format: Format::Raw, virtual_size: self.size, allocated_bytes: None, details: vec![] }
-        }
-
-        fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
-            let end = (offset / self.grain + 1) * self.grain;
-            let length = length.min(end - offset);
-            let is_data = (self.is_data)(offset / self.grain);
-            let kind = if is_data { ExtentKind::Data } else { ExtentKind::Unallocated };
-            Ok(vec![Extent { offset, length, kind }])
-        }
-
-        fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-            check_range("disk", offset, buffer.len() as u64, self.size)?;
-            for (at, found) in (offset..).zip(buffer) {
-                *found = if (self.is_data)(at / self.grain) { byte(at) } else { 0 };
-            }
-            Ok(())
-        }
-    }
+    use crate::formats::data_map::disks::{Disk, assert_ranged, byte};
+    use crate::{Format, MemoryStorage, OpenOptions, Source, open_storage};
 
     fn every_byte_comes_back(size: u64, grain: u64, is_data: fn(u64) -> bool) {
         let disk: SharedSource = Arc::new(Disk { size, grain, is_data });
         let view = Qcow2View::new(Arc::clone(&disk), "view").unwrap();
-        let mut whole = vec![0; view.size() as usize];
-        view.read_at(&mut whole, 0).unwrap();
-        // In parts of any length at any place it is the same.
-        let mut pieces = Vec::new();
-        for number in 1_usize.. {
-            let length = (number * 37_813 % 300_000).min(whole.len() - pieces.len());
-            if length == 0 && pieces.len() == whole.len() {
-                break;
-            }
-            let mut piece = vec![0; length];
-            view.read_at(&mut piece, pieces.len() as u64).unwrap();
-            pieces.extend(piece);
-        }
-        assert!(whole == pieces);
-        assert!(view.read_at(&mut [0; 2], view.size() - 1).is_err());
+        let whole = assert_ranged(&view);
         let image = open_storage(
             Arc::new(MemoryStorage::new("image", whole)),
             &OpenOptions::with_format(Format::Qcow2),

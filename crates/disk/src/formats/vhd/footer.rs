@@ -23,9 +23,9 @@ const COOKIE: &[u8; 8] = b"conectix";
 const CHECKSUM_OFFSET: usize = 64;
 const SECTOR_BYTES: u64 = 512;
 /// Place of the dynamic header in images that have none.
-const NO_HEADER: u64 = u64::MAX;
+pub(super) const NO_HEADER: u64 = u64::MAX;
 /// The largest disk that a geometry can express, in sectors: it stands for "larger than this".
-const GEOMETRY_MAX: u64 = 65535 * 16 * 255;
+pub(super) const GEOMETRY_MAX: u64 = 65535 * 16 * 255;
 /// The features that the specification names.
 const FEATURES_KNOWN: u32 = 3;
 

@@ -10,11 +10,13 @@ mod dynamic;
 mod footer;
 mod header;
 mod parent;
+mod view;
 
 use std::sync::Arc;
 
 use self::dynamic::Dynamic;
 use self::footer::{FOOTER_BYTES, Footer, Kind};
+pub use self::view::{FixedVhdView, VhdView};
 use super::image_file::ImageFile;
 use super::mapped::{Content, Mapped, Mapping, Run};
 use crate::{Format, Info, OpenOptions, Result, SharedSource, SharedStorage, Storage};

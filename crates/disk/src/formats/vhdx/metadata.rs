@@ -11,19 +11,19 @@ const TABLE_BYTES: u64 = 64 << 10;
 const ENTRIES_MAX: u16 = 2047;
 /// The largest item that is kept: the parent locator is the only one of more than 16 bytes.
 const ITEM_BYTES_MAX: u32 = 1 << 20;
-const DISK_BYTES_MAX: u64 = 64 << 40;
+pub(super) const DISK_BYTES_MAX: u64 = 64 << 40;
 const BLOCK_BYTES: std::ops::RangeInclusive<u64> = MIB..=256 * MIB;
 const REQUIRED: u32 = 4;
 
-const FILE_PARAMETERS: Guid =
+pub(super) const FILE_PARAMETERS: Guid =
     Guid::new(0xcaa1_6737, 0xfa36, 0x4d43, [0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b]);
-const DISK_SIZE: Guid =
+pub(super) const DISK_SIZE: Guid =
     Guid::new(0x2fa5_4224, 0xcd1b, 0x4876, [0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8]);
-const DISK_ID: Guid =
+pub(super) const DISK_ID: Guid =
     Guid::new(0xbeca_12ab, 0xb2e6, 0x4523, [0x93, 0xef, 0xc3, 0x09, 0xe0, 0x00, 0xc7, 0x46]);
-const LOGICAL_SECTOR: Guid =
+pub(super) const LOGICAL_SECTOR: Guid =
     Guid::new(0x8141_bf1d, 0xa96f, 0x4709, [0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa, 0xab, 0x5f]);
-const PHYSICAL_SECTOR: Guid =
+pub(super) const PHYSICAL_SECTOR: Guid =
     Guid::new(0xcda3_48c7, 0x445d, 0x4471, [0x9c, 0xc9, 0xe9, 0x88, 0x52, 0x51, 0xc5, 0x56]);
 const PARENT_LOCATOR: Guid =
     Guid::new(0xa8d3_5f2d, 0xb30b, 0x454d, [0xab, 0xf7, 0xd3, 0xd8, 0x48, 0x34, 0xab, 0x0c]);

@@ -14,6 +14,7 @@ mod metadata;
 mod overlay;
 mod parent;
 mod region;
+mod view;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use self::blocks::Blocks;
 use self::header::Header;
 use self::metadata::Metadata;
 use self::region::Regions;
+pub use self::view::VhdxView;
 use super::image_file::ImageFile;
 use super::mapped::{Mapped, Mapping, Run};
 use crate::{Format, Info, OpenOptions, Result, SharedSource, SharedStorage, Storage};

@@ -12,9 +12,9 @@ use crate::Result;
 const PLACES: [u64; 2] = [192 << 10, 256 << 10];
 const TABLE_BYTES: usize = 64 << 10;
 const ENTRIES_MAX: u32 = 2047;
-const BLOCK_TABLE: Guid =
+pub(super) const BLOCK_TABLE: Guid =
     Guid::new(0x2dc2_7766, 0xf623, 0x4200, [0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 0x08]);
-const METADATA: Guid =
+pub(super) const METADATA: Guid =
     Guid::new(0x8b7c_a206, 0x4790, 0x4b9a, [0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e]);
 
 /// A stretch of the file, on whole MiB.

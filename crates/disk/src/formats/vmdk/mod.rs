@@ -12,11 +12,13 @@
 mod descriptor;
 mod header;
 mod sparse;
+mod view;
 
 use std::sync::Arc;
 
 use self::descriptor::{Descriptor, ExtentLine, ExtentType};
 use self::sparse::SparseExtent;
+pub use self::view::VmdkView;
 use super::image_file::ImageFile;
 use super::mapped::{Content, Mapped, Mapping, Run};
 use crate::{Format, Info, OpenOptions, Result, SharedSource, SharedStorage, Storage};

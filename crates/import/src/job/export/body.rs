@@ -6,6 +6,9 @@
 use std::sync::Arc;
 
 use leeward_disk::formats::qcow2::Qcow2View;
+use leeward_disk::formats::vhd::{FixedVhdView, VhdView};
+use leeward_disk::formats::vhdx::VhdxView;
+use leeward_disk::formats::vmdk::VmdkView;
 use leeward_disk::{SharedSource, Storage, detect};
 use leeward_runs::step::Fault;
 
@@ -55,11 +58,24 @@ pub(super) struct Piece {
 }
 
 impl Body {
-    /// Looks at the disk.
-    pub fn new(source: &SharedSource, format: ExportFormat, name: &str) -> Result<Self, Fault> {
-        let failed = |error: leeward_disk::Error| fault::of_import(&Error::from(error));
+    /// Looks at the disk. `identity` tells its content from others, as images say it of themselves.
+    pub fn new(
+        source: &SharedSource,
+        format: ExportFormat,
+        name: &str,
+        identity: &[u8; 16],
+    ) -> Result<Self, Fault> {
+        let failed = |error: leeward_disk::Error| match error {
+            leeward_disk::Error::Invalid { what, .. } => Fault::lasting(
+                format!("{name}: {what}"),
+                "export it as qcow2: set format to \"qcow2\", then retry the step",
+            ),
+            error => fault::of_import(&Error::from(error)),
+        };
         let raw = || Raw { source: Arc::clone(source), name: name.to_owned() };
-        if format != ExportFormat::Qcow2 && needs_seeking(&raw()).map_err(|error| fault::of_import(&error))? {
+        // What begins with the disk's own bytes may be taken for what they look like.
+        let is_bare = matches!(format, ExportFormat::Raw | ExportFormat::Zst | ExportFormat::VhdFixed);
+        if is_bare && needs_seeking(&raw()).map_err(|error| fault::of_import(&error))? {
             let like = detect(&raw()).map_err(failed)?;
             let like = like.first().map_or("an archive or compressed file", |format| format.name());
             return Err(Fault::lasting(
@@ -70,13 +86,20 @@ impl Body {
                 "export it as qcow2: set format to \"qcow2\", then retry the step",
             ));
         }
+        let disk = Arc::clone(source);
         Ok(match format {
-            ExportFormat::Qcow2 => {
-                Self::Plain(Box::new(Qcow2View::new(Arc::clone(source), name).map_err(failed)?))
-            }
-            ExportFormat::Raw => Self::Plain(Box::new(raw())),
-            ExportFormat::Zst => Self::Zst(Arc::clone(source)),
+            ExportFormat::Qcow2 => Self::plain(Qcow2View::new(disk, name).map_err(failed)?),
+            ExportFormat::Vmdk => Self::plain(VmdkView::new(disk, name, identity).map_err(failed)?),
+            ExportFormat::Vhd => Self::plain(VhdView::new(disk, name, identity).map_err(failed)?),
+            ExportFormat::VhdFixed => Self::plain(FixedVhdView::new(disk, name, identity).map_err(failed)?),
+            ExportFormat::Vhdx => Self::plain(VhdxView::new(disk, name, identity).map_err(failed)?),
+            ExportFormat::Raw => Self::plain(raw()),
+            ExportFormat::Zst => Self::Zst(disk),
         })
+    }
+
+    fn plain(image: impl Storage + 'static) -> Self {
+        Self::Plain(Box::new(image))
     }
 
     /// The position behind the last part.

@@ -41,7 +41,7 @@ pub const SNAPSHOT_KEY: &str = "leeward-snapshot";
 
 /// What the object is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum ExportFormat {
     /// A qcow2 image of version 3, not compressed: empty parts of the disk take nothing.
     #[default]
@@ -50,6 +50,14 @@ pub enum ExportFormat {
     Raw,
     /// The disk itself, compressed by Zstandard.
     Zst,
+    /// A streamOptimized image of VMware's, not compressed: empty parts of the disk take nothing.
+    Vmdk,
+    /// A dynamic VHD: empty parts of the disk take nothing.
+    Vhd,
+    /// A fixed VHD, of whole MiB, as Azure takes it: the disk itself with all its zeros, and what describes it.
+    VhdFixed,
+    /// A dynamic VHDX: empty parts of the disk take nothing.
+    Vhdx,
 }
 
 impl ExportFormat {
@@ -60,6 +68,9 @@ impl ExportFormat {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
             Self::Zst => "raw.zst",
+            Self::Vmdk => "vmdk",
+            Self::Vhd | Self::VhdFixed => "vhd",
+            Self::Vhdx => "vhdx",
         }
     }
 }
@@ -70,6 +81,10 @@ impl fmt::Display for ExportFormat {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
             Self::Zst => "raw in zstd",
+            Self::Vmdk => "vmdk",
+            Self::Vhd => "vhd",
+            Self::VhdFixed => "fixed vhd",
+            Self::Vhdx => "vhdx",
         })
     }
 }

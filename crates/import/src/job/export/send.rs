@@ -80,7 +80,7 @@ fn parts_of<'a>(name: &str, bucket: &'a Bucket) -> Result<&'a dyn Parts, Fault> 
     bucket.objects.parts().ok_or_else(|| {
         Fault::lasting(
             format!("bucket {name}: this service takes no exports"),
-            "name a bucket of S3 or OCI, or a directory, then retry the step",
+            "name a bucket of S3, OCI or Swift, or a directory, then retry the step",
         )
     })
 }
@@ -196,6 +196,11 @@ impl Step for Write {
             && let Some(made) = Self::made(&kept, &asked, head)
         {
             context.say(format!("{} was written before the daemon ended", inputs.object));
+            // What may be left of the upload: its object stays.
+            if let Some(upload) = &kept.upload {
+                let ended = parts.abort(&upload.of.object, &upload.id);
+                ended.map_err(|error| refused(&error))?;
+            }
             return Self::leave(context, &mut kept, made);
         }
         if there.is_some() && mine.is_none() && !inputs.replace {
@@ -214,7 +219,8 @@ impl Step for Write {
         let name = SnapshotName { image: inputs.image.clone(), snapshot: inputs.snapshot.clone() };
         let found = Found::look(self.0.as_ref(), &name)?;
         let source = found.source()?;
-        let body = Body::new(&source, inputs.format, &inputs.object)?;
+        let identity = found.entry.id.as_bytes().first_chunk().copied().unwrap_or_default();
+        let body = Body::new(&source, inputs.format, &inputs.object, &identity)?;
         if kept.upload.is_none() {
             let snapshot = format!("{}@{}", found.image, found.entry.id);
             begin(context, &mut kept, parts, &asked, &body, snapshot)?;
