@@ -60,6 +60,8 @@ function App() {
       history.replaceState(null, '', `#${found.back}`);
       await enter(found.token);
     } catch (problem) {
+      // Whoever is in already stays in: any page can lead here.
+      if (token.get()) return enter(token.get());
       setNote(Object.assign(problem, { isSignIn: true }));
     }
   };

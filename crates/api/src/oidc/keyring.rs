@@ -180,7 +180,11 @@ impl Keyring {
         let state = self.0.lock();
         match state.believed(Instant::now()) {
             Some(published) => published.endpoints.clone(),
-            None => Err(state.trouble.clone().unwrap_or_else(|| "it is being asked".to_owned())),
+            // Why, is for the log: places and addresses in it are not for who has not been let in.
+            None if state.trouble.is_some() => {
+                Err("what it publishes cannot be had; the daemon's log says why".to_owned())
+            }
+            None => Err("it is being asked".to_owned()),
         }
     }
 }

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use leeward_site::config::{Provider, SignIn, TokenKind, return_address};
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::endpoints::Endpoints;
@@ -124,7 +125,22 @@ impl Providers {
         Ok(Begun { location: location.into(), cookie: pending.text().to_owned() })
     }
 
-    /// Signs in who has come back, with what the browser kept.
+    /// Whether what came back is for a sign-in that this browser has begun, and not too late.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(crate) fn is_expected(
+        &self,
+        name: &str,
+        cookie: Option<&str>,
+        returned: &Returned,
+    ) -> Result<(), NotSignedIn> {
+        self.way(name)?;
+        expected(name, cookie, returned).map(drop)
+    }
+
+    /// Signs in who has come back, with what the browser kept. The provider is asked in this turn, which ends with its answer
+    /// even when nobody waits for it any more.
     ///
     /// # Errors
     /// Nobody was signed in.
@@ -133,12 +149,10 @@ impl Providers {
         name: &str,
         cookie: Option<&str>,
         returned: Returned,
+        turn: OwnedSemaphorePermit,
     ) -> Result<SignedIn, NotSignedIn> {
         let way = self.way(name)?;
-        let pending = pending(name, cookie, &returned.state)?;
-        if pending.is_over(Timestamp::now()) {
-            return Err(refused("it took longer than ten minutes"));
-        }
+        let pending = expected(name, cookie, &returned)?;
         let endpoints = way.known.keyring.endpoints().map_err(|what| way.unready(&what))?;
         check_issuer(&way.known.config, &endpoints, returned.issuer.as_deref())?;
         let code = match returned.answer {
@@ -146,7 +160,7 @@ impl Providers {
             Ok(_) => return Err(refused("the provider has sent a code of no sensible length")),
             Err(error) => return Err(way.refusal(&error)),
         };
-        let tokens = way.exchange(endpoints, code, pending.verifier()).await?;
+        let tokens = way.exchange(endpoints, code, pending.verifier(), turn).await?;
         way.check_id_token(&tokens.id_token, &pending).await?;
         let token = TokenText::new(match way.known.config.tokens {
             TokenKind::Id => tokens.id_token,
@@ -208,12 +222,15 @@ impl Way<'_> {
         endpoints: Endpoints,
         code: String,
         verifier: String,
+        turn: OwnedSemaphorePermit,
     ) -> Result<Tokens, NotSignedIn> {
         let (config, sign_in) = (self.known.config.clone(), self.sign_in.clone());
         let return_address = self.return_address.clone();
         let asked = tokio::task::spawn_blocking(move || {
             let (authorization, form) = form(&sign_in, &endpoints, &return_address, &code, &verifier)?;
-            fetch::post(&config, &endpoints.token, authorization.as_deref(), &form)
+            let answered = fetch::post(&config, &endpoints.token, authorization.as_deref(), &form);
+            drop(turn);
+            answered
         });
         let answered = match asked.await {
             Ok(answered) => answered,
@@ -275,14 +292,18 @@ fn refused(why: &str) -> NotSignedIn {
 }
 
 /// The sign-in that has come back, if it is this browser's.
-fn pending(provider: &str, cookie: Option<&str>, state: &str) -> Result<Pending, NotSignedIn> {
+fn expected(provider: &str, cookie: Option<&str>, returned: &Returned) -> Result<Pending, NotSignedIn> {
     let foreign = |why: &str| NotSignedIn::Foreign(why.to_owned());
     let cookie = cookie.ok_or_else(|| {
         foreign("this browser has not begun to sign in, has done it already, or keeps no cookies")
     })?;
-    Pending::read(provider, cookie)
-        .filter(|pending| pending.is_named_by(state))
-        .ok_or_else(|| foreign("this is not the sign-in that this browser has begun last"))
+    let pending = Pending::read(provider, cookie)
+        .filter(|pending| pending.is_named_by(&returned.state))
+        .ok_or_else(|| foreign("this is not the sign-in that this browser has begun last"))?;
+    match pending.is_over(Timestamp::now()) {
+        true => Err(refused("it took longer than ten minutes")),
+        false => Ok(pending),
+    }
 }
 
 /// Whether what came back is of whom it was asked, and not of another provider that wants a code which is not its own.

@@ -26,6 +26,15 @@ const ADDRESSES_MAX: usize = 4096;
 pub(crate) struct FailureBound(Mutex<HashMap<IpAddr, (Instant, u32)>>);
 
 impl FailureBound {
+    /// Whether there were too many of late, for what costs something before it fails.
+    pub(crate) fn is_exceeded(&self, address: Option<IpAddr>) -> bool {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let address = address.filter(|address| counts.contains_key(address) || counts.len() < ADDRESSES_MAX);
+        let found = counts.get(&address.unwrap_or(others));
+        found.is_some_and(|(since, count)| since.elapsed() < WINDOW && *count >= FAILURES_MAX)
+    }
+
     /// Counts a failure; whether there were too many of late.
     pub(crate) fn is_exceeded_by(&self, address: Option<IpAddr>) -> bool {
         let now = Instant::now();

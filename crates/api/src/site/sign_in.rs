@@ -115,10 +115,15 @@ async fn finish(
 ) -> Result<Response, Problem> {
     let returned = returned(body_of(body).await?)?;
     check_origin(state, asking)?;
-    let busy = "others are being signed in, and their providers are slow";
-    let turn = turn_of(&state.0.exchanges, busy).await?;
-    let done = state.0.providers.finish(provider, cookie(asking), returned).await;
-    drop(turn);
+    let address = asking.peer.as_ref().map(|peer| peer.address);
+    // What fails has cost a request to the provider, in the name of this site.
+    if state.0.failures.is_exceeded(address) {
+        return Err(Problem::too_many());
+    }
+    let done = sign_in(state, asking, provider, returned).await?;
+    if let Err(NotSignedIn::Foreign(_) | NotSignedIn::Refused(_)) = &done {
+        state.0.failures.is_exceeded_by(address);
+    }
     let answer = match done {
         // It goes on: what came was for another one.
         Err(why @ (NotSignedIn::Foreign(_) | NotSignedIn::Unknown)) => return Err(problem(provider, why)),
@@ -128,6 +133,22 @@ async fn finish(
     // Whatever came of it, it is over, and no second answer is taken for it.
     let response = answer.unwrap_or_else(|problem| problem.response(&asking.id));
     Ok(with_cookie(response, "; Max-Age=0"))
+}
+
+/// What stands in the cookie is looked at first: who has not begun here takes no turn.
+async fn sign_in(
+    state: &SiteState,
+    asking: &Asking,
+    provider: &str,
+    returned: Returned,
+) -> Result<Result<SignedIn, NotSignedIn>, Problem> {
+    let providers = &state.0.providers;
+    if let Err(why) = providers.is_expected(provider, cookie(asking), &returned) {
+        return Ok(Err(why));
+    }
+    let busy = "others are being signed in, and their providers are slow";
+    let turn = turn_of(&state.0.exchanges, busy).await?;
+    Ok(providers.finish(provider, cookie(asking), returned, turn).await)
 }
 
 fn let_in(caller: &mut Option<Caller>, provider: &str, done: SignedIn) -> Result<Response, Problem> {

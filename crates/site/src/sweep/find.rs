@@ -215,9 +215,6 @@ impl Inner {
     }
 
     fn leftovers_in(&self, name: &str) -> Result<Vec<Leftover>> {
-        if name == REPOSITORY {
-            return self.holds_left();
-        }
         let target = self.places.target(name).map_err(Error::Other)?;
         let delivered = self.catalog.delivered(name)?;
         let mut gone: BTreeSet<String> = delivered.iter().map(|(id, _)| id.clone()).collect();
@@ -245,7 +242,11 @@ impl Inner {
     pub(super) fn leftovers(&self, only: Option<&str>) -> Result<Leftovers> {
         let mut all = Leftovers::default();
         for name in self.swept_targets(only)? {
-            match self.leftovers_in(&name) {
+            let found = match name.as_str() {
+                REPOSITORY => self.holds_left(&mut all.problems),
+                name => self.leftovers_in(name),
+            };
+            match found {
                 Ok(found) => all.leftovers.extend(found),
                 Err(error @ Error::Runs(_)) => return Err(error),
                 Err(error) => all.problems.push(LeftoverProblem { target: name, what: with_causes(&error) }),

@@ -6,9 +6,10 @@ use leeward_import::job::HOLD_STEP;
 use leeward_repository::{ErrorKind, Hold, ImageName, SnapshotId};
 use leeward_runs::state::State;
 use leeward_runs::{OnCancel, Run, RunId, RunState, StepRecord, StepState};
+use leeward_store::with_causes;
 
 use super::judge::Verdict;
-use super::view::Leftover;
+use super::view::{Leftover, LeftoverProblem};
 use crate::site::Inner;
 use crate::{Error, Result};
 
@@ -93,20 +94,18 @@ fn judge(created: Option<Timestamp>, holder: &Holder, now: Timestamp, age_min: S
 }
 
 impl Inner {
-    fn held(&self) -> Result<Vec<Held>> {
-        let repository = self.repository()?;
+    /// The holds of runs on the snapshots of an image; of one that is gone there are none.
+    fn held(&self, image: &ImageName) -> Result<Vec<Held>> {
+        let found = match self.repository()?.image(image) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            found => found?,
+        };
         let mut held = Vec::new();
-        for image in repository.images()? {
-            let found = match repository.image(&image) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                found => found?,
-            };
-            for entry in found.snapshots {
-                for hold in entry.holds {
-                    let run = hold.name.strip_prefix(PREFIX).map(|run| RunId::try_from(run.to_owned()));
-                    if let Some(Ok(run)) = run {
-                        held.push(Held { image: image.clone(), snapshot: entry.id, hold, run });
-                    }
+        for entry in found.snapshots {
+            for hold in entry.holds {
+                let run = hold.name.strip_prefix(PREFIX).map(|run| RunId::try_from(run.to_owned()));
+                if let Some(Ok(run)) = run {
+                    held.push(Held { image: image.clone(), snapshot: entry.id, hold, run });
                 }
             }
         }
@@ -140,18 +139,36 @@ impl Inner {
         }))
     }
 
-    /// The holds that no run lets go any more.
-    pub(super) fn holds_left(&self) -> Result<Vec<Leftover>> {
+    /// The holds that no run lets go any more. An image whose ref cannot be read keeps nobody from seeing those of the others.
+    pub(super) fn holds_left(&self, problems: &mut Vec<LeftoverProblem>) -> Result<Vec<Leftover>> {
         let mut leftovers = Vec::new();
-        for held in self.held()? {
-            leftovers.extend(self.judged_hold(&held)?.ok());
+        for image in self.repository()?.images()? {
+            match self.held(&image) {
+                Ok(held) => {
+                    for held in held {
+                        leftovers.extend(self.judged_hold(&held)?.ok());
+                    }
+                }
+                Err(Error::Repository(error)) if error.kind() == ErrorKind::Damaged => {
+                    problems.push(LeftoverProblem {
+                        target: REPOSITORY.to_owned(),
+                        what: with_causes(&error),
+                    });
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(leftovers)
     }
 
     /// Lets a snapshot go, after its hold was looked at again.
     pub(super) fn remove_hold(&self, id: &str, unasked: bool) -> Result<std::result::Result<String, String>> {
-        let Some(held) = self.held()?.into_iter().find(|held| held.id() == id) else {
+        let image = id.rsplit_once(':').and_then(|(snapshot, _)| snapshot.rsplit_once('@'));
+        let held = match image.map(|(image, _)| image.parse::<ImageName>()) {
+            Some(Ok(image)) => self.held(&image)?.into_iter().find(|held| held.id() == id),
+            _ => None,
+        };
+        let Some(held) = held else {
             return Ok(Err("there is no such hold of a run".to_owned()));
         };
         let leftover = match self.judged_hold(&held)? {
