@@ -17,6 +17,8 @@ const REMOVE_MS = 900_000;
 
 /** What people call it; some have no name. */
 const nameOf = ({ name, id }) => name || id;
+/** Not the hold of a snapshot. */
+const isThing = ({ kind }) => kind !== 'hold';
 const keyOf = ({ target, id }) => `${target}\n${id}`;
 
 export function Leftovers({ role }) {
@@ -31,7 +33,7 @@ export function Leftovers({ role }) {
     setIsLooking(false);
   };
   const isOffered = !leftovers.problem?.isNotOffered;
-  return html`<${Head} title="Leftovers" lead="Volumes and instances that a run has made in a cloud, and that no run looks after any more.">
+  return html`<${Head} title="Leftovers" lead="Volumes and instances that a run has made in a cloud, and holds of snapshots, that no run looks after any more.">
       ${isOffered && html`<button type="button" disabled=${isLooking || leftovers.isLoading} onClick=${look}>${isLooking ? 'Looking…' : 'Look again'}</button>`}
     </${Head}>
     <${Resource} of=${leftovers} what="leftovers">${(data) => html`<${Content} ...${data} looked=${looked} may=${mayCommand(role)} remove=${setAsked} />`}</${Resource}>
@@ -83,10 +85,11 @@ function Remove({ chosen, close, done }) {
   const act = () => post(address('leftovers/remove'), { ids: chosen.map(({ id }) => id), ...(targets.length === 1 && { target: targets[0] }) }, { patience: REMOVE_MS });
   const count = (results) => results.filter(({ removed }) => removed).length;
   const said = ({ results }) => `${count(results)} of ${results.length} are removed.`;
-  const answer = ({ results }) => html`<div role="status"><p>${said({ results })}${count(results) > 0 && ' A cloud may take a while until they are gone.'}</p>
+  const answer = ({ results }) => html`<div role="status"><p>${said({ results })}${count(results) > 0 && chosen.some(isThing) && ' A cloud may take a while until they are gone.'}</p>
     <ul class="brief named" tabindex="0" aria-label="What became of each">${results.map((one) => html`<li key=${one.id}><${Mark} ...${one.removed ? { word: 'removed', tone: 'good', sign: 'check' } : { word: 'stays', tone: 'bad', sign: 'cross' }} /> <b class="break">${names.get(one.id) ?? one.id}</b>${one.target && html` <span class="quiet">in ${one.target}</span>`}<p class="reason">${one.what}</p></li>`)}</ul></div>`;
   return html`<${Question} title=${`Remove ${counted(chosen.length, 'leftover')}?`} verb="Remove for good" tone="danger" what="to remove leftovers" close=${close} done=${done} answer=${answer} said=${said} act=${act}>
-    <p>These are removed from the cloud, with all that is on them. <b>They cannot be brought back.</b></p>
+    ${chosen.some(isThing) && html`<p>${chosen.every(isThing) ? 'These' : 'Volumes and instances'} are removed from the cloud, with all that is on them. <b>They cannot be brought back.</b></p>`}
+    ${!chosen.every(isThing) && html`<p>A snapshot whose hold is removed stays until the rules of retention forget it.</p>`}
     <ul class="brief named" tabindex="0" aria-label="What is removed">${chosen.map((one) => html`<li key=${keyOf(one)}><b class="break">${nameOf(one)}</b> <span class="quiet">${one.kind} in ${one.target}${one.bytes !== null && html`, <${Bytes} count=${one.bytes} />`}${one.created && html`, of <${Time} at=${one.created} />`}</span><span class="reason">${one.id}</span>${!one.removable && html`<p><${Mark} ...${leftoverStateOf(one)} /><span class="reason">${one.why}</span></p>`}</li>`)}</ul>
     ${doubtful.length > 0 && html`<label class="check"><input type="checkbox" name="looked" required /> I have looked at ${doubtful.length === 1 ? 'the one' : `the ${doubtful.length}`} marked “only by its id”: nobody needs ${doubtful.length === 1 ? 'it' : 'them'}.</label>`}
     <p class="quiet">Each is judged again right before, and stays where a run looks after it after all.</p>

@@ -390,17 +390,6 @@ impl Repository {
         }
     }
 
-    /// As [`Repository::complete_sessions`], but a damaged record of somebody else does not stop a backup.
-    ///
-    /// # Errors
-    /// The store fails.
-    pub fn complete_sessions_leniently(&self) -> Result<()> {
-        match self.complete_sessions() {
-            Err(Error::Damaged { .. }) => Ok(()),
-            other => other,
-        }
-    }
-
     /// The snapshot that a changed-block map follows, if one can build on it.
     fn base(
         &self,

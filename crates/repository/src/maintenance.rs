@@ -9,7 +9,7 @@ use crate::blobs::Blobs;
 use crate::id::{PackId, RunId, SnapshotId};
 use crate::image::{Forgetting, Hold, ImageName, ImageRef, SnapshotEntry, SnapshotSpec};
 use crate::index::{Entry, Run, run};
-use crate::repository::{INDEX, PACKS, Repository};
+use crate::repository::{INDEX, PACKS, Repository, UNREADABLE};
 use crate::session::{SESSIONS, Session};
 use crate::snapshot::Snapshot;
 use crate::walk::{Difference, diff};
@@ -206,6 +206,10 @@ impl Repository {
                     outcome.unreadable.extend(flaws.into_iter().map(|what| (key.to_owned(), what)));
                 }
                 Err(Error::Damaged { key, what, .. }) => outcome.unreadable.push((key, what)),
+                // The medium cannot read it.
+                Err(error) if error.kind() == crate::ErrorKind::Damaged => {
+                    outcome.unreadable.push((listed.key.to_string(), format!("{UNREADABLE}: {error}")));
+                }
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }

@@ -546,14 +546,20 @@ impl Repository {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error),
         };
-        let image: ImageRef = self.decode_record(Kind::Ref, &key, &bytes)?;
+        Ok(Some((self.decode_ref(name, &bytes)?, version)))
+    }
+
+    /// The ref of an image that an object's bytes are.
+    pub(crate) fn decode_ref(&self, name: &ImageName, bytes: &[u8]) -> Result<ImageRef> {
+        let key = name.key()?;
+        let image: ImageRef = self.decode_record(Kind::Ref, &key, bytes)?;
         if image.image != *name || image.ref_version != 1 {
             return Err(self.damaged(
                 key.as_str(),
                 format!("it is the ref of {}, or of an unknown version", image.image),
             ));
         }
-        Ok(Some((image, version)))
+        Ok(image)
     }
 
     /// Changes an image's ref: reads it, lets `change` alter it, and replaces it if nobody else did in between, else

@@ -262,14 +262,24 @@ impl FoundSession {
 impl Repository {
     /// All sessions there are.
     pub(crate) fn sessions(&self) -> Result<Vec<FoundSession>> {
+        self.sessions_but(|error| Err(error))
+    }
+
+    /// The sessions there are, where `skip` lets pass those that cannot be read.
+    fn sessions_but(&self, skip: impl Fn(Error) -> Result<()>) -> Result<Vec<FoundSession>> {
         let mut found = Vec::new();
         for entry in self.store().list(SESSIONS)? {
-            let (bytes, version) = match self.record_bytes(&entry.key) {
+            let read = self.record_bytes(&entry.key).and_then(|(bytes, version)| {
+                Ok((self.decode_record(Kind::Session, &entry.key, &bytes)?, version))
+            });
+            let (record, version) = match read {
                 Ok(read) => read,
                 Err(error) if error.is_not_found() => continue,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    skip(error)?;
+                    continue;
+                }
             };
-            let record = self.decode_record(Kind::Session, &entry.key, &bytes)?;
             found.push(FoundSession { key: entry.key, record, version });
         }
         Ok(found)
@@ -296,16 +306,37 @@ impl Repository {
     /// A record is damaged, or the store fails.
     pub fn complete_sessions(&self) -> Result<()> {
         for session in self.sessions()? {
-            match &session.record.state {
-                State::Open => {}
-                State::Revoked => self.bury(&session)?,
-                State::Committed { snapshots } => {
-                    self.publish(snapshots, &session.key)?;
-                    self.store().delete(&session.key)?;
-                }
-            }
+            self.complete(&session)?;
         }
         Ok(())
+    }
+
+    /// As [`Repository::complete_sessions`], but what is damaged of somebody else does not stop a backup: it stays for a check, and
+    /// all else is completed.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn complete_sessions_leniently(&self) -> Result<()> {
+        let pass = |error| match error {
+            Error::Damaged { .. } => Ok(()),
+            other => Err(other),
+        };
+        for session in self.sessions_but(pass)? {
+            self.complete(&session).or_else(pass)?;
+        }
+        Ok(())
+    }
+
+    fn complete(&self, session: &FoundSession) -> Result<()> {
+        match &session.record.state {
+            State::Open => Ok(()),
+            State::Revoked => self.bury(session),
+            State::Committed { snapshots } => {
+                self.publish(snapshots, &session.key)?;
+                self.store().delete(&session.key)?;
+                Ok(())
+            }
+        }
     }
 
     /// Adds committed snapshots to the refs of their images, as far as nobody has done so before.

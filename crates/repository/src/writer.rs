@@ -14,7 +14,7 @@ use crate::frame::{BlobKind, Frame};
 use crate::id::{BlobId, PackId, SnapshotId};
 use crate::index::{Entry, Index, Location, Run, run};
 use crate::pack::{FrameEntry, PackBuilder, SealedPack};
-use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS, pack_key, put_once, run_key};
+use crate::repository::{INDEX, PACKS, Repository, SNAPSHOTS, UNREADABLE, pack_key, put_once, run_key};
 use crate::session::{Published, Session};
 use crate::tree::Node;
 use crate::{Error, Result};
@@ -575,10 +575,13 @@ impl Repository {
                 let (mut bytes, mut content) = (Vec::new(), Vec::new());
                 for frame in &directory.frames {
                     bytes.resize(frame.length as usize, 0);
-                    object.read_at(&mut bytes, u64::from(frame.offset))?;
-                    let lengths = decoder
-                        .decode(BlobKind::Node, &bytes, &mut content)
-                        .and_then(|()| self.node_lengths(&content, &frame.blobs));
+                    let lengths = match object.read_at(&mut bytes, u64::from(frame.offset)) {
+                        Err(error) if error.is_bad_place() => Err(format!("{UNREADABLE}: {error}")),
+                        Err(error) => return Err(error.into()),
+                        Ok(()) => decoder
+                            .decode(BlobKind::Node, &bytes, &mut content)
+                            .and_then(|()| self.node_lengths(&content, &frame.blobs)),
+                    };
                     match lengths {
                         Ok(lengths) => {
                             let length = |index: usize| lengths.get(index).copied().unwrap_or(0);

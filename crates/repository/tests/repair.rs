@@ -495,7 +495,12 @@ fn a_small_object_that_the_medium_cannot_read_stops_nothing_else() {
         machine.files.spoil(&lost, 0..length).unwrap();
         // Something else is broken besides.
         let pack = origin.chunk_packs().into_iter().find(|path| machine.files.open(path).is_ok()).unwrap();
-        machine.files.corrupt(&pack, |bytes| bytes[200] ^= 1).unwrap();
+        let end = bytes(&machine, &pack).len() as u64;
+        match kind {
+            // The directory, which the index would be made of.
+            "index" => machine.files.spoil(&pack, end - 4096..end).unwrap(),
+            _ => machine.files.corrupt(&pack, |bytes| bytes[200] ^= 1).unwrap(),
+        }
         let repository = machine.open().unwrap();
         let peers = [peer.open().unwrap()];
         let outcome = repair(&repository, &peers).unwrap_or_else(|error| panic!("{kind}: {error}"));

@@ -224,18 +224,23 @@ impl<'a> Mender<'a> {
         let key = planned.image.key()?;
         for _ in 0..ATTEMPTS_MAX {
             let (found, place) = match store.get(&key, RECORD_BYTES_MAX) {
-                Ok((_, version)) => (self.repository.read_ref(&planned.image), Place::Version(version)),
+                Ok((bytes, version)) => {
+                    (self.repository.decode_ref(&planned.image, &bytes).map(Some), Place::Version(version))
+                }
                 Err(error) if error.kind() == StoreErrorKind::NotFound => (Ok(None), Place::Empty),
                 Err(error) if error.kind() == StoreErrorKind::Damaged => (Ok(None), Place::Lost),
                 Err(error) => return Err(error.into()),
             };
             let mut image = match found {
-                Ok(Some((image, _))) => image,
+                Ok(Some(image)) => image,
                 Ok(None) => ImageRef::new(planned.image.clone()),
                 Err(Error::Damaged { .. }) => ImageRef::new(planned.image.clone()),
                 Err(error) => return Err(error),
             };
-            let lacks = |image: &ImageRef, id| image.entry(id).is_none();
+            // What a ref that can be read by now has forgotten stays forgotten.
+            let lacks = |image: &ImageRef, id| {
+                image.entry(id).is_none() && !image.forgotten.iter().any(|one| one.entry.id == id)
+            };
             let new: Vec<_> =
                 planned.snapshots.iter().filter(|entry| lacks(&image, entry.id)).cloned().collect();
             if new.is_empty() && image.generation > 0 {

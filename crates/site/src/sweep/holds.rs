@@ -150,10 +150,8 @@ impl Inner {
                     }
                 }
                 Err(Error::Repository(error)) if error.kind() == ErrorKind::Damaged => {
-                    problems.push(LeftoverProblem {
-                        target: REPOSITORY.to_owned(),
-                        what: with_causes(&error),
-                    });
+                    problems
+                        .push(LeftoverProblem { target: REPOSITORY.to_owned(), what: with_causes(&error) });
                 }
                 Err(error) => return Err(error),
             }
