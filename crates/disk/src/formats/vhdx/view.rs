@@ -221,7 +221,7 @@ mod tests {
 
     use super::*;
     use crate::formats::data_map::disks::{Disk, assert_ranged, byte};
-    use crate::{Format, MemoryStorage, OpenOptions, Source, open_storage};
+    use crate::{Format, MemoryStorage, OpenOptions, open_storage};
 
     fn every_byte_comes_back(size: u64, grain: u64, is_data: fn(u64) -> bool) {
         let disk: SharedSource = Arc::new(Disk { size, grain, is_data });

@@ -313,7 +313,7 @@ mod tests {
 
     use super::*;
     use crate::formats::data_map::disks::{Disk, assert_ranged, byte};
-    use crate::{Format, MemoryStorage, OpenOptions, Source, open_storage};
+    use crate::{Format, MemoryStorage, OpenOptions, open_storage};
 
     fn every_byte_comes_back(size: u64, grain: u64, is_data: fn(u64) -> bool) {
         let disk: SharedSource = Arc::new(Disk { size, grain, is_data });
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn zlib_unpacks_what_is_stored() {
         use std::io::Read as _;
-        for length in [0_usize, 1, 65_535, 65_536] {
+        for length in [1_usize, 65_535, 65_536] {
             let data: Vec<u8> = (0..length).map(|at| byte(at as u64)).collect();
             let mut unpacked = Vec::new();
             flate2::read::ZlibDecoder::new(stored(&data).as_slice()).read_to_end(&mut unpacked).unwrap();
