@@ -244,11 +244,15 @@ fn a_site_with_one_daemon_goes_on_with_two_that_share_a_database() {
 
     // One that was killed right before its commit has left its mark, and no daemon starts until it is known what became of it.
     world.says("DROP TRIGGER stumble ON leeward_schedules");
-    let mark = json!({
+    let mut mark = json!({
         "id": "00", "site": "x", "database": "postgresql x", "at": "2026-01-01T00:00:00Z", "is_done": false,
     });
     std::fs::write(first.path("state/moved.json"), mark.to_string()).unwrap();
     does_not_start(first, "whether it was done is not known here");
+    // Nor does another database know.
+    answers(first, 5, "whether it was done is not known here");
+    mark["database"] = planned["database"].clone();
+    std::fs::write(first.path("state/moved.json"), mark.to_string()).unwrap();
     let moved = moving(first, &["--json"]).output().unwrap();
     assert!(moved.status.success(), "{:?}", said(&moved));
     let moved: Value = serde_json::from_slice(&moved.stdout).unwrap();

@@ -174,7 +174,8 @@ impl SwiftObjects {
 
     /// Removes the segments of objects that were replaced: those that belong neither to an upload that is under way nor to the object
     /// that is there. The listing comes first: what ends after it is still told to be under way by it, or is the object that is there.
-    fn sweep(&self, object: &str, at: &At<'_>) -> Result<()> {
+    /// As it may lag, each marker is asked for itself; `made` is what was just made, whatever the object is said to be.
+    fn sweep(&self, object: &str, made: Option<&str>, at: &At<'_>) -> Result<()> {
         let folders = self.folders(object, at)?;
         let is_over = |names: &Vec<String>| !names.iter().any(|name| name == MARKER);
         let mut over = folders.iter().filter(|(_, names)| is_over(names)).peekable();
@@ -182,8 +183,14 @@ impl SwiftObjects {
             return Ok(());
         }
         let present = self.made_by(object)?;
-        for (upload, names) in over.filter(|(upload, _)| present.as_ref() != Some(*upload)) {
-            self.remove_folder(object, upload, names, at)?;
+        let is_there = |upload: &str| present.as_deref() == Some(upload) || made == Some(upload);
+        for (upload, names) in over.filter(|(upload, _)| !is_there(upload)) {
+            match self.marker(object, upload, at) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.remove_folder(object, upload, names, at)?;
+                }
+                other => drop(other?),
+            }
         }
         Ok(())
     }
@@ -255,7 +262,7 @@ impl Objects for SwiftObjects {
         let before = self.made_by(object)?;
         let version = self.objects.put(object, content, metadata)?;
         if before.is_some() {
-            self.sweep(object, &self.at("delete the segments of", object))?;
+            self.sweep(object, None, &self.at("delete the segments of", object))?;
         }
         Ok(version)
     }
@@ -277,7 +284,10 @@ impl Objects for SwiftObjects {
             let first = deleted.errors.first().map(ToString::to_string).unwrap_or_default();
             return Err(at.nonsense(format!("{}, {first}", deleted.status)));
         }
-        self.remove(&self.inside(Method::DELETE, object, &upload, MARKER)?, &at)
+        self.remove(&self.inside(Method::DELETE, object, &upload, MARKER)?, &at)?;
+        // And those of one that it replaced, if who did was killed before it removed them.
+        let _ = self.sweep(object, None, &at);
+        Ok(())
     }
 
     fn parts(&self) -> Option<&dyn Parts> {
@@ -357,7 +367,7 @@ impl Parts for SwiftObjects {
         }
         self.remove(&self.inside(Method::DELETE, object, upload, MARKER)?, &at)?;
         // The object is there; what cannot be removed of one that it replaced is removed with the next that replaces this one.
-        let _ = self.sweep(object, &at);
+        let _ = self.sweep(object, Some(upload), &at);
         Ok(version)
     }
 
@@ -367,7 +377,9 @@ impl Parts for SwiftObjects {
             return Ok(());
         }
         if self.made_by(object)?.as_deref() == Some(upload) {
-            return self.remove(&self.inside(Method::DELETE, object, upload, MARKER)?, &at);
+            self.remove(&self.inside(Method::DELETE, object, upload, MARKER)?, &at)?;
+            let _ = self.sweep(object, Some(upload), &at);
+            return Ok(());
         }
         let names = self.folders(object, &at)?.remove(upload).unwrap_or_default();
         self.remove_folder(object, upload, &names, &at)

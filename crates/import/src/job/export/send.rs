@@ -191,7 +191,7 @@ impl Step for Write {
         let mine = there.as_ref().filter(|head| kept.has_made(context, &asked, head)).cloned();
         let doubt: Option<Doubt> = context.kept_by(COMPARE)?;
         let is_doubted =
-            |head: &ObjectHead| doubt.as_ref().is_some_and(|doubt| doubt.version == head.version);
+            |head: &ObjectHead| doubt.as_ref().is_some_and(|doubt| is_same(&doubt.version, &head.version));
         if let Some(head) = mine.as_ref().filter(|head| !is_doubted(head))
             && let Some(made) = Self::made(&kept, &asked, head)
         {
@@ -253,6 +253,11 @@ impl Step for Write {
             // Its answer may have been lost, and this be the second time.
             Err(error) => match head(&bucket, &inputs.object)?.filter(|head| is_marked(context, head)) {
                 Some(head) if head.bytes == upload.bytes && before.as_ref() != Some(&head.version) => {
+                    // What may be left of the upload: its object stays.
+                    if let Err(error) = parts.abort(&inputs.object, &upload.id) {
+                        let what = format!("what is left of the upload of {}: {error}", inputs.object);
+                        context.log(Level::Warning, &what);
+                    }
                     head.version
                 }
                 _ if error.kind() == StoreKind::NotFound => return Err(lost(context, &kept, &error)),

@@ -114,6 +114,8 @@ pub fn move_state(config: &Config, dry_run: bool, watch: Watch<'_>) -> Result<Mo
                 return Ok(moved);
             }
             (false, true) => return Err(mark.elsewhere(config, shared.place())),
+            // What another database says of it is not known here.
+            (false, false) if mark.database != shared.place() => return Err(mark.unfinished(&config.state)),
             // It was killed before its commit.
             (false, false) if !dry_run => Mark::remove(&config.state)?,
             (false, false) => {}
@@ -211,6 +213,14 @@ pub fn check_state(config: &Config) -> Result<()> {
     match (Mark::read(&config.state)?, &config.database) {
         (Some(mark), _) if !mark.is_done => Err(mark.unfinished(&config.state)),
         (Some(mark), None) => Err(mark.gone(&config.state)),
+        // A database that does not answer is told of by who works on it.
+        (Some(mark), Some(database)) => {
+            let shared = Shared::of(database)?;
+            match shared.has(&mark.id) {
+                Ok(false) => Err(mark.elsewhere(config, shared.place())),
+                Ok(true) | Err(_) => Ok(()),
+            }
+        }
         (None, Some(database)) if files::has_work(config)? => {
             let shared = Shared::of(database)?;
             match shared.is_empty()? {
