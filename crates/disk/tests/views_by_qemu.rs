@@ -15,6 +15,9 @@ use leeward_disk::formats::vmdk::VmdkView;
 use leeward_disk::{Format, SharedSource, Storage, detect, open_path};
 use support::{assert_reads_as, has_qemu_img, open, options, qemu_img, qemu_name, text};
 
+/// A name, the size of a disk, and where it has data: offsets and lengths in bytes.
+type Shape<'a> = (&'a str, u64, &'a [(u64, u64)]);
+
 const MIB: u64 = 1 << 20;
 const IDENTITY: [u8; 16] = *b"0123456789abcdef";
 
@@ -67,7 +70,7 @@ fn qemu_reads_the_disk_from_every_view_of_it() {
     if !has_qemu_img("qemu_reads_the_disk_from_every_view_of_it") {
         return;
     }
-    let shapes: [(&str, u64, &[(u64, u64)]); 8] = [
+    let shapes: [Shape<'_>; 8] = [
         ("empty", 64 * MIB, &[]),
         ("one sector", 512, &[(0, 512)]),
         ("one byte", 1, &[(0, 1)]),

@@ -262,7 +262,7 @@ impl FoundSession {
 impl Repository {
     /// All sessions there are.
     pub(crate) fn sessions(&self) -> Result<Vec<FoundSession>> {
-        self.sessions_but(|error| Err(error))
+        self.sessions_but(Err)
     }
 
     /// The sessions there are, where `skip` lets pass those that cannot be read.
