@@ -11,7 +11,7 @@ use crate::interrupt;
 use crate::output::{Output, printable};
 use crate::progress::Progress;
 
-/// Move the state of a site's daemon from its files into the empty database that [database] names
+/// Move the state of a site's daemon from its files into the empty database that its configuration names
 ///
 /// For a site that ran with one daemon and is to have several: runs with their events and logs, what was heard of objects,
 /// schedules and notices. End the daemon first. All of it is moved, and compared, or nothing; a database that has the state of a
