@@ -90,7 +90,7 @@ impl World {
 fn with_database(daemon: &Daemon, url: &Path) {
     let config = daemon.path("site.toml");
     let text = std::fs::read_to_string(&config).unwrap();
-    let text = text.replace("[server]", &format!("[database]\nurl_file = {url:?}\n\n[server]"));
+    let text = text.replace("\n[server]\n", &format!("\n[database]\nurl_file = {url:?}\n\n[server]\n"));
     std::fs::write(&config, text).unwrap();
 }
 

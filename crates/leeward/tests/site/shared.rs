@@ -48,7 +48,7 @@ impl Pair {
         server.database("site", &url);
         let change = |text: String| {
             let text = text
-                .replace("[server]", &format!("[database]\nurl_file = {url:?}\n\n[server]"))
+                .replace("\n[server]\n", &format!("\n[database]\nurl_file = {url:?}\n\n[server]\n"))
                 .replace("location = \"inbox\"", &format!("location = {:?}", path("inbox")))
                 .replace(
                     "path = \"volumes\"",
