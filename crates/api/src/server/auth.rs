@@ -26,13 +26,13 @@ const ADDRESSES_MAX: usize = 4096;
 pub(crate) struct FailureBound(Mutex<HashMap<IpAddr, (Instant, u32)>>);
 
 impl FailureBound {
-    /// Whether there were too many of late, for what costs something before it fails.
-    pub(crate) fn is_exceeded(&self, address: Option<IpAddr>) -> bool {
+    /// Whether there were `most` of late, for what costs something before it fails.
+    pub(crate) fn has_reached(&self, most: u32, address: Option<IpAddr>) -> bool {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let others = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let address = address.filter(|address| counts.contains_key(address) || counts.len() < ADDRESSES_MAX);
         let found = counts.get(&address.unwrap_or(others));
-        found.is_some_and(|(since, count)| since.elapsed() < WINDOW && *count >= FAILURES_MAX)
+        found.is_some_and(|(since, count)| since.elapsed() < WINDOW && *count >= most)
     }
 
     /// Counts a failure; whether there were too many of late.

@@ -18,6 +18,8 @@ use crate::oidc::{NotSignedIn, PENDING_TIME, ProviderError, Returned, SignedIn, 
 const COOKIE: &str = "__Host-leeward-sign-in";
 /// Codes that become tokens at once.
 pub(super) const EXCHANGES_MAX: usize = 4;
+/// Failures from one address within a minute, after which it has to wait: people behind one address share it.
+const FAILURES_MAX: u32 = 60;
 /// The longest text that comes back from a provider, in characters.
 const TEXT_CHARS_MAX: usize = 4096;
 
@@ -117,12 +119,12 @@ async fn finish(
     check_origin(state, asking)?;
     let address = asking.peer.as_ref().map(|peer| peer.address);
     // What fails has cost a request to the provider, in the name of this site.
-    if state.0.failures.is_exceeded(address) {
+    if state.0.sign_in_failures.has_reached(FAILURES_MAX, address) {
         return Err(Problem::too_many());
     }
     let done = sign_in(state, asking, provider, returned).await?;
     if let Err(NotSignedIn::Foreign(_) | NotSignedIn::Refused(_)) = &done {
-        state.0.failures.is_exceeded_by(address);
+        state.0.sign_in_failures.is_exceeded_by(address);
     }
     let answer = match done {
         // It goes on: what came was for another one.
