@@ -105,12 +105,14 @@ fn a_sparse_terabyte_costs_nothing_as_an_image() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let raw = directory.path().join("disk.raw");
-    let source = disk(&raw, 1 << 40, &[(0, MIB), (700 << 30, 3 * MIB), ((1 << 40) - 512, 512)]);
     for (format, alignment, make) in VIEWS {
         if alignment == MIB {
             continue;
         }
+        // Of a vhdx qemu-img reads every byte, also where nothing is stored: a quarter of an hour for a TiB.
+        let size = if format == Format::Vhdx { 16 << 30 } else { 1 << 40 };
+        let raw = directory.path().join("disk.raw");
+        let source = disk(&raw, size, &[(0, MIB), (size / 10 * 7, 3 * MIB), (size - 512, 512)]);
         let began = std::time::Instant::now();
         let view = make(Arc::clone(&source));
         let image = directory.path().join("image");

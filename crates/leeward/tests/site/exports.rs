@@ -214,7 +214,10 @@ fn an_empty_terabyte_is_a_small_image() {
         let bytes = place.metadata().unwrap().blocks() * 512;
         println!("as {format}: {} KiB, {:.1} s", bytes >> 10, began.elapsed().as_secs_f64());
         assert!(bytes < 32 << 20, "{bytes}");
-        assert_same(&place, format, &raw);
+        // Of a vhdx qemu-img reads every byte, also where nothing is stored: a smaller one is compared in `views_by_qemu`.
+        if format != "vhdx" {
+            assert_same(&place, format, &raw);
+        }
     }
 }
 
